@@ -1,0 +1,24 @@
+"""Self-supervised detection and segmentation of the moving subject in unlabelled video.
+
+Notation (the papers'): I image, p_c and b_c probability and box of cell c from the detector D, q_c the sampling
+distribution, T and T^-1 the spatial transformer and its inverse, S the synthesis network, Ibar the inpainted
+background, F(I) the composed image, I_f the flow image.
+
+Data flow: frames -> homographies -> flow -> inpainters -> joint training -> segmentation -> refinement -> scores;
+one stage file each in `stages/`, one library file an idea here.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_PUBLIC = {"BackdropError": "errors", "Prediction": "segmenter", "Segmenter": "segmenter"}
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when first used, so that no stage imports (and depends on) what it does not use."""
+    if name in _PUBLIC:
+        return getattr(import_module(f"backdrop.{_PUBLIC[name]}"), name)
+    raise AttributeError(f"module 'backdrop' has no attribute {name!r}")

@@ -1,0 +1,227 @@
+"""The dense CRF that sharpens soft masks (stage refine).
+
+Fully connected pairwise terms after Kraehenbuehl and Koltun, "Efficient Inference in Fully
+Connected CRFs with Gaussian Edge Potentials" (NIPS 2011), by pydensecrf2. The papers take the
+unary from the thresholded mask, the default pairwise terms and 5 iterations.
+
+pydensecrf crashes the process or answers nonsense on bad input, so everything is checked before
+the call. It also holds Python's global lock, so frames are spread over processes, not threads.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from backdrop.datasets import read_index
+from backdrop.errors import BackdropError
+from backdrop.masks import Predictions, entry
+from backdrop.video import ArchiveWriter, FrameArchive, encode_png
+
+QUANTUM = 1 / 510
+"""Half a step of an 8-bit mask: no stored probability is surer than that, and 0 and 1 have no finite energy."""
+CHUNK = 8
+"""Frames a task: enough to make opening two archives cheap, few enough to keep all processes busy."""
+
+
+class CRFChoice(Protocol):
+    """The parameters read here (the section `crf` of params.yaml)."""
+
+    enabled: bool
+    unary: str
+    confidence: float
+    iterations: int
+    gaussian_sxy: float
+    gaussian_compat: float
+    bilateral_sxy: float
+    bilateral_srgb: float
+    bilateral_compat: float
+
+
+def unary_energy(soft: Float[np.ndarray, "H W"], threshold: float, params: CRFChoice) -> Float32[np.ndarray, "2 N"]:
+    """Energies -log P of (background, foreground) for each pixel, row-major.
+
+    thresholded: the label on the mask's side of the threshold has probability `params.confidence`.
+    soft: the mask's own probability, its logit shifted so that `threshold` becomes 1/2.
+    """
+    if params.unary == "thresholded":
+        foreground = np.where(soft > threshold, params.confidence, 1 - params.confidence)
+    else:
+        logit = _logit(np.asarray(soft, np.float64)) - _logit(np.float64(threshold))
+        foreground = np.clip(1 / (1 + np.exp(-logit)), QUANTUM, 1 - QUANTUM)
+    energy = -np.log(np.stack([1 - foreground.ravel(), foreground.ravel()]))
+    return np.require(energy, np.float32, ["C", "W"])
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    p = np.clip(p, QUANTUM, 1 - QUANTUM)
+    return np.log(p) - np.log1p(-p)
+
+
+def refine(
+    image: UInt8[np.ndarray, "H W 3"], soft: Float[np.ndarray, "H W"], threshold: float, params: CRFChoice
+) -> Bool[np.ndarray, "H W"]:
+    """The mask after the CRF, True = foreground.
+
+    A thresholded mask that is empty or full comes back as it is: it holds no edge to move, and
+    the CRF would only invent one. So does any mask with `enabled` false or no iterations.
+
+    Args:
+        image: RGB.
+        soft: probability of foreground in [0, 1], at the image's size.
+        threshold: foreground is above it.
+
+    Raises:
+        BackdropError: sizes, types, values or parameters that the CRF cannot take.
+    """
+    _check(image, soft, threshold, params)
+    mask = np.asarray(soft > threshold)
+    if not params.enabled or params.iterations == 0 or not mask.any() or mask.all():
+        return mask
+    from pydensecrf.densecrf import DenseCRF2D  # imported late: the checks above need no compiled extension
+
+    height, width = mask.shape
+    crf = DenseCRF2D(width, height, 2)
+    crf.setUnaryEnergy(unary_energy(soft, threshold, params))
+    crf.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
+    crf.addPairwiseBilateral(
+        sxy=params.bilateral_sxy,
+        srgb=params.bilateral_srgb,
+        rgbim=np.require(image, np.uint8, ["C", "W"]),
+        compat=params.bilateral_compat,
+    )
+    background, foreground = np.array(crf.inference(params.iterations)).reshape(2, height, width)
+    return foreground > background
+
+
+def _check(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFChoice) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise BackdropError(f"the CRF needs an RGB image (H, W, 3) of uint8, not {image.shape} of {image.dtype}")
+    if soft.shape != image.shape[:2]:
+        raise BackdropError(f"the CRF needs mask and image of one size, not {soft.shape} and {image.shape[:2]}")
+    if not (np.isfinite(soft).all() and soft.min() >= 0 and soft.max() <= 1):
+        raise BackdropError("the soft mask holds values that are not in [0, 1] or not numbers; segment again")
+    if not 0 <= threshold <= 1:
+        raise BackdropError(f"the threshold of the masks must lie in [0, 1], not {threshold}")
+    if params.unary not in ("thresholded", "soft"):
+        raise BackdropError(f"crf.unary must be thresholded or soft, not {params.unary!r}")
+    if not 0.5 < params.confidence < 1:
+        raise BackdropError(f"crf.confidence must lie between 0.5 and 1, not {params.confidence}")
+    if params.iterations < 0:
+        raise BackdropError(f"crf.iterations must not be negative, not {params.iterations}")
+    for key in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
+        value = getattr(params, key)
+        if value is None or not np.isfinite(value) or value <= 0:
+            raise BackdropError(f"crf.{key} must be a positive number, not {value}")
+    for key in ("gaussian_compat", "bilateral_compat"):
+        value = getattr(params, key)
+        if value is None or not np.isfinite(value) or value < 0:
+            raise BackdropError(f"crf.{key} must be a number of at least 0, not {value}")
+
+
+# Sequences --------------------------------------------------------------------------------------------
+
+
+def refine_all(
+    frames_dir: str | Path,
+    predictions_dir: str | Path,
+    out_dir: str | Path,
+    davis_dir: str | Path,
+    params: CRFChoice,
+    threshold: float,
+    workers: int = 0,
+) -> list[str]:
+    """Final masks of every sequence that has predictions, each sequence whole or not at all.
+
+    Writes `out_dir`/<sequence>.zip (000000.png, 0/255) and, for other tools,
+    `davis_dir`/Annotations/<sequence>/<frame's name>.png. Memory does not grow with the frames:
+    processes refine a few frames at a time, and this one writes what they return, in order.
+
+    Args:
+        threshold: of the soft masks, as the stage segment chose it.
+        workers: processes; 0: one a core.
+
+    Returns:
+        The names of the sequences written.
+
+    Raises:
+        BackdropError: no predictions at all, or an archive is damaged (it is named).
+    """
+    from joblib import Parallel, cpu_count, delayed, parallel_config
+    from tqdm import tqdm
+
+    sequences = _predicted(Path(frames_dir), Path(predictions_dir))
+    tasks = [
+        (Path(frames_dir) / f"{name}.zip", Path(predictions_dir) / f"{name}.zip", range(start, min(start + CHUNK, n)))
+        for name, n in sequences.items()
+        for start in range(0, n, CHUNK)
+    ]
+    jobs = max(1, min(workers or cpu_count(), len(tasks)))
+    with parallel_config(backend="loky", inner_max_num_threads=1):
+        calls = (delayed(_refine_frames)(*task, params, threshold) for task in tasks)
+        chunks: Iterator[list[bytes]] = iter(Parallel(n_jobs=jobs, return_as="generator")(calls))
+        with tqdm(total=sum(sequences.values()), desc="refine", unit="frame", disable=None) as progress:
+            for name, count in sequences.items():
+                names = FrameArchive(Path(frames_dir) / f"{name}.zip").names
+                with (
+                    ArchiveWriter(Path(out_dir) / f"{name}.zip") as archive,
+                    _atomic_folder(Path(davis_dir) / "Annotations" / name) as folder,
+                ):
+                    t = 0
+                    while t < count:
+                        for png in next(chunks):
+                            archive.add(entry(t), png)
+                            (folder / f"{names[t]}.png").write_bytes(png)
+                            progress.update()
+                            t += 1
+    return list(sequences)
+
+
+def _predicted(frames_dir: Path, predictions_dir: Path) -> dict[str, int]:
+    """Sequences with stored frames and predictions, and their number of frames, in the order of the index."""
+    index = read_index(frames_dir)
+    usable = index[index["status"] != "skipped"]
+    counts = {str(row.sequence): int(row.frames) for row in usable.itertuples()}
+    found = {name: n for name, n in counts.items() if (predictions_dir / f"{name}.zip").is_file()}
+    if not found:
+        raise BackdropError(f"{predictions_dir} holds no predictions of the sequences in {frames_dir}: run segment first")
+    return found
+
+
+def _refine_frames(
+    frames: Path, predictions: Path, span: range, params: CRFChoice, threshold: float
+) -> list[bytes]:
+    images, soft = FrameArchive(frames), Predictions(predictions)
+    result = []
+    for t in span:
+        try:
+            mask = refine(images.image(t), soft.soft(t), threshold, params)
+        except BackdropError as fault:
+            raise BackdropError(f"{predictions}, frame {t}: {fault}") from fault
+        result.append(encode_png(mask.view(np.uint8) * 255))
+    return result
+
+
+@contextmanager
+def _atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place when the block ends well, and vanishes when not."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
+    try:
+        yield temporary
+        mask = os.umask(0)
+        os.umask(mask)
+        temporary.chmod(0o777 & ~mask)  # mkdtemp's folders are private
+        if path.exists():
+            shutil.rmtree(path)
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,465 @@
+"""Optical flow between a frame and its stabilized neighbor.
+
+Convention of every flow field here: (H, W, 2) float32 in pixels, last axis (u, v) = (x to the right,
+y down). A point p of frame t lies at p + flow[p] in the neighbor that was warped onto frame t, so
+that the flow of the static background is zero whatever the camera did.
+
+Models go by name: "dis" (OpenCV's dense inverse search, which needs no weights) or any model of
+ptlflow ("flownet2", "raft", ...), which is imported only when such a model is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+import logging
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from backdrop.errors import BackdropError
+from backdrop.homography import Images, load_homographies, map_sequences, usable_sequences, warp
+from backdrop.video import ArchiveWriter, FrameArchive
+
+if TYPE_CHECKING:
+    import torch
+
+FlowModel = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""(target RGB uint8 (H, W, 3), source of the same shape) -> flow (H, W, 2) float32 in pixels."""
+
+STEP = 64.0
+"""A pixel of flow in steps of the 16-bit encoding: rounding costs at most 1/128 pixel."""
+LIMIT = 32767 / STEP
+"""The largest flow component that the encoding holds, in pixels."""
+NOISE = 1.0
+"""The least flow, in pixels, that gets full color: below it a flow image would amplify noise."""
+
+
+class FlowChoice(Protocol):
+    """The parameters read here (the section `flow` of params.yaml)."""
+
+    model: str
+    checkpoint: str | None
+
+
+# Models -----------------------------------------------------------------------------------------------
+
+
+def load_flow_model(name: str, checkpoint: str | None = None, device: str = "cpu") -> FlowModel:
+    """A flow model by name.
+
+    Args:
+        name: "dis" or a model of ptlflow.
+        checkpoint: for a model of ptlflow, the name of weights it publishes ("things" for flownet2;
+            downloaded once) or a local file that holds {"state_dict": ...}; it is read without
+            running any code in it. Not used by "dis".
+        device: "auto", "cpu" or "cuda[:n]". "dis" runs on the CPU.
+
+    Raises:
+        BackdropError: unknown name, missing or unfit checkpoint, no network, no such device.
+    """
+    if name == "dis":
+        return dense_inverse_search
+    return PtlflowModel(_load_ptlflow(name, checkpoint), name, device)
+
+
+def dense_inverse_search(
+    target: UInt8[np.ndarray, "h w 3"], source: UInt8[np.ndarray, "h w 3"]
+) -> Float32[np.ndarray, "h w 2"]:
+    """OpenCV's DIS flow on gray images (the preset MEDIUM; FAST misses thin parts of a moving subject)."""
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (target, source)]
+    least = min(gray[0].shape)
+    if least < 32:  # its coarsest level would be smaller than a patch
+        raise BackdropError(f"DIS flow needs images of at least 32 pixels, not {least}: enlarge data.size")
+    return search.calc(*gray, None).astype(np.float32)
+
+
+class PtlflowModel:
+    """A network of ptlflow as a `FlowModel`."""
+
+    def __init__(self, network: Any, name: str, device: str = "cpu") -> None:
+        import torch
+
+        wanted = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        if wanted.startswith("cuda") and not torch.cuda.is_available():
+            raise BackdropError(f"device {device} is not available here: set compute.device to auto or cpu")
+        self.name = name
+        self.device = torch.device(wanted)
+        self.network = use_row_correlation(network).eval().to(self.device)
+
+    def __call__(
+        self, target: UInt8[np.ndarray, "h w 3"], source: UInt8[np.ndarray, "h w 3"]
+    ) -> Float32[np.ndarray, "h w 2"]:
+        import torch
+
+        # ptlflow takes BGR in [0, 1], (batch, pair, 3, H, W), and fits the size to the network itself.
+        pair = np.ascontiguousarray(np.stack([target, source])[..., ::-1].transpose(0, 3, 1, 2))
+        images = torch.from_numpy(pair)[None].to(self.device).float() / 255
+        try:
+            with torch.inference_mode(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                flow = self.network({"images": images})["flows"]
+        except (RuntimeError, ValueError, KeyError, IndexError) as error:
+            raise BackdropError(
+                f"flow model {self.name} fails on a pair of {target.shape[1]} x {target.shape[0]} images "
+                f"({_first_line(error)}): choose a two-frame model, or a smaller data.size"
+            ) from error
+        return flow.reshape(2, *target.shape[:2]).permute(1, 2, 0).float().cpu().numpy()
+
+
+def _load_ptlflow(name: str, checkpoint: str | None) -> torch.nn.Module:
+    """The network with its weights, on the CPU; every failure as a BackdropError with its remedy."""
+    ptlflow = import_ptlflow()
+    names = ptlflow.get_model_names()
+    if name not in names:
+        close = difflib.get_close_matches(name, ["dis", *names], n=4, cutoff=0.4)
+        known = f"did you mean {', '.join(close)}" if close else f"known are dis, {', '.join(names)}"
+        raise BackdropError(f"flow.model {name} is not known: {known}")
+    published = sorted(getattr(ptlflow.get_model_reference(name), "pretrained_checkpoints", None) or {})
+    if checkpoint is None:
+        raise BackdropError(f"flow.model {name} needs flow.checkpoint: {_choices(published)}")
+    if not Path(checkpoint).is_file() and checkpoint not in published:
+        raise BackdropError(f"flow.checkpoint {checkpoint} does not exist: {_choices(published)}")
+    try:
+        with quiet():
+            network = ptlflow.get_model(name, ckpt_path=None)
+        return ptlflow.restore_model(network, checkpoint)
+    except pickle.UnpicklingError as error:
+        raise BackdropError(
+            f"flow.checkpoint {checkpoint} holds more than tensors and is not loaded, since it could run code "
+            f"({_first_line(error)}): save it as torch.save({{'state_dict': model.state_dict()}}, path)"
+        ) from error
+    except OSError as error:  # URLError is one; so are the timeouts
+        raise BackdropError(
+            f"cannot download the weights of {name} ({_first_line(error)}): fetch them on a machine with a "
+            f"network and set flow.checkpoint to the local file, or set flow.model to dis, which needs none"
+        ) from error
+    except (KeyError, TypeError, RuntimeError, ValueError, EOFError) as error:
+        raise BackdropError(
+            f"flow.checkpoint {checkpoint} does not fit {name} ({_first_line(error)}): "
+            f"it must be a file of torch.save({{'state_dict': ...}}) of that very model"
+        ) from error
+
+
+def _choices(published: list[str]) -> str:
+    local = "the path of a local file that holds {'state_dict': ...}"
+    return f"give {local}, or one of the published {', '.join(published)}" if published else f"give {local}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def import_ptlflow() -> Any:
+    """Import ptlflow (seconds, a gigabyte, and a page of notices about extensions, which are dropped)."""
+    with quiet():
+        import ptlflow
+        from loguru import logger
+
+    logger.disable("ptlflow")
+    return ptlflow
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what the block prints, warns and logs. Errors pass."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+# Correlation ------------------------------------------------------------------------------------------
+
+
+def row_correlation(first: torch.Tensor, second: torch.Tensor, patch: int, dilation: int = 1) -> torch.Tensor:
+    """Correlation of two feature maps over a square of displacements, one matrix product a row.
+
+    The same as `spatial_correlation_sample` of kernel size 1 (zeros outside the map). A row of the first
+    map times a row of the second gives the products of all pairs of columns, of which the needed
+    displacements are diagonals, read through strides: nothing is resampled or copied per displacement.
+
+    Args:
+        first, second: (B, C, H, W).
+        patch: displacements along each axis, odd: -(patch // 2) .. patch // 2, times `dilation` pixels.
+
+    Returns:
+        (B, patch, patch, H, W): sums over channels; displacement axes in the order y, x.
+    """
+    import torch
+    import torch.nn.functional as F
+
+    batch, channels, height, width = first.shape
+    reach = patch // 2 * dilation
+    rows = first.permute(0, 2, 3, 1).reshape(batch * height, width, channels).contiguous()
+    padded = F.pad(second, (reach, reach, reach, reach)).transpose(1, 2).contiguous()  # (B, H + 2r, C, W + 2r)
+    wide = width + 2 * reach
+    result = first.new_empty(batch, patch, patch, height, width)
+    for i in range(patch):
+        shifted = padded[:, i * dilation : i * dilation + height].reshape(batch * height, channels, wide)
+        products = torch.bmm(rows, shifted)  # [row, x, x'] with x' counted from -reach
+        diagonals = products.as_strided((batch, height, width, patch), (height * width * wide, width * wide, wide + 1,
+                                                                         dilation))
+        result[:, i] = diagonals.permute(0, 3, 1, 2)
+    return result
+
+
+def use_row_correlation(network: torch.nn.Module) -> torch.nn.Module:
+    """Replace ptlflow's correlation by `row_correlation`, in this instance only; returns the network.
+
+    Without a compiled extension ptlflow resamples the second map once per displacement: 9 to 10 GB and
+    half a minute for a pair of 854 x 480 images in FlowNet2. With the extension nothing is replaced.
+    """
+    from torch import nn
+
+    with quiet():
+        from ptlflow.models.flownet.flownetc import FlowNetC
+        from ptlflow.models.flownet.submodules import spatial_correlation_sample
+        from ptlflow.utils.correlation import IterSpatialCorrelationSampler, iter_spatial_correlation_sample
+
+    class RowCorrelation(nn.Module):
+        def __init__(self, patch: int, dilation: int) -> None:
+            super().__init__()
+            self.patch, self.dilation = patch, dilation
+
+        def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+            return row_correlation(first, second, self.patch, self.dilation)
+
+    for module in list(network.modules()):
+        if isinstance(module, FlowNetC) and spatial_correlation_sample is iter_spatial_correlation_sample:
+            module.corr = _flownet_correlation
+        for name, child in list(module.named_children()):
+            if isinstance(child, IterSpatialCorrelationSampler):
+                one = {_square(child.kernel_size), _square(child.stride), _square(child.dilation)}
+                patch, dilation = _square(child.patch_size), _square(child.dilation_patch)
+                if one == {1} and _square(child.padding) == 0 and patch and patch % 2 and dilation:
+                    setattr(module, name, RowCorrelation(patch, dilation))
+    return network
+
+
+def _flownet_correlation(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """FlowNetC's correlation: 21 x 21 displacements of 2 pixels, mean over channels. (B, 441, H, W)."""
+    return row_correlation(first, second, patch=21, dilation=2).flatten(1, 2) / first.shape[1]
+
+
+def _square(value: int | tuple[int, int]) -> int | None:
+    """The number that stands for both axes, or None if the axes differ."""
+    if isinstance(value, int):
+        return value
+    return value[0] if value[0] == value[1] else None
+
+
+# Sequences --------------------------------------------------------------------------------------------
+
+
+def pair_flow(
+    target: UInt8[np.ndarray, "h w 3"], source: UInt8[np.ndarray, "h w 3"], H: np.ndarray, model: FlowModel
+) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+    """Flow from the target to the source warped onto it, and where it is valid.
+
+    Convention: `H` maps source pixels to target pixels. Valid is the warped source's view. Outside it the
+    target itself stands in for the source, so that the flow model sees no black border that moves.
+    """
+    warped, inside = warp(source, H, (target.shape[1], target.shape[0]))
+    flow = model(target, np.where(inside[..., None], warped, target))
+    valid = inside & np.isfinite(flow).all(2)
+    return np.where(valid[..., None], flow, np.float32(0)), valid
+
+
+def flow_sequence(
+    archive: Images, homographies: Mapping[str, np.ndarray], model: FlowModel, out_path: str | Path
+) -> dict[str, int]:
+    """Flow of every frame to its stabilized neighbor, one PNG a frame, into an archive.
+
+    A frame whose pair failed gets zeros and is valid nowhere.
+
+    Returns:
+        {"frames": N, "valid": pairs with flow}.
+
+    Raises:
+        BackdropError: archive and homographies are of different lengths, or a frame cannot be read.
+    """
+    if len(archive) != len(homographies["H"]):
+        raise BackdropError(
+            f"{len(archive)} frames but {len(homographies['H'])} homographies for {out_path}: "
+            "run the stage stabilize again"
+        )
+    image = lru_cache(maxsize=4)(archive.image)  # each frame serves as target and as neighbor
+    with ArchiveWriter(out_path) as writer:
+        for t, (H, neighbor, valid) in enumerate(
+            zip(homographies["H"], homographies["neighbor"], homographies["valid"], strict=True)
+        ):
+            target = image(t)
+            if valid:
+                flow, inside = pair_flow(target, image(int(neighbor)), H, model)
+            else:
+                flow, inside = np.zeros((*target.shape[:2], 2), np.float32), np.zeros(target.shape[:2], bool)
+            writer.add(f"{t:06d}.png", encode_flow(flow, inside))
+    return {"frames": len(archive), "valid": int(homographies["valid"].sum())}
+
+
+def flow_all(
+    frames_dir: str | Path,
+    homographies_dir: str | Path,
+    out_dir: str | Path,
+    params: FlowChoice,
+    workers: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Flow of every usable sequence of `frames_dir` into `out_dir`/<sequence>.zip.
+
+    DIS runs in `workers` processes (0: one a core); a network takes one sequence after another and
+    all cores or the GPU for itself.
+    """
+    names = usable_sequences(frames_dir)
+    calls = [
+        (Path(frames_dir) / f"{name}.zip", Path(homographies_dir) / f"{name}.npz", Path(out_dir) / f"{name}.zip")
+        for name in names
+    ]
+    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    model = load_flow_model(params.model, params.checkpoint, device)
+    if model is dense_inverse_search:
+        map_sequences(_flow_file, [(*call, model) for call in calls], workers, "flow (dis)")
+        return
+    from tqdm import tqdm
+
+    for call in tqdm(calls, desc=f"flow ({params.model})", unit="sequence", disable=None):
+        _flow_file(*call, model)
+
+
+def _flow_file(frames: Path, homographies: Path, out: Path, model: FlowModel) -> dict[str, int]:
+    return flow_sequence(FrameArchive(frames), load_homographies(homographies), model, out)
+
+
+# Files ------------------------------------------------------------------------------------------------
+
+
+def encode_flow(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]) -> bytes:
+    """KITTI's flow PNG: 16 bits; R = u * 64 + 32768, G = v * 64 + 32768, B = valid (1 or 0).
+
+    Exact to 1/128 pixel. Flow that is not finite or beyond the encoding's 512 pixels becomes invalid;
+    invalid pixels hold zero flow.
+    """
+    valid = valid & (np.abs(np.nan_to_num(flow, nan=np.inf)) <= LIMIT).all(2)
+    steps = np.round(np.where(valid[..., None], flow, 0) * STEP) + 32768
+    bgr = np.dstack([valid, steps[..., 1], steps[..., 0]]).astype(np.uint16)
+    done, png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 2])
+    if not done:
+        raise BackdropError(f"cannot encode a flow field of shape {flow.shape} as PNG")
+    return png.tobytes()
+
+
+def decode_flow(png: bytes) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+    """The flow (pixels, zero where invalid) and the validity in a flow PNG.
+
+    Raises:
+        BackdropError: the bytes are no 16-bit PNG of three channels.
+    """
+    try:
+        bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        bgr = None
+    if bgr is None or bgr.dtype != np.uint16 or bgr.ndim != 3 or bgr.shape[2] != 3:
+        raise BackdropError("no flow PNG (16 bits, three channels)")
+    valid = bgr[..., 0] > 0
+    flow = (bgr[..., 2:0:-1].astype(np.float32) - 32768) / np.float32(STEP)
+    return np.where(valid[..., None], flow, np.float32(0)), valid
+
+
+class FlowArchive:
+    """The flow of a sequence, as `flow_sequence` wrote it. Cheap to pickle; each process opens its own file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._owner = -1
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                self._names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        except FileNotFoundError:
+            raise BackdropError(f"{self.path} does not exist: run the stage flow") from None
+        except (zipfile.BadZipFile, OSError) as error:
+            raise BackdropError(f"{self.path} is no archive ({error}): run the stage flow again") from None
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None, "_owner": -1}
+
+    def read(self, t: int) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
+        """Flow and validity of frame t.
+
+        Raises:
+            BackdropError: the entry is missing or damaged.
+        """
+        if self._zip is None or self._owner != os.getpid():  # a forked child must not share the file's position
+            self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
+        try:
+            return decode_flow(self._zip.read(self._names[t]))
+        except (BackdropError, IndexError, zipfile.BadZipFile, OSError, EOFError) as error:
+            raise BackdropError(f"{self.path}, frame {t}: {error}: run the stage flow again") from None
+
+    def flow(self, t: int) -> Float32[np.ndarray, "h w 2"]:
+        """Flow of frame t in pixels, zero where invalid."""
+        return self.read(t)[0]
+
+    def valid(self, t: int) -> Bool[np.ndarray, "h w"]:
+        """True where the flow of frame t is valid."""
+        return self.read(t)[1]
+
+
+def read_flow(path: str | Path) -> FlowArchive:
+    """Open the flow archive of a sequence."""
+    return FlowArchive(path)
+
+
+# Pictures ---------------------------------------------------------------------------------------------
+
+
+def flow_image(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]) -> torch.Tensor:
+    """The papers' flow image I_f: direction as hue, magnitude as saturation, RGB.
+
+    The magnitude is divided by its 99th percentile over the valid pixels (at least `NOISE`) and
+    clipped there, so that a few wild pixels do not fade all others. Zero and invalid flow are white.
+
+    Returns:
+        (3, H, W) float32 in [0, 1].
+    """
+    import torch
+    from torchvision.utils import flow_to_image
+
+    speed = np.linalg.norm(flow, axis=2) * valid
+    largest = max(NOISE, float(np.percentile(speed[valid], 99)) if valid.any() else 0.0)
+    scaled = flow * (np.minimum(1, largest / np.maximum(speed, 1e-6)) * valid)[..., None] / largest
+    # flow_to_image divides by the largest magnitude it sees: a column of magnitude 1 fixes that to 1.
+    framed = np.pad(scaled.astype(np.float32), ((0, 0), (0, 1), (0, 0)))
+    framed[:, -1, 0] = 1
+    colors = flow_to_image(torch.from_numpy(framed).permute(2, 0, 1).contiguous())
+    return colors[..., :-1].contiguous().float() / 255
+
+
+def magnitude(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+    """Speed against the background in pixels; zero where invalid.
+
+    The median flow of the valid pixels is taken off first: what is left of the camera's motion when
+    the homography is a little off.
+    """
+    if not valid.any():
+        return np.zeros(valid.shape, np.float32)
+    return (np.linalg.norm(flow - np.median(flow[valid], axis=0), axis=2) * valid).astype(np.float32)

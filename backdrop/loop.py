@@ -1,0 +1,256 @@
+"""What the training loops share: frames, devices, checkpoints, curves.
+
+Every random choice of an iteration is a function of (seed, iteration), so that a run taken up from a
+checkpoint draws exactly what the undisturbed run draws.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from dvclive import Live
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from backdrop import datasets
+from backdrop.encoder import normalize
+from backdrop.errors import BackdropError
+from backdrop.flow import FlowArchive, flow_image
+from backdrop.params import ComputeParams
+from backdrop.video import FrameArchive
+
+_CACHE_LIMIT = 8 * 2**30  # bytes of disk that decoded training frames may take
+_SEED_STRIDE = 10_000_019  # prime, so that seeds of different runs do not share streams
+
+
+class Batch(NamedTuple):
+    """image, flow: (B, 3, H, W) uint8; flow_valid: (B,) bool; index: (B,) positions in `TrainingFrames.items`."""
+
+    image: Tensor
+    flow: Tensor
+    flow_valid: Tensor
+    index: Tensor
+
+
+class TrainingFrames(Dataset):
+    """The training frames at training resolution, with their flow images.
+
+    A frame is decoded when it is first asked for and then kept in a scratch file on disk (not in memory),
+    as long as all of them fit `_CACHE_LIMIT`.
+
+    Args:
+        size: (W, H) of the training resolution.
+        flow_dir: folder of the flow archives; None: flow images are zero and invalid.
+    """
+
+    def __init__(self, frames_dir: Path, flow_dir: Path | None, size: tuple[int, int]) -> None:
+        self.size = size
+        index = datasets.read_index(frames_dir, usable=True)
+        rows = index[index["split"].isin(["train", "all"])]
+        if rows.empty:
+            raise BackdropError(f"{frames_dir}/index.csv lists no usable training sequence; see its `reason` column")
+        self.frames = [FrameArchive(frames_dir / f"{name}.zip") for name in rows["sequence"]]
+        self.flows = [FlowArchive(flow_dir / f"{name}.zip") for name in rows["sequence"]] if flow_dir else None
+        self.items = [(s, t) for s, archive in enumerate(self.frames) for t in range(len(archive))]
+        self._scratch: np.memmap | None = None
+        width, height = size
+        shape = (len(self.items), 6 * height * width + 2)
+        if math.prod(shape) <= _CACHE_LIMIT:
+            handle = tempfile.TemporaryFile(prefix="backdrop-")
+            handle.truncate(math.prod(shape))
+            self._scratch = np.memmap(handle, dtype=np.uint8, mode="r+", shape=shape)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def name(self, index: int) -> str:
+        """ "sequence:frame" for messages."""
+        sequence, t = self.items[index]
+        return f"{Path(self.frames[sequence].path).stem}:{t}"
+
+    def _decode(self, index: int) -> np.ndarray:
+        sequence, t = self.items[index]
+        image = cv2.resize(self.frames[sequence].image(t), self.size, interpolation=cv2.INTER_AREA)
+        flow, known = np.full_like(image, 255), False
+        if self.flows is not None:
+            valid = self.flows[sequence].valid(t)
+            known = bool(valid.mean() > 0.5)
+            if known:
+                colored = flow_image(self.flows[sequence].flow(t), valid)
+                colored = (np.asarray(colored).transpose(1, 2, 0) * 255).round().astype(np.uint8)
+                flow = cv2.resize(colored, self.size, interpolation=cv2.INTER_AREA)
+        # The last byte says that the row is whole: written last, so that another process never reads half a row.
+        return np.concatenate([image.transpose(2, 0, 1).ravel(), flow.transpose(2, 0, 1).ravel(), [known, 1]])
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, bool, int]:
+        row = self._scratch[index] if self._scratch is not None else None
+        if row is None or not row[-1]:
+            row = self._decode(index).astype(np.uint8)
+            if self._scratch is not None:
+                self._scratch[index, :-1] = row[:-1]
+                self._scratch[index, -1] = 1
+        pixels = np.array(row[:-2]).reshape(2, 3, self.size[1], self.size[0])
+        return pixels[0], pixels[1], bool(row[-2]), index
+
+    def batches(self, seed: int, start: int, stop: int, size: int, workers: int) -> Iterator[Batch]:
+        """The batches of iterations start..stop-1; each a function of (seed, iteration) alone."""
+        order = [self._order(seed, iteration, size) for iteration in range(start, stop)]
+        loader = DataLoader(self, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
+        for image, flow, valid, index in loader:
+            yield Batch(image, flow, valid, index)
+
+    def _order(self, seed: int, iteration: int, size: int) -> list[int]:
+        """Frames of one iteration: consecutive pieces of one shuffle an epoch."""
+        picked: list[int] = []
+        position = iteration * size
+        while len(picked) < size:
+            epoch, offset = divmod(position, len(self))
+            order = np.random.default_rng([seed, epoch]).permutation(len(self))
+            piece = order[offset : offset + size - len(picked)]
+            picked += piece.tolist()
+            position += len(piece)
+        return picked
+
+
+def generator_at(seed: int, iteration: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """The random numbers of one iteration."""
+    return torch.Generator(device).manual_seed(seed * _SEED_STRIDE + iteration)
+
+
+def run_key(name: str, sections: Sequence[Any], *files: Path) -> str:
+    """A key that changes with any parameter, data index or line of the library: old checkpoints are then not taken."""
+    digest = hashlib.sha256(name.encode())
+    for section in sections:
+        digest.update(repr(section).encode())
+    library = {module.__file__ for name, module in sys.modules.items() if name.startswith("backdrop.")}
+    for path in (*files, *sorted(Path(file) for file in library if file)):
+        digest.update(path.read_bytes())
+    return f"{name}-{digest.hexdigest()[:16]}"
+
+
+class Checkpoints:
+    """The last state of a run, outside the stage's outputs (DVC deletes those before a run).
+
+    A state is written to a temporary name and renamed, so that the previous one stays until the new one is whole.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.path = folder / f"{key}.pt"
+
+    def load(self) -> dict[str, Any] | None:
+        """The saved state, or None. A file that cannot be read is set aside, not trusted."""
+        if not self.path.exists():
+            return None
+        try:
+            return torch.load(self.path, weights_only=True, map_location="cpu")
+        except Exception as error:
+            self.path.rename(self.path.with_suffix(".damaged"))
+            tqdm.write(f"warning: {self.path} cannot be read ({error}); set aside, training starts anew")
+            return None
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_suffix(".part")
+        with part.open("wb") as file:
+            torch.save(dict(state), file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.path)
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def make_fabric(compute: ComputeParams) -> Fabric:
+    """Device and precision as `compute` says.
+
+    Raises:
+        BackdropError: a GPU was asked for and there is none.
+    """
+    wanted = compute.device
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise BackdropError(f"compute.device={wanted}: PyTorch sees no GPU here; set compute.device to auto or cpu")
+    cuda = wanted.startswith("cuda") or (wanted == "auto" and torch.cuda.is_available())
+    devices: Any = [int(wanted.split(":")[1])] if ":" in wanted else 1
+    half = compute.precision == "bf16" or (compute.precision == "auto" and _has_bf16(cuda))
+    return Fabric(accelerator="cuda" if cuda else "cpu", devices=devices, precision="bf16-mixed" if half else "32-true")
+
+
+def _has_bf16(cuda: bool) -> bool:
+    if cuda:
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def to_images(fabric: Fabric, pixels: Tensor) -> Tensor:
+    """uint8 pixels on the host -> normalized images on the device."""
+    pixels = pixels.to(fabric.device, non_blocking=True)
+    return normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+
+
+def loader_workers(fabric: Fabric) -> int:
+    """Loader processes: the scratch file makes loading so cheap on a CPU that a process would only take its core."""
+    return min(8, (os.cpu_count() or 1) - 1) if fabric.device.type == "cuda" else 0
+
+
+def cosine(iteration: int, total: int, enabled: bool) -> float:
+    """Factor of the learning rate: 1 down to 0 along half a cosine, or 1."""
+    return 0.5 * (1 + math.cos(math.pi * iteration / total)) if enabled else 1.0
+
+
+def check_finite(terms: Mapping[str, Tensor], iteration: int, names: Callable[[], str]) -> None:
+    """Stop at the first NaN or infinity.
+
+    Raises:
+        BackdropError: names the iteration, the term and the batch's frames.
+    """
+    for term, value in terms.items():
+        if not torch.isfinite(value).all():
+            raise BackdropError(
+                f"iteration {iteration}: the loss term {term} is {float(value)}; frames of the batch: {names()}. "
+                f"The last checkpoint is from before it: lower train.rate (or inpainter.rate) and run again"
+            )
+
+
+def frame_names(data: TrainingFrames, batch: Batch) -> str:
+    return ", ".join(data.name(int(i)) for i in batch.index)
+
+
+def set_rates(optimizer: Any, rates: Sequence[float], factor: float) -> None:
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate * factor
+
+
+def open_live(folder: Path, history: Sequence[Mapping[str, float]]) -> Live:
+    """DVCLive's curves in `folder`; what a resumed run had logged is logged again."""
+    shutil.rmtree(folder, ignore_errors=True)
+    live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    for row in history:
+        _write_row(live, row)
+    return live
+
+
+def _write_row(live: Live, row: Mapping[str, float]) -> None:
+    live.step = int(row["iteration"])
+    for key, value in row.items():
+        if key != "iteration":
+            live.log_metric(key, value)
+    live.make_summary()
+
+
+def log_row(live: Live, row: dict[str, float], history: list) -> None:
+    history.append(row)
+    _write_row(live, row)

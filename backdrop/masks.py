@@ -1,0 +1,199 @@
+"""Masks on disk and the measures of their size: what the stages segment, refine and score hand to one another.
+
+Every mask here says 1 (255, True) for foreground. A soft mask is the probability of foreground,
+stored as 8 bits: 0..255 for 0..1. Boxes are (cx, cy, w, h) in image coordinates: x and y run from
+-1 at the image's left or top EDGE to 1 at its right or bottom edge, w and h are whole extents
+(w = 2 spans the image), so that boxes do not depend on the resolution.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from backdrop.errors import BackdropError
+from backdrop.video import FOREGROUND, VOID, ArchiveWriter, encode_png, show
+
+Mask = Bool[np.ndarray, "H W"]
+Soft = Float32[np.ndarray, "H W"]
+Box = Float[np.ndarray, "4"]
+
+BOXES = "predictions.npz"
+
+
+def entry(t: int) -> str:
+    """The name of frame t's mask in an archive."""
+    return f"{t:06d}.png"
+
+
+class MaskArchive:
+    """Random access to the masks of one sequence: `data/masks/<sequence>.zip`, and the base of `Predictions`.
+
+    It can be pickled, and opens its file anew in each process. A frame without a mask is missing,
+    which is not an empty mask.
+    """
+
+    remedy = "run the stage refine again"
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._owner = -1
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                self._entries = frozenset(archive.namelist())
+        except FileNotFoundError as fault:
+            raise BackdropError(f"{show(self.path)} does not exist: {self.remedy}") from fault
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as fault:
+            raise BackdropError(f"{show(self.path)} is no archive ({fault}): {self.remedy}") from fault
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None, "_owner": -1}
+
+    def __len__(self) -> int:
+        """How many frames have a mask."""
+        return sum(name.endswith(".png") for name in self._entries)
+
+    def has(self, t: int) -> bool:
+        """Whether frame t has a mask."""
+        return entry(t) in self._entries
+
+    def gray(self, t: int) -> UInt8[np.ndarray, "H W"]:
+        """Frame t's mask as stored, 0..255.
+
+        Raises:
+            BackdropError: the entry is missing or damaged.
+        """
+        image = cv2.imdecode(np.frombuffer(self._read(entry(t)), np.uint8), cv2.IMREAD_UNCHANGED)
+        if image is None or image.ndim != 2 or image.dtype != np.uint8:
+            raise self._damaged(entry(t))
+        return image  # type: ignore[return-value]
+
+    def _read(self, name: str) -> bytes:
+        try:
+            if self._zip is None or self._owner != os.getpid():
+                self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
+            return self._zip.read(name)
+        except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError) as fault:
+            raise self._damaged(name) from fault
+
+    def _damaged(self, name: str) -> BackdropError:
+        return BackdropError(f"{show(self.path)}: {name} is missing or damaged: {self.remedy}")
+
+
+class Predictions(MaskArchive):
+    """Random access to `data/predictions/<sequence>.zip`: soft masks, boxes and cell probabilities.
+
+    Attributes:
+        box: (N, 4) float64, cx, cy, w, h of the chosen cell's box (see the module).
+        p: (N, rows, columns) float64, the cells' probabilities.
+        cell: (N,) int, the chosen cell, row-major.
+    """
+
+    remedy = "run the stage segment again"
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path)
+        try:
+            with np.load(io.BytesIO(self._read(BOXES)), allow_pickle=False) as stored:
+                self.box = np.asarray(stored["box"], np.float64)
+                self.p = np.asarray(stored["p"], np.float64)
+                self.cell = np.asarray(stored["cell"], np.int64)
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
+            raise self._damaged(BOXES) from fault
+        count = len(self.box)
+        if self.box.shape != (count, 4) or self.p.ndim != 3 or len(self.p) != count or self.cell.shape != (count,):
+            raise self._damaged(BOXES)
+
+    def soft(self, t: int) -> Soft:
+        """Frame t's soft mask, float32 in [0, 1], 1 = foreground, at the stored frame's size."""
+        return self.gray(t).astype(np.float32) / np.float32(255)
+
+    def confidence(self, t: int) -> float:
+        """The largest cell probability of frame t, by which detections are ranked."""
+        return float(self.p[t].max())
+
+
+class PredictionWriter(ArchiveWriter):
+    """Writes `data/predictions/<sequence>.zip` frame by frame; the boxes follow when the block ends well.
+
+    Atomic, and the same bytes for the same content, as its base.
+    """
+
+    def __enter__(self) -> PredictionWriter:
+        super().__enter__()
+        self._boxes: list[np.ndarray] = []
+        self._p: list[np.ndarray] = []
+        return self
+
+    def append(self, soft: Float[np.ndarray, "H W"], box: Box, p: Float[np.ndarray, "rows columns"]) -> None:
+        """Add the next frame: soft mask in [0, 1], box, cell probabilities (the argmax is the chosen cell)."""
+        gray = np.rint(np.clip(soft, 0, 1) * 255).astype(np.uint8)
+        self.add(entry(len(self._boxes)), encode_png(gray))
+        self._boxes.append(np.asarray(box, np.float64))
+        self._p.append(np.asarray(p, np.float64))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None and self._boxes:
+            p = np.stack(self._p)
+            stream = io.BytesIO()
+            np.savez(stream, box=np.stack(self._boxes), p=p, cell=p.reshape(len(p), -1).argmax(axis=1))
+            self.add(BOXES, stream.getvalue())
+        super().__exit__(kind, fault, trace)
+
+
+# Sizes ------------------------------------------------------------------------------------------------
+
+
+def resize_soft(soft: Soft, size: tuple[int, int]) -> Soft:
+    """A soft mask at size (width, height), bilinear, pixel centers at half integers of [0, size]."""
+    if soft.shape == (size[1], size[0]):
+        return soft
+    return cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
+
+
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """A binary mask at size (width, height): bilinear, then foreground where more than half."""
+    if mask.shape == (size[1], size[0]):
+        return mask
+    return resize_soft(mask.astype(np.float32), size) > 0.5
+
+
+def split_truth(stored: UInt8[np.ndarray, "H W"]) -> tuple[Mask, Mask | None]:
+    """Foreground and void pixels of stored ground truth (0, 128 = void, 255); None where nothing is void."""
+    void = stored == VOID
+    return stored == FOREGROUND, void if void.any() else None
+
+
+# Boxes ------------------------------------------------------------------------------------------------
+
+
+def box_from_mask(mask: Mask) -> Box | None:
+    """The tight box around a mask, cx, cy, w, h in image coordinates (see the module); None if it is empty."""
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    if w == 0:
+        return None
+    height, width = mask.shape
+    return np.array([(2 * x + w) / width - 1, (2 * y + h) / height - 1, 2 * w / width, 2 * h / height])
+
+
+def box_pixels(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom edge of a box in pixels of an image of size (width, height), 0 = the image's edge."""
+    cx, cy, w, h = (float(value) for value in box)
+    half_w, half_h = size[0] / 2, size[1] / 2
+    return (
+        (cx - w / 2 + 1) * half_w,
+        (cy - h / 2 + 1) * half_h,
+        (cx + w / 2 + 1) * half_w,
+        (cy + h / 2 + 1) * half_h,
+    )

@@ -1,0 +1,204 @@
+"""The forward pass of joint training: Algorithm 1 of the journal version, with all its losses."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from backdrop import losses, spatial
+from backdrop.detector import Detector, Proposals, select
+from backdrop.encoder import Features, feature_distance
+from backdrop.inpainter import Inpainter
+from backdrop.params import LossParams, SamplingParams
+from backdrop.sampling import Draw, draw, expectation
+from backdrop.synthesis import SynthesisNetwork
+
+
+class Schedule(NamedTuple):
+    """What a start-up phase changes in a step; the papers have none of it."""
+
+    synthesis: bool = True  # False: only p learns, S is not run
+    boxes_learn: bool = True
+    window_mask: bool = False  # the focal window stands for the mask
+
+
+class Step(NamedTuple):
+    """A joint step's outcome.
+
+    terms: scalar losses by name, unweighted, for `losses.objective`.
+    proposals, cell, box: what D proposed, the drawn cell and its box.
+    mask: pasted mask T^-1(S), 1 = foreground; None while S is not run.
+    background: Ibar of the drawn cell; composed: F(I), None while S is not run.
+    """
+
+    terms: dict[str, Tensor]
+    proposals: Proposals
+    cell: Tensor
+    box: Tensor
+    mask: Tensor | None
+    background: Tensor
+    composed: Tensor | None
+
+
+def without_gradient_to(loss: Float[Tensor, ""], tensor: Tensor) -> Float[Tensor, ""]:
+    """`loss` with its value unchanged, and no gradient of it reaching `tensor` (others learn as before)."""
+    if not (tensor.requires_grad and loss.requires_grad):
+        return loss
+    (gradient,) = torch.autograd.grad(loss, tensor, retain_graph=True, allow_unused=True)
+    if gradient is None:
+        return loss
+    linear = (gradient.detach() * tensor).sum()
+    return loss - (linear - linear.detach())
+
+
+class Model(nn.Module):
+    """D, S, the frozen inpainters and phi, with the rule who learns from what.
+
+    Who learns (disentangled training): L_bg only p; L_fg and L_phi only b and S; the mask prior only S; the
+    prior on p only p. `loss.disentangled: false` lets every loss reach everything (2022, Fig. 11b).
+    """
+
+    def __init__(
+        self,
+        detector: Detector,
+        synthesis: SynthesisNetwork,
+        inpainter: Inpainter,
+        inpainter_flow: Inpainter | None,
+        features: Features,
+        loss: LossParams,
+        sampling: SamplingParams,
+        lambda_: float,
+    ) -> None:
+        super().__init__()
+        self.detector = detector
+        self.synthesis = synthesis
+        self.inpainter = inpainter.freeze()
+        self.inpainter_flow = inpainter_flow.freeze() if inpainter_flow is not None else None
+        self.features = features
+        self.loss, self.sampling, self.lambda_ = loss, sampling, lambda_
+
+    def forward(
+        self,
+        image: Float[Tensor, "B 3 H W"],
+        flow: Float[Tensor, "B 3 H W"] | None = None,
+        flow_valid: Bool[Tensor, "B"] | None = None,
+        schedule: Schedule = Schedule(),  # noqa: B008 - immutable
+        generator: torch.Generator | None = None,
+    ) -> Step:
+        """One training step's losses.
+
+        Args:
+            image: normalized images I. flow: normalized flow images I_f. flow_valid: which of them count.
+        """
+        proposals = self.detector(image)
+        drawn = draw(proposals.p, self.detector.live, self.sampling, generator)
+        entangled = not self.loss.disentangled
+        terms, background = self._background_terms(image, flow, flow_valid, proposals, drawn, entangled)
+        cell = drawn.cell[0]
+        box = select(proposals.box, cell)
+        terms["p"] = losses.probability_prior(
+            proposals.p, self.loss.p_prior, select(proposals.p[..., None], cell)[:, 0]
+        ).mean()
+        if not schedule.synthesis:
+            return Step(terms, proposals, cell, box, None, background[0], None)
+        if not schedule.boxes_learn:
+            proposals = proposals._replace(
+                box=proposals.box.detach(), scale=proposals.scale.detach(), offset=proposals.offset.detach()
+            )
+        mask, composed = self._foreground_terms(image, proposals, drawn, background, schedule, entangled, terms)
+        terms["scale"], terms["offset"] = losses.box_priors(
+            select(proposals.scale, cell), select(proposals.offset, cell), self.loss.scale_target
+        )
+        return Step(terms, proposals, cell, box, mask, background[0], composed)
+
+    def _background_terms(
+        self,
+        image: Tensor,
+        flow: Tensor | None,
+        flow_valid: Tensor | None,
+        proposals: Proposals,
+        drawn: Draw,
+        entangled: bool,
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """L_bg on images and on flow images, and Ibar for every drawn cell, (K, B, 3, H, W)."""
+        count, batch = drawn.cell.shape
+        size = (image.shape[2], image.shape[3])
+        box = torch.cat([select(proposals.box, cell) for cell in drawn.cell])
+        if not entangled:
+            box = box.detach()  # L_bg must not move boxes towards high error density
+        hole = spatial.hole(spatial.expand(box, self.loss.hole_margin), size)
+        area = losses.area(box, self.loss.hole_margin if self.loss.area == "hole" else 0.0)
+        repeated = image.repeat(count, 1, 1, 1)
+        with torch.no_grad():
+            background = self.inpainter.background(repeated, hole)
+            distance = losses.square_distance(background, repeated)
+            if self.loss.bg_perceptual:
+                seen = tuple(level.repeat(count, 1, 1, 1) for level in self.features(image))
+                distance = distance + 2 * feature_distance(self.features(background), seen)
+        value = losses.background_loss(distance, area).view(count, batch)
+        terms = {"bg": expectation(drawn, value).mean()}
+        if flow is not None and self.inpainter_flow is not None:
+            repeated = flow.repeat(count, 1, 1, 1)
+            with torch.no_grad():
+                predicted = self.inpainter_flow.background(repeated, hole)
+                distance = losses.square_distance(predicted, repeated)
+            value = losses.background_loss(distance, area).view(count, batch)
+            known = torch.ones(batch, device=image.device) if flow_valid is None else flow_valid.float()
+            terms["bg_flow"] = (expectation(drawn, value) * known).mean()
+        return terms, background.unflatten(0, (count, batch))
+
+    def _foreground_terms(
+        self,
+        image: Tensor,
+        proposals: Proposals,
+        drawn: Draw,
+        background: Tensor,
+        schedule: Schedule,
+        entangled: bool,
+        terms: dict[str, Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """L_fg, L_phi and the mask prior, written into `terms`.
+
+        Drawn cells after the first are for L_bg alone (S is the expensive part); where all cells are listed
+        (sampling exact), all of them count here too.
+        """
+        exact = self.sampling.kind == "exact"
+        count = len(drawn.cell) if exact else 1
+        weight = drawn.weight[:count] * (1 if exact else len(drawn.weight))
+        if not entangled:
+            weight = weight.detach()  # L_fg must not pull p towards the background, where it is trivial
+        box = torch.cat([select(proposals.box, cell) for cell in drawn.cell[:count]])
+        images = image.repeat(count, 1, 1, 1)
+        size = (image.shape[2], image.shape[3])
+        crop = spatial.crop(images, box, self.synthesis.params.crop)
+        foreground, mask = self.synthesis(crop)
+        if schedule.window_mask:
+            mask = self.synthesis.window.expand_as(mask)
+        pasted = spatial.paste(torch.cat([foreground * mask, mask], dim=1), box, size)
+        composed = losses.compose(pasted[:, :3], pasted[:, 3:], background[:count].flatten(0, 1))
+        terms["fg"] = (weight.flatten() * losses.foreground_loss(composed, images)).sum() / len(image)
+        if self.loss.gamma:
+            with torch.no_grad():
+                seen = tuple(level.repeat(count, 1, 1, 1) for level in self.features(image))
+            distance = feature_distance(self.features(composed), seen)  # Eq. 4, sampled: Eq. 13
+            terms["phi"] = (weight.flatten() * distance).sum() / len(image)
+        if schedule.window_mask:
+            return pasted[: len(image), 3:], composed[: len(image)]
+        laid = pasted[:, 3:] if entangled else spatial.paste(mask, box.detach(), size)
+        prior = losses.mask_prior(laid, self.loss.mask_prior, self.lambda_)
+        prior = (weight.flatten() * prior).sum() / len(image) if exact else prior.mean()
+        # The prior must shape the mask, not move the box to where masks are small.
+        terms["mask"] = prior if entangled else without_gradient_to(prior, crop)
+        return pasted[: len(image), 3:], composed[: len(image)]
+
+
+def autoencode(
+    synthesis: SynthesisNetwork, image: Float[Tensor, "B 3 H W"], box: Float[Tensor, "B 4"]
+) -> Float[Tensor, ""]:
+    """Loss of S as an auto-encoder on given boxes: L2 inside the focal window (start-up schedule)."""
+    crop = spatial.crop(image, box, synthesis.params.crop)
+    foreground, _ = synthesis(crop)
+    return ((foreground - crop).square() * synthesis.window).mean() / synthesis.window.mean()

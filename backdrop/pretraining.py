@@ -1,0 +1,115 @@
+"""Training of the inpainters on random holes, before joint training (002 section 3.3)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from backdrop.encoder import Features, feature_distance
+from backdrop.inpainter import Inpainter, random_holes
+from backdrop.loop import (
+    Checkpoints,
+    TrainingFrames,
+    check_finite,
+    cosine,
+    frame_names,
+    generator_at,
+    loader_workers,
+    log_row,
+    make_fabric,
+    open_live,
+    run_key,
+    set_rates,
+    to_images,
+)
+from backdrop.losses import square_distance
+from backdrop.params import ComputeParams, InpainterParams
+from backdrop.spatial import hole as hole_mask
+from backdrop.weights import load_network, save_network
+
+
+def load_inpainter(folder: Path) -> Inpainter:
+    """The frozen inpainter of a model folder."""
+    state, config = load_network(folder)
+    inpainter = Inpainter(config["channels"])
+    inpainter.load_state_dict(state)
+    return inpainter.freeze()
+
+
+def train_inpainter(
+    kind: str,
+    frames_dir: Path,
+    flow_dir: Path | None,
+    out_dir: Path,
+    log_dir: Path,
+    params: InpainterParams,
+    size: tuple[int, int],
+    weights: str,
+    seed: int,
+    compute: ComputeParams,
+    checkpoint_dir: Path,
+) -> None:
+    """Train the inpainter on random holes and write it to `out_dir` (002 section 3.3: L2 plus perceptual).
+
+    Args:
+        kind: "rgb" trains on frames, "flow" on flow images (valid ones only).
+        size: (W, H) of the training resolution. weights: of phi, see `encoder.resnet`.
+    """
+    fabric = make_fabric(compute)
+    fabric.seed_everything(seed, verbose=False)
+    data = TrainingFrames(frames_dir, flow_dir if kind == "flow" else None, size)
+    network = Inpainter(params.channels)
+    features = Features(weights) if params.perceptual else None
+    network.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(network.parameters(), lr=params.rate)
+    model, optimizer = fabric.setup(network, optimizer)
+    features = fabric.to_device(features) if features is not None else None
+    checkpoints = Checkpoints(
+        checkpoint_dir, run_key(f"inpaint-{kind}", [params, seed, size], frames_dir / "index.csv")
+    )
+    state = checkpoints.load()
+    start, history = 0, []
+    if state is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        start, history = state["iteration"], state["history"]
+    every = max(1, params.iterations // 100)
+    with open_live(log_dir, history) as live:
+        bar = tqdm(total=params.iterations, initial=start, desc=f"inpainter {kind}", unit="it", mininterval=2)
+        for iteration, batch in enumerate(
+            data.batches(seed, start, params.iterations, params.batch, loader_workers(fabric)), start
+        ):
+            image = to_images(fabric, batch.flow if kind == "flow" else batch.image)
+            boxes = random_holes(len(image), params.hole, params.holes, generator_at(seed, iteration))
+            hole = torch.stack([hole_mask(box, (size[1], size[0])) for box in boxes]).amax(dim=0).to(image)
+            known = batch.flow_valid.to(image) if kind == "flow" else torch.ones(len(image)).to(image)
+            output = model(image, hole)
+            terms = {"l2": (square_distance(output, image) * known).mean()}
+            if features is not None:
+                with fabric.autocast():
+                    distance = feature_distance(features(output), features(image))
+                terms["phi"] = params.perceptual * (distance * known).mean()
+            loss = torch.stack(list(terms.values())).sum()
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            set_rates(optimizer, [params.rate], cosine(iteration, params.iterations, params.decay))
+            optimizer.step()
+            bar.update()
+            if iteration % every == 0 or iteration + 1 == params.iterations:
+                check_finite(terms, iteration, lambda b=batch: frame_names(data, b))  # type: ignore[misc]
+                row = {"iteration": iteration} | {key: float(value.detach()) for key, value in terms.items()}
+                log_row(live, row, history)
+            if (iteration + 1) % max(every, 500) == 0:
+                checkpoints.save(
+                    {
+                        "network": network.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "iteration": iteration + 1,
+                        "history": history,
+                    }
+                )
+        bar.close()
+    save_network(out_dir, network, {"kind": kind, "channels": params.channels, "size": list(size)})
+    checkpoints.clear()

@@ -1,0 +1,177 @@
+"""Inference: a single image -> box, cell probabilities, soft mask. No video, no inpainter."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+
+from backdrop import datasets, spatial
+from backdrop.detector import Detector
+from backdrop.encoder import normalize
+from backdrop.errors import BackdropError
+from backdrop.params import DetectorParams, SegmentParams, SynthesisParams
+from backdrop.synthesis import SynthesisNetwork
+from backdrop.video import ArchiveWriter, FrameArchive, encode_png
+from backdrop.weights import load_network
+
+
+class Prediction(NamedTuple):
+    """What is predicted for one image of H x W pixels.
+
+    mask: (H, W) float32 in [0, 1], 1 = foreground. box: (4,) cx, cy, w, h in [-1, 1] image coordinates.
+    p: (8, 8) cell probabilities, sum 1. cell: argmax of p, row by row.
+    """
+
+    mask: np.ndarray
+    box: np.ndarray
+    p: np.ndarray
+    cell: int
+
+
+class Segmenter:
+    """D and S of a model folder, ready to predict.
+
+    Example:
+        >>> segmenter = Segmenter.load("models/joint")
+        >>> mask = segmenter.predict(image).mask > 0.5
+    """
+
+    def __init__(
+        self, detector: Detector, synthesis: SynthesisNetwork, size: tuple[int, int], device: torch.device
+    ) -> None:
+        self.detector = detector.eval().to(device)
+        self.synthesis = synthesis.eval().to(device)
+        self.size, self.device = size, device
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "auto") -> Segmenter:
+        """Read a model folder that stage train wrote.
+
+        Raises:
+            BackdropError: the folder is no model folder, or its weights do not fit its config.
+        """
+        folder = Path(folder)
+        state, config = load_network(folder)
+        try:
+            detector = Detector(DetectorParams.model_validate(config["detector"]), "none")
+            synthesis = SynthesisNetwork(SynthesisParams.model_validate(config["synthesis"]), "none")
+            for name, network in (("detector", detector), ("synthesis", synthesis)):
+                network.load_state_dict(
+                    {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
+                )
+            width, height = config["size"]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise BackdropError(f"{folder}: weights and config.json do not fit: {str(error).splitlines()[0]}") from None
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        return cls(detector, synthesis, (width, height), torch.device(chosen))
+
+    def predict(self, image: np.ndarray) -> Prediction:
+        """Box and mask of one image.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+        """
+        return self.predict_batch([image])[0]
+
+    @torch.inference_mode()
+    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        """The same for several images, which may differ in size."""
+        small = [cv2.resize(image, self.size, interpolation=cv2.INTER_AREA) for image in images]
+        pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
+        x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+        proposals = self.detector(x)
+        cell, box = proposals.best()
+        mask = self.synthesis(spatial.crop(x, box, self.synthesis.params.crop)).mask
+        grid = self.detector.grid
+        results = []
+        for i, image in enumerate(images):
+            full = spatial.paste(mask[i : i + 1], box[i : i + 1], (image.shape[0], image.shape[1]))[0, 0]
+            p = proposals.p[i].cpu().numpy().reshape(grid, grid)
+            results.append(Prediction(full.clamp(0, 1).cpu().numpy(), box[i].cpu().numpy(), p, int(cell[i])))
+        return results
+
+
+def segment_sequence(segmenter: Segmenter, frames: FrameArchive, path: Path, batch: int) -> None:
+    """Predict every frame of a sequence and write its archive (soft masks as 8-bit PNG, `predictions.npz`)."""
+    boxes, cells, probabilities = [], [], []
+    with ArchiveWriter(path) as writer:
+        for prediction, t in _stream(segmenter, frames, batch):
+            writer.add(f"{t:06d}.png", encode_png((prediction.mask * 255).round().astype(np.uint8)))
+            boxes.append(prediction.box)
+            cells.append(prediction.cell)
+            probabilities.append(prediction.p)
+        writer.add("predictions.npz", _npz(box=np.stack(boxes), cell=np.array(cells), p=np.stack(probabilities)))
+
+
+def _npz(**arrays: np.ndarray) -> bytes:
+    """Arrays as the bytes of an npz whose content depends on the arrays alone (np.savez writes the time)."""
+    import io
+    import zipfile
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, array in arrays.items():
+            data = io.BytesIO()
+            np.save(data, array)
+            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data.getvalue())
+    return buffer.getvalue()
+
+
+def _stream(segmenter: Segmenter, frames: FrameArchive, batch: int) -> Iterator[tuple[Prediction, int]]:
+    for start in range(0, len(frames), batch):
+        steps = range(start, min(start + batch, len(frames)))
+        yield from zip(segmenter.predict_batch([frames.image(t) for t in steps]), steps, strict=True)
+
+
+def segment_all(
+    model_dir: Path,
+    frames_dir: Path,
+    out_dir: Path,
+    params: SegmentParams,
+    workers: int,
+    device: str,
+    choose_threshold: Callable[[Path, Path], tuple[float, str]],
+) -> dict[str, Any]:
+    """Segment every sequence that is not for training alone; choose the threshold and write threshold.json.
+
+    Args:
+        choose_threshold: (frames_dir, predictions_dir) -> (threshold, what it was chosen on), by validation
+            sequences with ground truth; asked only when `params.threshold` is null.
+    """
+    Segmenter.load(model_dir, device)  # a wrong folder is named once, not by every process
+    index = datasets.read_index(frames_dir, usable=True)
+    names = index[index["split"] != "train"]["sequence"].tolist()
+    if not names:
+        raise BackdropError(f"{frames_dir}/index.csv lists no sequence to segment: all are in the training split")
+    out_dir.mkdir(parents=True, exist_ok=True)
+    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    jobs = 1 if cuda else min(workers, len(names))
+    tasks = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+        delayed(_segment_one)(model_dir, frames_dir, out_dir, name, params.batch, device, jobs) for name in names
+    )
+    for _ in tqdm(tasks, total=len(names), desc="segmenting", unit="sequence"):
+        pass
+    if params.threshold is not None:
+        chosen: tuple[float, str] = (params.threshold, "params")
+    else:
+        chosen = choose_threshold(frames_dir, out_dir)
+    result = {"threshold": float(chosen[0]), "chosen_on": chosen[1]}
+    (out_dir / "threshold.json").write_text(json.dumps(result, indent=2) + "\n")
+    return result
+
+
+def _segment_one(
+    model_dir: Path, frames_dir: Path, out_dir: Path, name: str, batch: int, device: str, jobs: int
+) -> None:
+    if jobs > 1:
+        torch.set_num_threads(1)
+    segmenter = Segmenter.load(model_dir, device)
+    segment_sequence(segmenter, FrameArchive(frames_dir / f"{name}.zip"), out_dir / f"{name}.zip", batch)

@@ -1,0 +1,239 @@
+"""Joint training of the detector and the synthesis network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from backdrop import overlay
+from backdrop.detector import Detector
+from backdrop.encoder import Features, denormalize
+from backdrop.inpainter import Inpainter
+from backdrop.loop import (
+    Batch,
+    Checkpoints,
+    TrainingFrames,
+    check_finite,
+    cosine,
+    frame_names,
+    generator_at,
+    loader_workers,
+    log_row,
+    make_fabric,
+    open_live,
+    run_key,
+    set_rates,
+    to_images,
+)
+from backdrop.losses import objective
+from backdrop.model import Model, Schedule, Step, autoencode
+from backdrop.params import TrainParams
+from backdrop.pretraining import load_inpainter
+from backdrop.synthesis import SynthesisNetwork
+from backdrop.weights import save_network
+
+
+def build_model(params: SimpleNamespace, inpainter: Inpainter, inpainter_flow: Inpainter | None) -> Model:
+    """D, S and the frozen inpainters with fresh or chosen encoder weights."""
+    weights = params.encoder.weights
+    return Model(
+        Detector(params.detector, weights),
+        SynthesisNetwork(params.synthesis, weights),
+        inpainter,
+        inpainter_flow if params.loss.alpha_flow else None,
+        Features(weights),
+        params.loss,
+        params.sampling,
+        params.lambda_,
+    )
+
+
+def phase(train: TrainParams, iteration: int) -> tuple[str, Schedule]:
+    """The start-up phase an iteration belongs to: detector, synthesis, or joint (the papers know only joint)."""
+    if iteration < train.detector_iterations:
+        return "detector", Schedule(synthesis=False)
+    if iteration < train.detector_iterations + train.synthesis_iterations:
+        return "synthesis", Schedule()
+    joint = iteration - train.detector_iterations - train.synthesis_iterations
+    return "joint", Schedule(True, joint >= train.box_fixed, joint < train.window_mask)
+
+
+class JointTraining:
+    """Joint training of D and S; `run` trains to the end and writes the model folder."""
+
+    def __init__(
+        self,
+        params: SimpleNamespace,
+        frames_dir: Path,
+        flow_dir: Path,
+        inpainter_dirs: Mapping[str, Path],
+        log_dir: Path,
+        checkpoint_dir: Path,
+    ) -> None:
+        self.params, self.log_dir = params, log_dir
+        self.fabric = make_fabric(params.compute)
+        self.fabric.seed_everything(params.seed, verbose=False)
+        with_flow = params.loss.alpha_flow > 0
+        self.data = TrainingFrames(frames_dir, flow_dir if with_flow else None, params.train.size)
+        flow = load_inpainter(inpainter_dirs["flow"]) if with_flow else None
+        self.network = build_model(params, load_inpainter(inpainter_dirs["rgb"]), flow)
+        self.network.to(memory_format=torch.channels_last)
+        slow = self.network.synthesis.decoder_parameters()
+        chosen = {id(parameter) for parameter in slow}
+        fast = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
+        self.rates = [params.train.rate, params.train.decoder_rate]
+        optimizer = torch.optim.Adam([{"params": fast}, {"params": slow}], lr=params.train.rate)
+        self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
+        sections = [
+            params.seed,
+            params.lambda_,
+            params.encoder,
+            params.detector,
+            params.synthesis,
+            params.sampling,
+        ]
+        sections += [params.loss, params.train]
+        weights = [inpainter_dirs[kind] / "model.safetensors" for kind in sorted(inpainter_dirs)]
+        self.checkpoints = Checkpoints(checkpoint_dir, run_key("train", sections, frames_dir / "index.csv", *weights))
+        self.total = params.train.detector_iterations + params.train.synthesis_iterations + params.train.iterations
+
+    def run(self, out_dir: Path) -> None:
+        """Train from the last checkpoint (or the start) to the end and write `out_dir`."""
+        train = self.params.train
+        start, history = self._resume()
+        with open_live(self.log_dir, history) as live:
+            bar = tqdm(total=self.total, initial=start, desc="joint training", unit="it", mininterval=2)
+            batches = self.data.batches(self.params.seed, start, self.total, train.batch, loader_workers(self.fabric))
+            for iteration, batch in enumerate(batches, start):
+                name, schedule = phase(train, iteration)
+                bar.set_postfix_str(name, refresh=False)
+                row, step = self._iterate(iteration, batch, name, schedule)
+                bar.update()
+                last = iteration + 1 == self.total
+                if row and (iteration % train.log_every == 0 or last):
+                    log_row(live, self._summary(iteration, row, step), history)
+                if step and train.overlay_every and ((iteration + 1) % train.overlay_every == 0 or last):
+                    live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(batch, step))
+                if (iteration + 1) % train.checkpoint_every == 0 and not last:
+                    self._save(iteration + 1, history)
+            bar.close()
+        save_network(
+            out_dir,
+            {"detector": self.network.detector, "synthesis": self.network.synthesis},
+            {
+                "size": list(train.size),
+                "detector": self.params.detector.model_dump(mode="json"),
+                "synthesis": self.params.synthesis.model_dump(mode="json"),
+            },
+        )
+        self.checkpoints.clear()
+
+    def _iterate(
+        self, iteration: int, batch: Batch, name: str, schedule: Schedule
+    ) -> tuple[dict[str, Tensor], Step | None]:
+        """One optimizer step; what is logged of it."""
+        image = to_images(self.fabric, batch.image)
+        generator = generator_at(self.params.seed, iteration, self.fabric.device)
+        step = None
+        if name == "synthesis":
+            boxes = self._random_boxes(len(image), iteration).to(image)
+            with self.fabric.autocast():
+                loss = autoencode(self.network.synthesis, image, boxes)
+            terms = {"autoencoder": loss}
+        else:
+            flow = to_images(self.fabric, batch.flow) if self.params.loss.alpha_flow else None
+            valid = batch.flow_valid.to(self.fabric.device)
+            step = self.model(image, flow, valid, schedule, generator)
+            terms = step.terms
+            loss = objective(terms, self.params.loss)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        set_rates(self.optimizer, self.rates, self._decay(iteration))
+        if iteration % self.params.train.log_every == 0 or iteration + 1 == self.total:
+            check_finite(terms, iteration, lambda: frame_names(self.data, batch))
+        self.optimizer.step()
+        return terms, step
+
+    def _decay(self, iteration: int) -> float:
+        """Each phase has a cosine of its own."""
+        train = self.params.train
+        joint = train.detector_iterations + train.synthesis_iterations
+        for begin, length in (
+            (0, train.detector_iterations),
+            (train.detector_iterations, train.synthesis_iterations),
+            (joint, train.iterations),
+        ):
+            if begin <= iteration < begin + length:
+                return max(0.02, cosine(iteration - begin, length, train.decay))
+        return 1.0
+
+    def _random_boxes(self, count: int, iteration: int) -> Tensor:
+        """Boxes of the sizes D may propose, anywhere inside the image."""
+        generator = generator_at(self.params.seed, iteration)
+        low, high = self.params.detector.scale
+        scale = low + (high - low) * torch.rand(count, 2, generator=generator)
+        center = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - scale)
+        return torch.cat([center, 2 * scale], dim=1)
+
+    def _summary(self, iteration: int, terms: Mapping[str, Tensor], step: Step | None) -> dict[str, float]:
+        """One point of the logged curves."""
+        row = {"iteration": iteration} | {f"loss/{key}": float(value.detach()) for key, value in terms.items()}
+        if step is not None:
+            p = step.proposals.p.detach()
+            row["p/entropy"] = float(-(p * p.clamp_min(1e-12).log()).sum(dim=1).mean())
+            row["p/max"] = float(p.amax(dim=1).mean())
+            row["box/width"] = float(step.box[:, 2].detach().mean() / 2)
+            row["box/height"] = float(step.box[:, 3].detach().mean() / 2)
+            if step.mask is not None:
+                row["mask/area"] = float(step.mask.detach().mean())
+        return row
+
+    def _overlays(self, batch: Batch, step: Step) -> np.ndarray:
+        """The first four images with their argmax detections, masks and backgrounds, (H, W, 3) uint8."""
+        best, boxes = step.proposals.best()
+        rows = []
+        for i in range(min(4, len(batch.image))):
+            image = batch.image[i].permute(1, 2, 0).numpy()
+            mask = step.mask[i, 0].detach().float().cpu().numpy() if step.mask is not None else None
+            p = step.proposals.p[i].detach().float().cpu().numpy()
+            side = round(math.sqrt(len(p)))
+            drawn = overlay.draw_detection(
+                image, boxes[i].detach().float().cpu().numpy(), int(best[i]), p.reshape(side, side), mask
+            )
+            others = [
+                step.background[i : i + 1],
+                step.composed[i : i + 1] if step.composed is not None else None,
+            ]
+            panels = [cv2.resize(drawn, (320, 320 * image.shape[0] // image.shape[1]))]
+            for panel in others:
+                if panel is not None:
+                    rgb = denormalize(panel.detach().float().cpu())[0].permute(1, 2, 0).numpy()
+                    panels.append(cv2.resize((rgb * 255).astype(np.uint8), panels[0].shape[1::-1]))
+            rows.append(np.concatenate(panels, axis=1))
+        return np.concatenate(rows, axis=0)
+
+    def _save(self, iteration: int, history: list) -> None:
+        self.checkpoints.save(
+            {
+                "network": {k: v for k, v in self.network.state_dict().items() if not k.startswith("features.")},
+                "optimizer": self.optimizer.state_dict(),
+                "iteration": iteration,
+                "history": history,
+            }
+        )
+
+    def _resume(self) -> tuple[int, list]:
+        state = self.checkpoints.load()
+        if state is None:
+            return 0, []
+        self.network.load_state_dict(state["network"], strict=False)
+        self.optimizer.load_state_dict(state["optimizer"])
+        return state["iteration"], state["history"]

@@ -1,0 +1,48 @@
+"""Model folders: model.safetensors beside config.json. Nothing that is loaded can run code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from backdrop.errors import BackdropError
+
+
+def save_network(folder: Path, network: nn.Module | Mapping[str, nn.Module], config: Mapping[str, Any]) -> None:
+    """Write model.safetensors and config.json into `folder`, all or nothing."""
+    parts = network if isinstance(network, Mapping) else {"": network}
+    state = {
+        f"{name}.{key}" if name else key: value.detach().cpu().contiguous()
+        for name, part in parts.items()
+        for key, value in part.state_dict().items()
+    }
+    folder = Path(folder)
+    part_folder = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part_folder, ignore_errors=True)
+    part_folder.mkdir(parents=True)
+    save_file(state, part_folder / "model.safetensors")
+    (part_folder / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    part_folder.rename(folder)
+
+
+def load_network(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The weights and the config of a model folder.
+
+    Raises:
+        BackdropError: the folder is no model of Backdrop's.
+    """
+    folder = Path(folder)
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return load_file(folder / "model.safetensors"), config
+    except (OSError, ValueError) as error:
+        raise BackdropError(f"{folder} is no model folder (model.safetensors and config.json): {error}") from None
+    except Exception as error:
+        raise BackdropError(f"{folder}/model.safetensors cannot be read: {error}") from None

@@ -1,0 +1,25 @@
+"""The embedded footage -> data/footage/: real video files and their exact masks."""
+
+import argparse
+from pathlib import Path
+
+from backdrop.footage import render_all
+
+from backdrop.params import load_params
+from backdrop.stage import run, worker_count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params("footage", "data.layout", "compute")
+    args.out.mkdir(parents=True, exist_ok=True)
+    if params.data_layout != "synthetic":
+        (args.out / "UNUSED.txt").write_text(f"data.layout is {params.data_layout}: no footage was rendered.\n")
+        return
+    render_all(args.out, params.footage, worker_count(params.compute.workers))
+
+
+if __name__ == "__main__":
+    run(main)

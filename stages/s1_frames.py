@@ -1,0 +1,21 @@
+"""Video files or image folders -> data/frames/<sequence>.zip and index.csv."""
+
+import argparse
+from pathlib import Path
+
+from backdrop.datasets import extract_all
+
+from backdrop.params import load_params
+from backdrop.stage import run, worker_count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params("data", "compute")
+    extract_all(params.data, args.out, worker_count(params.compute.workers))
+
+
+if __name__ == "__main__":
+    run(main)

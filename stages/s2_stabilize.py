@@ -1,0 +1,21 @@
+"""Frame pairs -> data/homographies/<sequence>.npz: SIFT, ratio test, MAGSAC."""
+
+import argparse
+from pathlib import Path
+
+from backdrop.homography import stabilize_all
+from backdrop.params import load_params
+from backdrop.stage import run, worker_count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params("stabilize", "compute")
+    stabilize_all(args.frames, args.out, params.stabilize, worker_count(params.compute.workers))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+"""Stabilized pairs -> data/flow/<sequence>.zip: optical flow."""
+
+import argparse
+from pathlib import Path
+
+from backdrop.flow import flow_all
+from backdrop.params import load_params
+from backdrop.stage import run, worker_count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--homographies", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params("flow", "compute")
+    workers = worker_count(params.compute.workers)
+    flow_all(args.frames, args.homographies, args.out, params.flow, workers, params.compute.device)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,37 @@
+"""Frames or flow images -> models/inpainter_<kind>/: an inpainter trained on random holes."""
+
+import argparse
+from pathlib import Path
+
+from backdrop.params import load_params
+from backdrop.pretraining import train_inpainter
+from backdrop.stage import run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=["rgb", "flow"], required=True)
+    parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--flow", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
+    args = parser.parse_args()
+    params = load_params("inpainter", "encoder.weights", "train.size", "seed", "compute")
+    train_inpainter(
+        args.kind,
+        args.frames,
+        args.flow,
+        args.out,
+        args.log,
+        params.inpainter,
+        params.train_size,
+        params.encoder_weights,
+        params.seed,
+        params.compute,
+        args.checkpoints,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,27 @@
+"""Frames, flow and the frozen inpainters -> models/joint/: joint training of detector and synthesis network."""
+
+import argparse
+from pathlib import Path
+
+from backdrop.params import load_params
+from backdrop.stage import run
+from backdrop.training import JointTraining
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--flow", type=Path, required=True)
+    parser.add_argument("--inpainter-rgb", type=Path, required=True)
+    parser.add_argument("--inpainter-flow", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
+    args = parser.parse_args()
+    params = load_params("lambda", "seed", "encoder", "detector", "synthesis", "sampling", "loss", "train", "compute")
+    inpainters = {"rgb": args.inpainter_rgb, "flow": args.inpainter_flow}
+    JointTraining(params, args.frames, args.flow, inpainters, args.log, args.checkpoints).run(args.out)
+
+
+if __name__ == "__main__":
+    run(main)

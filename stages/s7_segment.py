@@ -1,0 +1,25 @@
+"""Frames -> data/predictions/: soft masks, boxes, cell probabilities, and the threshold."""
+
+import argparse
+from pathlib import Path
+
+from backdrop.scores import choose_threshold
+
+from backdrop.params import load_params
+from backdrop.segmenter import segment_all
+from backdrop.stage import run, worker_count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params("segment", "compute")
+    workers = worker_count(params.compute.workers)
+    segment_all(args.model, args.frames, args.out, params.segment, workers, params.compute.device, choose_threshold)
+
+
+if __name__ == "__main__":
+    run(main)
