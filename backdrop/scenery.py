@@ -60,8 +60,8 @@ class World:
     """One painted stretch of the street.
 
     Attributes:
-        wall: facades, hills and sky, opaque (local = scene units, depth 1).
-        sky: the wall's alpha-like companion (h, w) float32, 1 where open sky is seen.
+        wall: facades, hills and sky (local = scene units, depth 1). It is opaque: its fourth channel is not
+            alpha but the share of open sky, where clouds may drift.
         ground: everything below `BASE` (local = scene units, on the ground plane).
         fence: fence on the line y = `fence_y` (local = scene units, depth `BASE / fence_y`).
         clouds: drifting clouds (local = scene units).
@@ -69,7 +69,6 @@ class World:
     """
 
     wall: Sprite
-    sky: np.ndarray
     ground: Sprite
     fence: Sprite
     fence_y: float
@@ -489,9 +488,8 @@ def paint_world(town: int, stretch: int, scale: float) -> World:
     _street(far, rng, palette)
     far.shade(smooth_noise(rng, far.size, (60 * scale, 17 * scale, 5 * scale), 0.035))
     wall = far.sprite()
-    sky = np.ascontiguousarray(1.0 - wall.image[..., 3])
-    wall.image[..., :3] += sky[..., None] * _sky(palette, far.size)
-    wall.image[..., 3] = 1.0
+    wall.image[..., 3] = 1.0 - wall.image[..., 3]
+    wall.image[..., :3] += wall.image[..., 3:] * _sky(palette, far.size)
     lawn = Canvas((EXTENT[0], BASE, EXTENT[2], EXTENT[3]), density)
     _ground(lawn, rng, palette)
     lawn.shade(smooth_noise(rng, lawn.size, (70 * scale, 20 * scale, 6 * scale), 0.045))
@@ -503,8 +501,27 @@ def paint_world(town: int, stretch: int, scale: float) -> World:
         foot = float(rng.uniform(47, 57))
         sprite = _broadleaf(rng, density, foot * float(rng.uniform(1.9, 2.5)))
         trees.append(Tree(sprite, float(x + rng.uniform(-45, 45)), foot))
-    world = World(wall, sky, lawn.sprite(), pickets.sprite(), fence_y, _clouds(rng, density),
+    world = World(wall, lawn.sprite(), pickets.sprite(), fence_y, _clouds(rng, density),
                   tuple(sorted(trees, key=lambda tree: tree.y)))
     for sprite in (world.wall, world.ground, world.fence, world.clouds, *(tree.sprite for tree in world.trees)):
         sprite.image.setflags(write=False)
     return world
+
+
+@lru_cache(maxsize=4)
+def paint_flat(town: int, stretch: int, scale: float) -> Sprite:
+    """Wall, ground and fence of `paint_world` in one picture, for a camera that stays in place (no parallax).
+
+    Same arguments; like `World.wall`, its fourth channel is the share of open sky. Read-only.
+    """
+    world = paint_world(town, stretch, scale)
+    image = world.wall.image.copy()
+    size = image.shape[1::-1]
+    to_texels = np.linalg.inv(world.wall.texels)
+    for layer in (world.ground, world.fence):
+        matrix = to_texels @ layer.texels
+        patch = cv2.warpPerspective(layer.image, matrix, size, flags=cv2.INTER_LINEAR)
+        image *= 1 - patch[..., 3:]
+        image[..., :3] += patch[..., :3]
+    image.setflags(write=False)
+    return Sprite(image, world.wall.texels)
