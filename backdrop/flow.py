@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -41,10 +41,13 @@ STEP = 64.0
 """A pixel of flow in steps of the 16-bit encoding: rounding costs at most 1/128 pixel."""
 LIMIT = 32767 / STEP
 """The largest flow component that the encoding holds, in pixels."""
+FINE_SIDE = 512
+"""DIS goes down to single pixels on images whose longer side is at most this, else to pairs of pixels."""
 NOISE = 1.0
 """The least flow, in pixels, that gets full color: below it a flow image would amplify noise."""
 
 
+@runtime_checkable
 class FlowChoice(Protocol):
     """The parameters read here (the section `flow` of params.yaml)."""
 
@@ -76,13 +79,24 @@ def load_flow_model(name: str, checkpoint: str | None = None, device: str = "cpu
 def dense_inverse_search(
     target: UInt8[np.ndarray, "h w 3"], source: UInt8[np.ndarray, "h w 3"]
 ) -> Float32[np.ndarray, "h w 2"]:
-    """OpenCV's DIS flow on gray images (the preset MEDIUM; FAST misses thin parts of a moving subject)."""
-    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    """OpenCV's DIS flow on gray images: preset MEDIUM, on small images down to the finest level.
+
+    Measured on 48 pairs of embedded footage (320 x 192), mean error on the subject and on the background:
+    FAST 2.3 and 0.27 pixels, MEDIUM 1.4 and 0.18, with the finest level 0.9 and 0.17. On six sequences of
+    DAVIS (854 x 480) the finest level separates the subject no better, at twice the time.
+    The result does not depend on the number of threads.
+    """
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # type: ignore[attr-defined]
+    if max(target.shape) <= FINE_SIDE:
+        search.setFinestScale(0)
     gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (target, source)]
-    least = min(gray[0].shape)
-    if least < 32:  # its coarsest level would be smaller than a patch
-        raise BackdropError(f"DIS flow needs images of at least 32 pixels, not {least}: enlarge data.size")
-    return search.calc(*gray, None).astype(np.float32)
+    try:
+        return search.calc(*gray, None).astype(np.float32)
+    except cv2.error as error:  # its pyramid needs room, most of all in long and low images
+        height, width = gray[0].shape
+        raise BackdropError(
+            f"DIS flow fails on {width} x {height} images ({error.err}): enlarge data.size"
+        ) from error
 
 
 class PtlflowModel:
@@ -137,7 +151,7 @@ def _load_ptlflow(name: str, checkpoint: str | None) -> torch.nn.Module:
         return ptlflow.restore_model(network, checkpoint)
     except pickle.UnpicklingError as error:
         raise BackdropError(
-            f"flow.checkpoint {checkpoint} holds more than tensors and is not loaded, since it could run code "
+            f"flow.checkpoint {checkpoint} holds more than tensors and is not loaded: it could run code "
             f"({_first_line(error)}): save it as torch.save({{'state_dict': model.state_dict()}}, path)"
         ) from error
     except OSError as error:  # URLError is one; so are the timeouts
@@ -207,14 +221,14 @@ def row_correlation(first: torch.Tensor, second: torch.Tensor, patch: int, dilat
     batch, channels, height, width = first.shape
     reach = patch // 2 * dilation
     rows = first.permute(0, 2, 3, 1).reshape(batch * height, width, channels).contiguous()
-    padded = F.pad(second, (reach, reach, reach, reach)).transpose(1, 2).contiguous()  # (B, H + 2r, C, W + 2r)
+    padded = F.pad(second, (reach,) * 4).transpose(1, 2).contiguous()  # (B, H + 2 reach, C, W + 2 reach)
     wide = width + 2 * reach
     result = first.new_empty(batch, patch, patch, height, width)
     for i in range(patch):
         shifted = padded[:, i * dilation : i * dilation + height].reshape(batch * height, channels, wide)
         products = torch.bmm(rows, shifted)  # [row, x, x'] with x' counted from -reach
-        diagonals = products.as_strided((batch, height, width, patch), (height * width * wide, width * wide, wide + 1,
-                                                                         dilation))
+        strides = (height * width * wide, width * wide, wide + 1, dilation)
+        diagonals = products.as_strided((batch, height, width, patch), strides)
         result[:, i] = diagonals.permute(0, 3, 1, 2)
     return result
 
@@ -327,23 +341,20 @@ def flow_all(
     all cores or the GPU for itself.
     """
     names = usable_sequences(frames_dir)
-    calls = [
-        (Path(frames_dir) / f"{name}.zip", Path(homographies_dir) / f"{name}.npz", Path(out_dir) / f"{name}.zip")
-        for name in names
-    ]
-    Path(out_dir).mkdir(parents=True, exist_ok=True)
+    folders = Path(frames_dir), Path(homographies_dir), Path(out_dir)
     model = load_flow_model(params.model, params.checkpoint, device)
     if model is dense_inverse_search:
-        map_sequences(_flow_file, [(*call, model) for call in calls], workers, "flow (dis)")
+        map_sequences(_flow_files, [(name, *folders, model) for name in names], workers, "flow (dis)")
         return
     from tqdm import tqdm
 
-    for call in tqdm(calls, desc=f"flow ({params.model})", unit="sequence", disable=None):
-        _flow_file(*call, model)
+    for name in tqdm(names, desc=f"flow ({params.model})", unit="sequence", disable=None):
+        _flow_files(name, *folders, model)
 
 
-def _flow_file(frames: Path, homographies: Path, out: Path, model: FlowModel) -> dict[str, int]:
-    return flow_sequence(FrameArchive(frames), load_homographies(homographies), model, out)
+def _flow_files(name: str, frames: Path, homographies: Path, out: Path, model: FlowModel) -> dict[str, int]:
+    archive = FrameArchive(frames / f"{name}.zip")
+    return flow_sequence(archive, load_homographies(homographies / f"{name}.npz"), model, out / f"{name}.zip")
 
 
 # Files ------------------------------------------------------------------------------------------------
@@ -382,7 +393,7 @@ def decode_flow(png: bytes) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarr
 
 
 class FlowArchive:
-    """The flow of a sequence, as `flow_sequence` wrote it. Cheap to pickle; each process opens its own file."""
+    """The flow of a sequence, as `flow_sequence` wrote it. Picklable: each process opens its own file."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -408,7 +419,9 @@ class FlowArchive:
         Raises:
             BackdropError: the entry is missing or damaged.
         """
-        if self._zip is None or self._owner != os.getpid():  # a forked child must not share the file's position
+        if (
+            self._zip is None or self._owner != os.getpid()
+        ):  # a forked child must not share the file's position
             self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
         try:
             return decode_flow(self._zip.read(self._names[t]))
@@ -454,7 +467,9 @@ def flow_image(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"
     return colors[..., :-1].contiguous().float() / 255
 
 
-def magnitude(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
+def magnitude(
+    flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]
+) -> Float32[np.ndarray, "h w"]:
     """Speed against the background in pixels; zero where invalid.
 
     The median flow of the valid pixels is taken off first: what is left of the camera's motion when

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from backdrop.video import FrameArchive, atomic_path
 
 Result = TypeVar("Result")
 Homographies = dict[str, np.ndarray]
+INDEX_COLUMNS = ("sequence", "frames", "valid", "median_inliers")
 FIELDS = ("H", "neighbor", "valid", "matches", "inliers", "reason")
 
 DETECTION_SIDE = 640
@@ -39,6 +40,7 @@ image side lie on a line: they leave a homography undetermined."""
 FAILURES_TO_WARN = 1 / 3
 
 
+@runtime_checkable
 class Stabilization(Protocol):
     """The parameters read here (the section `stabilize` of params.yaml)."""
 
@@ -50,6 +52,7 @@ class Stabilization(Protocol):
     gap: int
 
 
+@runtime_checkable
 class Images(Protocol):
     """A sequence of frames: RGB uint8 (H, W, 3), all of one size."""
 
@@ -91,7 +94,8 @@ def keypoints(image: UInt8[np.ndarray, "h w 3"], features: int = 2000) -> Keypoi
     if shrink < 1:
         gray = cv2.resize(gray, small, interpolation=cv2.INTER_AREA)
     # Without the precise upscale SIFT's coordinates are biased, and a zoom does not cancel the bias.
-    found, descriptors = cv2.SIFT_create(features, enable_precise_upscale=True).detectAndCompute(gray, None)
+    sift = cv2.SIFT_create(features, enable_precise_upscale=True)  # type: ignore[attr-defined]
+    found, descriptors = sift.detectAndCompute(gray, None)
     if descriptors is None:
         return Keypoints(np.empty((0, 2)), np.empty((0, 128), np.float32))
     # OpenCV may return a few more than asked for, when responses tie.
@@ -121,9 +125,7 @@ def match(
     return rows[keep], nearest[keep]
 
 
-def implausible(
-    H: Float64[np.ndarray, "3 3"], size: tuple[int, int], max_scale: float
-) -> str:
+def implausible(H: Float64[np.ndarray, "3 3"], size: tuple[int, int], max_scale: float) -> str:
     """Why no camera moved like this, or "" for a plausible homography.
 
     `H` must be finite and invertible, and at each corner of an image of `size` (width, height) it must
@@ -270,7 +272,9 @@ def stabilize_sequence(archive: Images, params: Stabilization) -> Homographies:
     }
 
 
-def chain(homographies: Mapping[str, np.ndarray], source: int, target: int) -> Float64[np.ndarray, "3 3"] | None:
+def chain(
+    homographies: Mapping[str, np.ndarray], source: int, target: int
+) -> Float64[np.ndarray, "3 3"] | None:
     """The homography from frame `source` to frame `target`, composed of the neighbors between them.
 
     Convention: pixel coordinates (x, y, 1) of the source to those of the target (see the module).
@@ -398,18 +402,23 @@ def stabilize_all(
     Warns on stderr of each sequence in which more than a third of the pairs failed.
     """
     names = usable_sequences(frames_dir)
-    calls = [(name, Path(frames_dir) / f"{name}.zip", Path(out_dir) / f"{name}.npz", params) for name in names]
+    calls = [
+        (name, Path(frames_dir) / f"{name}.zip", Path(out_dir) / f"{name}.npz", params) for name in names
+    ]
     rows = map_sequences(_stabilize_file, calls, workers, "stabilize")
     with atomic_path(Path(out_dir) / "index.csv") as temporary, temporary.open("w", newline="") as stream:
-        writer = csv.DictWriter(stream, ["sequence", "frames", "valid", "median_inliers"], lineterminator="\n",
-                                extrasaction="ignore")
+        writer = csv.DictWriter(stream, INDEX_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     for row in rows:
         failed = row["frames"] - row["valid"]
         if failed > FAILURES_TO_WARN * row["frames"]:
-            print(f"warning: {row['sequence']}: {failed} of {row['frames']} frame pairs could not be stabilized "
-                  f"(most often: {row['reason']}); they are left out of training on flow", file=sys.stderr)
+            share, reason = f"{failed} of {row['frames']} frame pairs", row["reason"]
+            print(
+                f"warning: {row['sequence']}: {share} could not be stabilized and get no flow "
+                f"(most often: {reason})",
+                file=sys.stderr,
+            )
     return rows
 
 
