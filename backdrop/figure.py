@@ -1,11 +1,11 @@
 """The articulated subject of the embedded footage: a clothed puppet of rigid parts.
 
-A subject is drawn from its number: proportions, clothes with a pattern of their own, hair or hat, and a gait. Each
-part (thigh, torso, head, ...) is a rigid sprite; a pose is one rigid transform a part, so that the motion of every
-point of the subject is known exactly.
+A subject is drawn from its number: proportions, clothes with a pattern of their own, hair or hat, and a
+gait. Each part (thigh, torso, head, ...) is a rigid sprite; a pose is one rigid transform a part, so that
+the motion of every point of the subject is known exactly.
 
-Coordinates: a part's local frame has its joint at the origin, u along the bone, v across it. The figure's frame has
-its origin on the ground below the hips, x to the right, y down. Lengths are in scene units.
+Coordinates: a part's local frame has its joint at the origin, u along the bone, v across it. The figure's
+frame has its origin on the ground below the hips, x to the right, y down. Lengths are in scene units.
 """
 
 from __future__ import annotations
@@ -72,13 +72,13 @@ def make_subject(number: int, scale: float) -> Subject:
         The subject. It is cached and shared: its arrays are read-only.
     """
     rng = np.random.default_rng([number, 21])
-    height = float(rng.uniform(92, 104))
-    build = float(rng.uniform(1.08, 1.24))
+    height = float(rng.uniform(98, 105))
+    build = float(rng.uniform(1.24, 1.38))
     leg, arm = float(rng.uniform(0.235, 0.255)), float(rng.uniform(0.15, 0.17))
     clothes = _clothes(number, rng)
     density = _TEXELS * scale
     parts = []
-    for name, length, start, end, garment in _plan(leg, arm, build):
+    for name, length, start, end, garment in _body(leg, arm, build):
         sprite = _capsule(rng, density, (length * height, start * height, end * height), garment, clothes)
         parts.append(Part(name, sprite, length * height, end * height))
     gait = GAITS[number % len(GAITS)]
@@ -87,7 +87,7 @@ def make_subject(number: int, scale: float) -> Subject:
     return Subject(tuple(parts), height, gait, rhythm, vigor, speed)
 
 
-def _plan(leg: float, arm: float, build: float) -> list[tuple[str, float, float, float, str]]:
+def _body(leg: float, arm: float, build: float) -> list[tuple[str, float, float, float, str]]:
     """Parts in painting order: name, length, radius at joint and end (of the height), garment."""
     limb = [
         ("forearm", arm, 0.036, 0.032, "sleeve"),
@@ -100,8 +100,14 @@ def _plan(leg: float, arm: float, build: float) -> list[tuple[str, float, float,
         ("thigh", leg, 0.072, 0.052, "trousers"),
     ]
     grow = {"shoe": 1.0, "glove": 1.0}
-    sides = [[(f"{side}_{n}", length, a * grow.get(g, build), b * grow.get(g, build), g)
-              for n, length, a, b, g in group] for side in ("far", "near") for group in (limb, legs)]
+    sides = [
+        [
+            (f"{side}_{n}", length, a * grow.get(g, build), b * grow.get(g, build), g)
+            for n, length, a, b, g in group
+        ]
+        for side in ("far", "near")
+        for group in (limb, legs)
+    ]
     trunk = [
         ("pelvis", 0.05, 0.088 * build, 0.088 * build, "trousers"),
         ("torso", 0.235, 0.092 * build, 0.112 * build, "jacket"),
@@ -134,7 +140,7 @@ def _clothes(number: int, rng: np.random.Generator) -> _Clothes:
     hue = 0.55 + 0.618034 * number
     if 0.18 < hue % 1.0 < 0.42:  # the lawn's greens
         hue += 0.31
-    jacket = _hue(hue, rng.uniform(0.42, 0.66), rng.uniform(0.5, 0.78))
+    jacket = _hue(hue, rng.uniform(0.36, 0.58), rng.uniform(0.5, 0.78))
     second = _hue(hue + rng.uniform(0.3, 0.6), rng.uniform(0.15, 0.5), rng.uniform(0.72, 0.92))
     if rng.random() < 0.5:
         trousers = _hue(rng.uniform(0.55, 0.7), rng.uniform(0.2, 0.45), rng.uniform(0.24, 0.42))
@@ -143,8 +149,18 @@ def _clothes(number: int, rng: np.random.Generator) -> _Clothes:
     skin = tint((222, 178, 148), rng.uniform(0.55, 1.03))
     hair = ((58, 42, 34), (120, 86, 54), (34, 32, 34), (168, 140, 96))[int(rng.integers(4))]
     shoe = ((62, 54, 50), (192, 188, 182), (110, 70, 56))[int(rng.integers(3))]
-    return _Clothes(jacket, second, trousers, shoe, skin, hair, int(rng.integers(5)),
-                    bool(rng.random() < 0.4), bool(rng.random() < 0.5), float(rng.uniform(0.9, 1.3)))
+    return _Clothes(
+        jacket,
+        second,
+        trousers,
+        shoe,
+        skin,
+        hair,
+        int(rng.integers(5)),
+        bool(rng.random() < 0.4),
+        bool(rng.random() < 0.5),
+        float(rng.uniform(0.9, 1.3)),
+    )
 
 
 def _capsule(
@@ -177,6 +193,10 @@ def _capsule(
     return Sprite(image, np.array([[step, 0, u0 + step / 2], [0, step, v0 + step / 2], [0, 0, 1.0]]))
 
 
+def _rgb(color: Color) -> np.ndarray:
+    return np.asarray(color, np.float32)
+
+
 def _fabric(
     u: np.ndarray, v: np.ndarray, shape: tuple[float, float, float], garment: str, clothes: _Clothes
 ) -> np.ndarray:
@@ -187,17 +207,17 @@ def _fabric(
     if garment in ("jacket", "sleeve"):
         color = _pattern(u, v, clothes, plain=garment == "sleeve" and clothes.plain_sleeves)
         trim = u < 0.0 if garment == "jacket" else u > length * 0.98
-        return np.where(trim[..., None], np.float32(tint(clothes.jacket, 0.6)), color)
+        return np.where(trim[..., None], _rgb(tint(clothes.jacket, 0.6)), color)
     if garment == "trousers":
-        color = np.broadcast_to(np.float32(clothes.trousers), (*u.shape, 3))
+        color = np.broadcast_to(_rgb(clothes.trousers), (*u.shape, 3))
         seam = np.abs(v - 0.8) < 0.55
         weave = (np.sin(u * 2 * np.pi / 4.5) > 0.75)[..., None]
         color = np.where(weave, color * np.float32(1.1), color)
         return np.where(seam[..., None], color * np.float32(1.25), color)
     base = clothes.shoe if garment == "shoe" else clothes.skin
-    color = np.broadcast_to(np.float32(base), (*u.shape, 3))
+    color = np.broadcast_to(_rgb(base), (*u.shape, 3))
     sole = (v > shape[1] * 0.45)[..., None] if garment == "shoe" else np.zeros((*u.shape, 1), bool)
-    return np.where(sole, np.float32((206, 200, 190)), color)
+    return np.where(sole, _rgb((206, 200, 190)), color)
 
 
 def _pattern(u: np.ndarray, v: np.ndarray, clothes: _Clothes, plain: bool) -> np.ndarray:
@@ -215,25 +235,24 @@ def _pattern(u: np.ndarray, v: np.ndarray, clothes: _Clothes, plain: bool) -> np
         mark = (np.abs(u - 15) < 4.2) | (np.abs(u - 5.5) < 1.0) | (np.abs(v) < 0.5)
     else:
         mark = np.hypot(u % pitch - pitch / 2, (v + 40 * pitch) % pitch - pitch / 2) < pitch * 0.3
-    return np.where(mark[..., None], np.float32(clothes.second), np.float32(clothes.jacket))
+    return np.where(mark[..., None], _rgb(clothes.second), _rgb(clothes.jacket))
 
 
 def _head(u: np.ndarray, v: np.ndarray, shape: tuple[float, float, float], clothes: _Clothes) -> np.ndarray:
     """Neck and face with eyes; hair or a striped hat on top. u runs upwards."""
     length, _, radius = shape
-    color = np.broadcast_to(np.float32(clothes.skin), (*u.shape, 3))
+    color = np.broadcast_to(_rgb(clothes.skin), (*u.shape, 3))
     shadow = (u < length * 0.1)[..., None]
     color = np.where(shadow, color * np.float32(0.78), color)
-    eyes = np.hypot((u - length * 1.0) * 0.8, np.abs(v) - radius * 0.38) < radius * 0.15
-    mouth = (np.abs(u - length * 0.45) < 0.45) & (np.abs(v) < radius * 0.35)
-    color = np.where((eyes | mouth)[..., None], np.float32((70, 46, 42)), color)
+    eyes = np.hypot((u - length * 1.0) * 0.8, np.abs(v) - radius * 0.38) < radius * 0.13
+    mouth = (np.abs(u - length * 0.4) < 0.35) & (np.abs(v) < radius * 0.24)
+    color = np.where((eyes | mouth)[..., None], _rgb((84, 56, 50)), color)
     top = u > length * 1.25
     sides = (np.abs(v) > radius * 0.78) & (u > length * 0.55)
     if clothes.hat:
-        ribs = np.where((u % 3.4 < 1.3)[..., None], np.float32(clothes.second), np.float32(clothes.jacket))
+        ribs = np.where((u % 3.4 < 1.3)[..., None], _rgb(clothes.second), _rgb(clothes.jacket))
         return np.where(top[..., None], ribs, color)
-    strands = np.where((np.sin(v * 3.0) > 0.3)[..., None], np.float32(tint(clothes.hair, 1.3)),
-                       np.float32(clothes.hair))
+    strands = np.where((np.sin(v * 3.0) > 0.3)[..., None], _rgb(tint(clothes.hair, 1.3)), _rgb(clothes.hair))
     return np.where((top | sides)[..., None], strands, color)
 
 
@@ -246,7 +265,8 @@ def pose(subject: Subject, phase: float, facing: float) -> dict[str, np.ndarray]
         facing: -1 (left) to 1 (right), 0 towards the camera; changes smoothly when the subject turns.
 
     Returns:
-        (3, 3) float64 for each part name: figure frame <- part's local frame. The lowest foot is on the ground.
+        (3, 3) float64 for each part name: figure frame <- part's local frame. The lowest foot is on the
+        ground.
     """
     angles = _GAIT[subject.gait](2 * np.pi * phase, facing, subject.vigor)
     open_hips, open_chest = 1 - 0.55 * abs(facing), 1 - 0.5 * abs(facing)
@@ -314,8 +334,12 @@ def _walk(phase: float, facing: float, vigor: float) -> dict[str, float]:
         lift = 0.5 * (1 + np.cos(phase + shift))
         thigh = facing * 0.5 * vigor * swing + (0.06 if side == "near" else -0.06)
         arm = -facing * 0.6 * vigor * swing + (0.16 if side == "near" else -0.16)
-        angles |= {f"{side}_thigh": thigh, f"{side}_shin": thigh - facing * (0.1 + 0.75 * lift * vigor),
-                   f"{side}_upper_arm": arm, f"{side}_forearm": arm + facing * (0.45 + 0.25 * swing)}
+        angles |= {
+            f"{side}_thigh": thigh,
+            f"{side}_shin": thigh - facing * (0.1 + 0.75 * lift * vigor),
+            f"{side}_upper_arm": arm,
+            f"{side}_forearm": arm + facing * (0.45 + 0.25 * swing),
+        }
         angles[f"{side}_foot"] = facing * (1.45 - 0.5 * lift) + (0.3 if side == "near" else -0.3)
     return angles
 
@@ -326,22 +350,33 @@ def _skate(phase: float, facing: float, vigor: float) -> dict[str, float]:
         swing = np.sin(phase + shift)
         thigh = facing * (0.3 + 0.45 * vigor * swing) + 0.2 * out
         arm = facing * (0.1 - 0.8 * vigor * swing) + 0.45 * out
-        angles |= {f"{side}_thigh": thigh, f"{side}_shin": thigh - facing * (0.75 - 0.3 * swing),
-                   f"{side}_upper_arm": arm, f"{side}_forearm": arm + 0.5 * facing,
-                   f"{side}_foot": 1.4 * facing + 0.25 * out}
+        angles |= {
+            f"{side}_thigh": thigh,
+            f"{side}_shin": thigh - facing * (0.75 - 0.3 * swing),
+            f"{side}_upper_arm": arm,
+            f"{side}_forearm": arm + 0.5 * facing,
+            f"{side}_foot": 1.4 * facing + 0.25 * out,
+        }
     return angles
 
 
 def _dance(phase: float, facing: float, vigor: float) -> dict[str, float]:
-    angles = {"lean": 0.16 * vigor * np.sin(phase) + 0.05 * facing, "nod": -0.14 * np.sin(phase),
-              "hop": 0.025 * vigor * (1 - np.cos(2 * phase))}
+    angles = {
+        "lean": 0.16 * vigor * np.sin(phase) + 0.05 * facing,
+        "nod": -0.14 * np.sin(phase),
+        "hop": 0.025 * vigor * (1 - np.cos(2 * phase)),
+    }
     for side, out in (("far", -1.0), ("near", 1.0)):
         wave = np.sin(phase + (0.0 if out > 0 else 0.9))
         thigh = out * (0.26 + 0.14 * np.cos(phase)) + 0.3 * vigor * facing * np.sin(phase + out)
         arm = out * (1.35 + 0.75 * vigor * wave)
-        angles |= {f"{side}_thigh": thigh, f"{side}_shin": thigh - out * 0.22 - 0.3 * facing,
-                   f"{side}_upper_arm": arm, f"{side}_forearm": arm + out * (0.5 + 0.5 * np.cos(phase)),
-                   f"{side}_foot": out * 1.1 + 0.3 * facing}
+        angles |= {
+            f"{side}_thigh": thigh,
+            f"{side}_shin": thigh - out * 0.22 - 0.3 * facing,
+            f"{side}_upper_arm": arm,
+            f"{side}_forearm": arm + out * (0.5 + 0.5 * np.cos(phase)),
+            f"{side}_foot": out * 1.1 + 0.3 * facing,
+        }
     return angles
 
 

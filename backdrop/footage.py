@@ -1,6 +1,7 @@
-"""Renders the embedded footage: a moving camera over a structured scene, an articulated subject, and the exact truth.
+"""Renders the embedded footage: a moving camera, a structured scene, an articulated subject, the exact truth.
 
-A `Clip` is a pure function of its arguments: any frame, mask, box, homography or flow can be asked for in any order.
+A `Clip` is a pure function of its arguments: any frame, mask, box, homography or flow can be asked for in
+any order.
 
 Camera modes:
     static: the camera does not move at all.
@@ -10,10 +11,10 @@ Camera modes:
         another, each by a homography of its own; `Clip.homography` is that of the facades, the farthest and
         mostly the dominant plane.
 
-Convention (all warps here): pixel coordinates are (x, y), x to the right and y down, with pixel centers at integers
-(OpenCV). `a <- b` names a 3x3 matrix that maps homogeneous points of b to points of a. Scene coordinates are the
-units of `backdrop.scenery`. Boxes are (cx, cy, w, h) in image coordinates: the outer edges of the image are -1 and
-1, w and h are full extents (w = 2 spans the image). Masks: 1 means subject.
+Convention (all warps here): pixel coordinates are (x, y), x to the right and y down, with pixel centers at
+integers (OpenCV). `a <- b` names a 3x3 matrix that maps homogeneous points of b to points of a. Scene
+coordinates are the units of `backdrop.scenery`. Boxes are (cx, cy, w, h) in image coordinates: the outer
+edges of the image are -1 and 1, w and h are full extents (w = 2 spans the image). Masks: 1 means subject.
 
 Truth: background is everything but the subject, so also its shadow, a bystander, swaying trees and clouds.
 """
@@ -31,7 +32,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from backdrop.errors import BackdropError
-from backdrop.figure import Part, Subject, make_subject, pose, snapshot
+from backdrop.figure import Subject, make_subject, pose, snapshot
 from backdrop.scenery import BASE, EYE, FOCAL, Sprite, Tree, paint_flat, paint_world
 from backdrop.video import ArchiveWriter, encode_png, encode_video
 
@@ -41,7 +42,9 @@ _EXPOSURES = 4  # instants that are averaged for motion blur
 _FINE = 4  # samples a pixel and axis of the exact mask
 _MARGIN = 80  # frames before and after the clip for which trajectories are tabulated
 _STEPS = 4  # table entries a frame
+_SHADOW = -1  # label of what darkens without hiding
 _PART = 100  # first label of the subject's parts
+_WALKER = 90000  # bystanders are numbered from here in steps of 3, so that all have the calm gait
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ class Clip:
         labels = np.zeros((self.size[1], self.size[0]), np.int16)
         for layer in self._scenery(t):
             box = _bounds(layer, self.size)
-            if box is not None:
+            if box is not None and layer.label != _SHADOW:
                 patch = _warp(layer, box, 1)
                 labels[box[1] : box[3], box[0] : box[2]][patch[..., 3] > 0.5] = layer.label
         coverage = self._coverage(t)
@@ -169,9 +172,10 @@ class Clip:
         """Exact flow from frame t to frame `other`.
 
         Returns:
-            (H, W, 2) float32 in pixels: p in frame t is found at p + flow in frame `other`. Everything moves
-            rigidly with its plane or part; clouds and shadow are left out (their pixels move as what they cover).
-            (H, W) bool, 1 = occluded: out of view, or hidden by something else in frame `other`.
+            (H, W, 2) float32 in pixels: p in frame t is found at p + flow in frame `other`. Everything
+            moves rigidly with its plane or part; clouds and shadow are left out (their pixels move as what
+            they cover). (H, W) bool, 1 = occluded: out of view, or hidden by something else in frame
+            `other`.
         """
         labels, there = self.labels(t), self.labels(other)
         here_by, there_by = self._matrices(t), self._matrices(other)
@@ -193,14 +197,20 @@ class Clip:
     def _draw(self, time: float, subject: bool) -> np.ndarray:
         """(H, W, 3) float32 view at one instant."""
         camera = self._motion.camera(time)
-        view = cv2.warpPerspective(self._base.image, camera.wall(1.0) @ self._base.texels, self.size,
-                                   flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        view = cv2.warpPerspective(
+            self._base.image,
+            camera.wall(1.0) @ self._base.texels,
+            self.size,
+            flags=cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_REPLICATE,
+        )
         picture, sky = np.ascontiguousarray(view[..., :3]), view[..., 3]
         self._draw_clouds(picture, sky, time)
         for layer in self._scenery(time):
             _paste(picture, layer, self.size)
         if subject:
-            _paste(picture, self._shadow_layer(time), self.size)
+            state, foot = self._motion.state(time), self._motion.foot
+            _paste(picture, self._shadow_layer(time, state.x, foot, self.subject.height), self.size)
             _paste_group(picture, self._figure(time), self.size)
         return picture
 
@@ -232,6 +242,8 @@ class Clip:
         if self.distractors:
             tree = self._bystander
             matrix = camera.wall(BASE / tree.y) @ _planted(tree, 0.0)
+            height = self.subject.height * tree.y / self._motion.foot
+            layers.append(self._shadow_layer(time, tree.x, tree.y, height))
             layers.append(_Layer(3 + len(world.trees), tree.sprite, matrix))
         return layers
 
@@ -241,22 +253,23 @@ class Clip:
         frames = pose(self.subject, state.phase, state.facing)
         place = np.array([[1, 0, state.x], [0, 1, self._motion.foot], [0, 0, 1.0]])
         plane = self._motion.camera(time).wall(BASE / self._motion.foot) @ place
-        return [_Layer(_PART + index, part.sprite, plane @ frames[part.name])
-                for index, part in enumerate(self.subject.parts)]
+        return [
+            _Layer(_PART + index, part.sprite, plane @ frames[part.name])
+            for index, part in enumerate(self.subject.parts)
+        ]
 
-    def _shadow_layer(self, time: float) -> _Layer:
-        state, height = self._motion.state(time), self.subject.height
-        place = np.array([[0.3 * height, 0, state.x + 0.12 * height], [0, 0.055 * height, self._motion.foot - 1.0],
-                          [0, 0, 1.0]])
-        return _Layer(0, self._shadow, self._motion.camera(time).ground() @ place)
+    def _shadow_layer(self, time: float, x: float, y: float, height: float) -> _Layer:
+        """The soft shadow on the ground of a person of some height who stands at (x, y)."""
+        place = np.array([[0.3 * height, 0, x + 0.12 * height], [0, 0.055 * height, y - 1.0], [0, 0, 1.0]])
+        return _Layer(_SHADOW, self._shadow, self._motion.camera(time).ground() @ place)
 
     def _place_bystander(self, subject: int, stretch: int) -> Tree:
         """A person who stands by the path, smaller because farther away."""
         rng = np.random.default_rng([self.seed, 41])
-        other = make_subject(7919 + 31 * stretch + subject % 5, self._scale)
+        other = make_subject(_WALKER + 3 * (31 * stretch + subject % 5), self._scale)
         y = float(rng.uniform(62, 68))
         ratio = y / self._motion.foot
-        sprite = snapshot(other, 0.02, self._scale)
+        sprite = snapshot(other, 0.04, self._scale)
         small = Sprite(sprite.image, np.diag([ratio, ratio, 1.0]) @ sprite.texels)
         return Tree(small, self._motion.middle + float(rng.choice([-1, 1]) * rng.uniform(35, 95)), y)
 
@@ -269,7 +282,6 @@ class Clip:
         """(parts, H, W) float32: the share of each pixel in which the part is the foremost."""
         layers = self._figure(t)
         shares = np.zeros((len(layers), self.size[1], self.size[0]), np.float32)
-        free: np.ndarray | None = None
         box = _union([_bounds(layer, self.size) for layer in layers])
         if box is None:
             return shares
@@ -317,7 +329,7 @@ class _Camera:
     def wall(self, depth: float) -> np.ndarray:
         """pixels <- scene, for the plane that stands upright at a depth (facades: 1)."""
         x, y, z = self.center
-        # A ray d from the center meets the plane at C + (depth - z) / d_z * d, seen at P_xy / depth from the origin.
+        # A ray d from the center C meets the plane at C + (depth - z) / d_z * d; the origin sees it at xy / depth.
         meet = np.array([[depth - z, 0, x], [0, depth - z, y], [0, 0, depth]])
         return self.project @ np.linalg.inv(self._reference() @ meet)
 
@@ -357,8 +369,8 @@ class _Motion:
         self._rates = rng.uniform(0.85, 1.2, (64,))
         self._times = np.arange(-_MARGIN * _STEPS, (frames + _MARGIN) * _STEPS + 1) / _STEPS
         self._tabulate_subject(rng, subject, frames, presence)
-        self._zoom = float(rng.uniform(0.98, 1.1))
-        self._eye_y = self.foot - subject.height * 0.56
+        self._zoom = float(rng.uniform(0.98, 1.07))
+        self._eye_y = self.foot - subject.height * 0.62
 
     def _tabulate_subject(
         self, rng: np.random.Generator, subject: Subject, frames: int, presence: bool
@@ -384,8 +396,9 @@ class _Motion:
         self._facing = np.tanh(_blurred(speed, 2 * _STEPS) / 1.6)
 
     def state(self, time: float) -> _State:
-        x, phase, facing = (float(np.interp(time, self._times, table))
-                            for table in (self._x, self._phase, self._facing))
+        x, phase, facing = (
+            float(np.interp(time, self._times, table)) for table in (self._x, self._phase, self._facing)
+        )
         return _State(x, phase, facing)
 
     def camera(self, time: float) -> _Camera:
@@ -398,14 +411,14 @@ class _Motion:
         if self.mode != "static":
             lag = 0.93 * (aim - self.middle)
             target = target + (lag + 9 * self._wave(0, 0.045, time), 6 * self._wave(1, 0.06, time))
-            zoom *= 1 + 0.09 * self._wave(2, 0.05, time) + 0.03 * self._wave(3, 0.13, time)
+            zoom *= 1 + 0.06 * self._wave(2, 0.05, time) + 0.02 * self._wave(3, 0.13, time)
             shake = (0.22, 0.55)[self.mode == "handheld"] / FOCAL
             pan, tilt, roll = (shake * self._shake(10 + 8 * axis, time) for axis in range(3))
             roll = roll * 2 + 0.02 * self._wave(4, 0.04, time)
         if self.mode == "handheld":
             step = 0.11 * (aim - self.middle) + 4 * self._wave(5, 0.07, time)
             rise = 0.45 * self._wave(6, 0.28, time)
-            center = np.array([step / FOCAL, rise / FOCAL, 0.012 * self._wave(7, 0.05, time)])
+            center = np.array([step / FOCAL, rise / FOCAL, 0.01 * self._wave(7, 0.05, time)])
         pan += np.arctan((target[0] - self.middle) / FOCAL - center[0] / depth)
         tilt += np.arctan(target[1] / FOCAL)
         return _Camera(self._intrinsics(zoom) @ _rotation(pan, tilt, roll), center, self.middle)
@@ -425,7 +438,9 @@ class _Motion:
 
     def sway(self, index: int, time: float) -> float:
         """Shear of a tree (horizontal units for each unit of height)."""
-        return 0.022 * self._wave(40 + index % 12, 0.16, time) + 0.008 * self._wave(52 + index % 8, 0.37, time)
+        return 0.022 * self._wave(40 + index % 12, 0.16, time) + 0.008 * self._wave(
+            52 + index % 8, 0.37, time
+        )
 
     def gain(self, t: int) -> float:
         """Exposure drift as a factor on the picture."""
@@ -433,7 +448,7 @@ class _Motion:
 
 
 def _rotation(pan: float, tilt: float, roll: float) -> np.ndarray:
-    """camera <- world rays (x right, y down, z forward); positive pan looks right, positive tilt looks down."""
+    """camera <- world rays (x right, y down, z forward); positive pan looks right, tilt down."""
     a, b, c = np.cos(pan), np.cos(tilt), np.cos(roll)
     x, y, z = np.sin(pan), np.sin(tilt), np.sin(roll)
     about_y = np.array([[a, 0, -x], [0, 1, 0], [x, 0, a]])
@@ -455,7 +470,7 @@ def _normalized(matrix: np.ndarray) -> np.ndarray:
 
 
 def mask_box(mask: np.ndarray) -> np.ndarray:
-    """(4,) float64 (cx, cy, w, h) in [-1, 1] image coordinates around a (H, W) bool mask; NaN if it is empty."""
+    """(4,) float64 (cx, cy, w, h) in [-1, 1] image coordinates of a (H, W) bool mask; NaN if empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return np.full(4, np.nan)
@@ -508,10 +523,17 @@ def _union(boxes: list[_Box | None]) -> _Box | None:
 def _warp(layer: _Layer, box: _Box, fine: int) -> np.ndarray:
     """(h * fine, w * fine, 4) float32: the layer inside a box of pixels, `fine` samples a pixel and axis."""
     # Sample s of pixel p lies at p + (s + 0.5) / fine - 0.5.
-    crop = np.array([[fine, 0, (0.5 - box[0]) * fine - 0.5], [0, fine, (0.5 - box[1]) * fine - 0.5], [0, 0, 1.0]])
+    crop = np.array(
+        [[fine, 0, (0.5 - box[0]) * fine - 0.5], [0, fine, (0.5 - box[1]) * fine - 0.5], [0, 0, 1.0]]
+    )
     shape = ((box[2] - box[0]) * fine, (box[3] - box[1]) * fine)
-    return cv2.warpPerspective(layer.sprite.image, crop @ layer.matrix @ layer.sprite.texels, shape,
-                               flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return cv2.warpPerspective(
+        layer.sprite.image,
+        crop @ layer.matrix @ layer.sprite.texels,
+        shape,
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+    )
 
 
 def _average(image: np.ndarray, fine: int) -> np.ndarray:
@@ -584,8 +606,8 @@ _FIRST = {"train": 0, "val": 400, "test": 800}  # subjects and stretches of diff
 def plan_clips(params: FootageSettings) -> list[Plan]:
     """Which clips make up the data set.
 
-    Modes are taken in turn. Training clips show about half as many subjects as clips, each in two modes, on one
-    stretch of the street a mode. Every validation and test clip has a subject and a stretch of its own.
+    Modes are taken in turn. Training clips show about half as many subjects as clips, each in two modes, on
+    one stretch of the street a mode. Every validation and test clip has a subject and a stretch of its own.
     """
     plans, modes = [], list(params.modes)
     people = max(1, (params.train + 1) // 2)
@@ -602,16 +624,24 @@ def plan_clips(params: FootageSettings) -> list[Plan]:
 
 def make_clip(plan: Plan, params: FootageSettings) -> Clip:
     """The clip of a plan; all clips of one seed share the town."""
-    return Clip(plan.seed, plan.mode, (params.size[0], params.size[1]), params.frames, params.fps, plan.subject,
-                town=params.seed, stretch=plan.stretch)
+    return Clip(
+        plan.seed,
+        plan.mode,
+        (params.size[0], params.size[1]),
+        params.frames,
+        params.fps,
+        plan.subject,
+        town=params.seed,
+        stretch=plan.stretch,
+    )
 
 
 def render_all(out_dir: Path | str, params: FootageSettings, workers: int = 1) -> list[Plan]:
     """Render the data set as real video files with its truth.
 
-    Writes `videos/<split>/<sequence>.mp4` (H.264) and `truth/<sequence>.zip` with `masks/%06d.png` (8-bit gray,
-    255 = subject), `boxes.csv` (frame,cx,cy,w,h in [-1, 1], empty fields where no subject is seen) and
-    `homographies.npy` ((N, 3, 3) float64, scene <- frame).
+    Writes `videos/<split>/<sequence>.mp4` (H.264) and `truth/<sequence>.zip` with `masks/%06d.png` (8-bit
+    gray, 255 = subject), `boxes.csv` (frame,cx,cy,w,h in [-1, 1], empty fields where no subject is seen)
+    and `homographies.npy` ((N, 3, 3) float64, scene <- frame).
 
     Args:
         out_dir: folder to write into; it is made if missing.
@@ -644,8 +674,3 @@ def _render(out_dir: Path, plan: Plan, params: FootageSettings) -> None:
         np.save(buffer, np.stack([clip.scene(t) for t in range(len(clip))]))
         archive.add("homographies.npy", buffer.getvalue())
     encode_video(video, iter(clip), clip.fps, "h264")
-
-
-def parts_of(clip: Clip) -> tuple[Part, ...]:
-    """The subject's parts in the order of their labels (see `Clip.labels`)."""
-    return clip.subject.parts

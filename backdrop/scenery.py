@@ -1,12 +1,14 @@
 """Painted scenery of the embedded footage: a street with a lawn, far larger than the camera's view.
 
-Everything is drawn from a seed with OpenCV's shape primitives: hills, a wood, facades with windows, a hedge,
-paving, a mown lawn, a fence, trees and clouds. The picture is structured (rows, courses, joints, stripes) so that
-an inpainter can predict a hidden piece from its surroundings, and rich enough at several scales for keypoints.
+Everything is drawn from a seed with OpenCV's shape primitives: hills, a wood, facades with windows, a
+hedge, paving, a mown lawn, a fence, trees and clouds. The picture is structured (rows, courses, joints,
+stripes) so that an inpainter can predict a hidden piece from its surroundings, and rich enough at several
+scales for keypoints.
 
 Coordinates: scene units. One unit is one pixel of a view 192 pixels high at zoom 1; x to the right, y down,
-the horizon lies at y = 0. The wall of facades stands at depth 1 and meets the ground at y = `BASE`; a thing that
-stands on the ground at height y is at depth `BASE / y`, as seen from a camera at `EYE` above the ground.
+the horizon lies at y = 0. The wall of facades stands at depth 1 and meets the ground at y = `BASE`; a thing
+that stands on the ground at height y is at depth `BASE / y`, as seen from a camera at `EYE` above the
+ground.
 """
 
 from __future__ import annotations
@@ -162,44 +164,60 @@ class _Palette:
 
 def _palette(town: int) -> _Palette:
     rng = np.random.default_rng([town, 11])
-    facades = [(176, 138, 116), (198, 184, 156), (150, 158, 168), (186, 160, 120), (160, 120, 104), (204, 196, 186)]
+    facades = [
+        (176, 138, 116),
+        (198, 184, 156),
+        (150, 158, 168),
+        (186, 160, 120),
+        (160, 120, 104),
+        (204, 196, 186),
+    ]
     vary = rng.uniform(0.88, 1.08, (len(facades), 3))
-    colors = tuple((float(c[0] * v[0]), float(c[1] * v[1]), float(c[2] * v[2]))
-                   for c, v in zip(facades, vary, strict=True))
+    colors = tuple(
+        (float(c[0] * v[0]), float(c[1] * v[1]), float(c[2] * v[2]))
+        for c, v in zip(facades, vary, strict=True)
+    )
     grass = tint((104, 134, 72), float(rng.uniform(0.9, 1.1)))
     paving = tint((164, 156, 146), float(rng.uniform(0.9, 1.05)))
     roofs = ((128, 84, 70), (96, 98, 108), (112, 92, 82))
-    return _Palette(colors, roofs, grass, paving, ((126, 164, 206), (208, 220, 228)), (136, 104, 76))
+    return _Palette(colors, roofs, grass, paving, ((112, 154, 204), (186, 208, 226)), (136, 104, 76))
 
 
 def _hills(canvas: Canvas, rng: np.random.Generator) -> None:
     """Two hazy ridges with shaded flanks, then rows of a wood."""
     x0, _, x1, _ = canvas.extent
-    for level, color in ((-86.0, (150, 166, 186)), (-62.0, (124, 146, 140))):
+    for level, color in ((-44.0, (150, 166, 186)), (-30.0, (124, 146, 140))):
         knots = np.arange(x0 - 60, x1 + 90, 45.0)
-        heights = level + rng.uniform(-26, 26, len(knots))
+        heights = level + rng.uniform(-13, 13, len(knots))
         canvas.polygon([(x0 - 60, BASE), *zip(knots, heights, strict=True), (x1 + 90, BASE)], color)
         for x, y in zip(knots, heights, strict=True):
             for step in range(5):
                 dx = (step - 2) * 14 + rng.uniform(-4, 4)
                 top = (x + dx * 0.4, y + abs(dx) * 0.5 + 6)
-                canvas.polygon([top, (x + dx + 5, y + 60), (x + dx - 7, y + 64)],
-                               tint(color, 0.86 + 0.07 * (step % 4)))
+                canvas.polygon(
+                    [top, (x + dx + 5, y + 46), (x + dx - 7, y + 50)], tint(color, 0.86 + 0.07 * (step % 4))
+                )
     for row in range(4):
-        foot = -28.0 + row * 14
+        foot = -18.0 + row * 12
         for x in np.arange(x0, x1, 11.0 + 1.5 * row) + rng.uniform(-2.5, 2.5):
-            _conifer(canvas, rng, float(x + rng.uniform(-3, 3)), foot + 12, 30 + 3 * row, 0.95 - 0.06 * row)
+            _conifer(canvas, rng, float(x + rng.uniform(-3, 3)), foot + 12, 25 + 3 * row, 0.95 - 0.06 * row)
 
 
-def _conifer(canvas: Canvas, rng: np.random.Generator, x: float, y: float, height: float, light: float) -> None:
+def _conifer(
+    canvas: Canvas, rng: np.random.Generator, x: float, y: float, height: float, light: float
+) -> None:
     height *= rng.uniform(0.75, 1.25)
     color = tint((82, 112, 84), light * rng.uniform(0.85, 1.15))
     for tier in range(4):
         top, half = y - height * (1 - 0.2 * tier), height * (0.1 + 0.05 * tier)
-        canvas.polygon([(x, top), (x + half, top + height * 0.36), (x - half, top + height * 0.36)],
-                       tint(color, 1.08 - 0.09 * tier))
-        canvas.polygon([(x, top), (x + half, top + height * 0.36), (x, top + height * 0.3)],
-                       tint(color, 0.84 - 0.07 * tier))
+        canvas.polygon(
+            [(x, top), (x + half, top + height * 0.36), (x - half, top + height * 0.36)],
+            tint(color, 1.08 - 0.09 * tier),
+        )
+        canvas.polygon(
+            [(x, top), (x + half, top + height * 0.36), (x, top + height * 0.3)],
+            tint(color, 0.84 - 0.07 * tier),
+        )
 
 
 def _street(canvas: Canvas, rng: np.random.Generator, palette: _Palette) -> None:
@@ -218,8 +236,8 @@ def _street(canvas: Canvas, rng: np.random.Generator, palette: _Palette) -> None
 def _house(
     canvas: Canvas, rng: np.random.Generator, palette: _Palette, x: float, width: float, color: Color
 ) -> None:
-    floors = int(rng.integers(2, 5))
-    floor = float(rng.uniform(34, 42))
+    floors = int(rng.choice(4, p=(0.25, 0.35, 0.25, 0.15))) + 1
+    floor = float(rng.uniform(33, 40))
     top = BASE - floors * floor
     canvas.rectangle(x, top, x + width, BASE, color)
     _courses(canvas, rng, (x, top, x + width, BASE), color)
@@ -257,16 +275,21 @@ def _courses(
         for x in np.arange(x0 + (row % 2) * length / 2, x1, length):
             canvas.line((x, y), (x, min(y + step, y1)), tint(color, 0.88), 0.7)
             if kind == 0 and rng.random() < 0.16:
-                canvas.rectangle(x + 0.5, y + 0.5, min(x + length, x1), min(y + step, y1),
-                                 tint(color, rng.uniform(0.84, 1.1)))
+                canvas.rectangle(
+                    x + 0.5,
+                    y + 0.5,
+                    min(x + length, x1),
+                    min(y + step, y1),
+                    tint(color, rng.uniform(0.84, 1.1)),
+                )
 
 
-def _roof(
-    canvas: Canvas, rng: np.random.Generator, x: float, width: float, top: float, color: Color
-) -> None:
+def _roof(canvas: Canvas, rng: np.random.Generator, x: float, width: float, top: float, color: Color) -> None:
     height, slope = float(rng.uniform(14, 26)), float(rng.uniform(4, 14))
-    canvas.polygon([(x - 3, top), (x + slope, top - height), (x + width - slope, top - height),
-                    (x + width + 3, top)], color)
+    canvas.polygon(
+        [(x - 3, top), (x + slope, top - height), (x + width - slope, top - height), (x + width + 3, top)],
+        color,
+    )
     for row, y in enumerate(np.arange(top - height, top, 4.0)):
         inset = slope * (top - y) / height - 3 * (y - top + height) / height
         canvas.line((x + inset, y), (x + width - inset, y), tint(color, 0.74), 0.9)
@@ -308,9 +331,15 @@ def _door(canvas: Canvas, rng: np.random.Generator, x: float, floor: float, pitc
         canvas.rectangle(x + 0.8, y, x + half - 1.5, y + 6, tint(color, 1.3))
     for stripe in range(6):
         left = x - half - 5 + stripe * (2 * half + 10) / 6
-        canvas.polygon([(left, top - 3), (left + (2 * half + 10) / 6, top - 3),
-                        (left + (2 * half + 10) / 6, top - 10), (left, top - 10)],
-                       (206, 200, 188) if stripe % 2 else tint(color, 1.25))
+        canvas.polygon(
+            [
+                (left, top - 3),
+                (left + (2 * half + 10) / 6, top - 3),
+                (left + (2 * half + 10) / 6, top - 10),
+                (left, top - 10),
+            ],
+            (206, 200, 188) if stripe % 2 else tint(color, 1.25),
+        )
 
 
 def _hedge(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -354,8 +383,12 @@ def _slabs(
     for row, (z0, z1) in enumerate(zip(rows[:-1], rows[1:], strict=True)):
         y0, y1 = BASE / z0, BASE / z1
         for left in np.arange(-reach, reach, side) + (row % 2) * side / 2:
-            points = [(FOCAL * left / z0, y0), (FOCAL * (left + side) / z0, y0),
-                      (FOCAL * (left + side) / z1, y1), (FOCAL * left / z1, y1)]
+            points = [
+                (FOCAL * left / z0, y0),
+                (FOCAL * (left + side) / z0, y0),
+                (FOCAL * (left + side) / z1, y1),
+                (FOCAL * left / z1, y1),
+            ]
             if min(p[0] for p in points) > canvas.extent[2] or max(p[0] for p in points) < canvas.extent[0]:
                 continue
             canvas.polygon(points, tint(color, rng.uniform(0.9, 1.08)))
@@ -368,8 +401,12 @@ def _mown(canvas: Canvas, color: Color, band: tuple[float, float]) -> None:
     near, far, side = BASE / band[1], BASE / band[0], 0.045
     reach = canvas.extent[2] / FOCAL * far
     for index, left in enumerate(np.arange(-reach, reach, side)):
-        points = [(FOCAL * left / near, band[1]), (FOCAL * (left + side) / near, band[1]),
-                  (FOCAL * (left + side) / far, band[0]), (FOCAL * left / far, band[0])]
+        points = [
+            (FOCAL * left / near, band[1]),
+            (FOCAL * (left + side) / near, band[1]),
+            (FOCAL * (left + side) / far, band[0]),
+            (FOCAL * left / far, band[0]),
+        ]
         canvas.polygon(points, tint(color, (0.92, 1.08)[index % 2]))
 
 
@@ -415,8 +452,16 @@ def _fence(canvas: Canvas, rng: np.random.Generator, palette: _Palette, foot: fl
                 canvas.rectangle(x, rail, x + 34, rail + 2.4, tint(color, 0.82))
             for picket in np.arange(x + 3, x + 33, 5.0):
                 light = rng.uniform(0.92, 1.22)
-                canvas.polygon([(picket, foot), (picket, foot - 20), (picket + 1.4, foot - 22.5),
-                                (picket + 2.8, foot - 20), (picket + 2.8, foot)], tint(color, light))
+                canvas.polygon(
+                    [
+                        (picket, foot),
+                        (picket, foot - 20),
+                        (picket + 1.4, foot - 22.5),
+                        (picket + 2.8, foot - 20),
+                        (picket + 2.8, foot),
+                    ],
+                    tint(color, light),
+                )
         canvas.rectangle(x - 1.8, foot - 26, x + 1.8, foot + 1, tint(color, 0.7))
         canvas.rectangle(x - 2.6, foot - 27.5, x + 2.6, foot - 25.5, tint(color, 1.1))
         x += 34.0
@@ -427,8 +472,10 @@ def _broadleaf(rng: np.random.Generator, density: float, height: float) -> Sprit
     canvas = Canvas((-height * 0.45, -height * 1.05, height * 0.45, 4.0), density)
     bark, leaf = (98, 80, 64), tint((92, 122, 66), float(rng.uniform(0.85, 1.2)))
     width = height * 0.04
-    canvas.polygon([(-width * 1.5, 0), (-width * 0.7, -height * 0.6), (width * 0.7, -height * 0.6),
-                    (width * 1.5, 0)], bark)
+    canvas.polygon(
+        [(-width * 1.5, 0), (-width * 0.7, -height * 0.6), (width * 0.7, -height * 0.6), (width * 1.5, 0)],
+        bark,
+    )
     for step in range(9):
         y = -height * 0.05 * step
         canvas.line((-width * 0.8, y), (-width * 0.2, y - height * 0.05), tint(bark, 0.72), 0.9)
@@ -441,8 +488,9 @@ def _broadleaf(rng: np.random.Generator, density: float, height: float) -> Sprit
             angle, distance = rng.uniform(0, 2 * np.pi), radius * np.sqrt(rng.uniform(0, 1.1))
             dx, dy = distance * np.cos(angle), 0.85 * distance * np.sin(angle)
             light = 0.98 - 0.24 * (dx + 1.5 * dy) / radius + rng.uniform(-0.1, 0.1)
-            canvas.ellipse(cx * height + dx, cy * height + dy, 2.7, 1.7, tint(leaf, light),
-                           float(rng.uniform(0, 180)))
+            canvas.ellipse(
+                cx * height + dx, cy * height + dy, 2.7, 1.7, tint(leaf, light), float(rng.uniform(0, 180))
+            )
     return canvas.sprite()
 
 
@@ -450,12 +498,12 @@ def _clouds(rng: np.random.Generator, density: float) -> Sprite:
     """Soft heaps of cloud on a band of sky, opaque in their middle."""
     canvas = Canvas((EXTENT[0] * 1.3, EXTENT[1], EXTENT[2] * 1.3, 0.0), density * 0.5)
     for x in np.arange(canvas.extent[0], canvas.extent[2], 76.0):
-        cx, cy, scale = x + rng.uniform(-20, 20), rng.uniform(-205, -60), rng.uniform(0.7, 1.3)
+        cx, cy, scale = x + rng.uniform(-20, 20), rng.uniform(-100, -42), rng.uniform(0.7, 1.2)
         for puff in range(9):
-            dx = (puff - 4) * 8 * scale
+            dx, light = (puff - 4) * 8 * scale, float(rng.uniform(0.95, 1.04))
             radius = scale * (15 - 2.2 * abs(puff - 4)) * rng.uniform(0.8, 1.2)
-            canvas.ellipse(cx + dx, cy - radius * 0.5, radius, radius * 0.7, tint((236, 238, 240), rng.uniform(0.94, 1.04)))
-            canvas.ellipse(cx + dx, cy, radius, radius * 0.35, tint((206, 212, 220), rng.uniform(0.96, 1.03)))
+            canvas.ellipse(cx + dx, cy - radius * 0.5, radius, radius * 0.7, tint((240, 242, 244), light))
+            canvas.ellipse(cx + dx, cy, radius, radius * 0.35, tint((202, 208, 218), light))
     sprite = canvas.sprite()
     soft = cv2.GaussianBlur(sprite.image, (0, 0), 1.6 * density)
     return Sprite(soft * np.float32(0.85), sprite.texels)
@@ -470,7 +518,7 @@ def _sky(palette: _Palette, size: tuple[int, int]) -> np.ndarray:
     return np.broadcast_to(top * (1 - weight) + bottom * weight, (height, width, 3))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def paint_world(town: int, stretch: int, scale: float) -> World:
     """Paint one stretch of a town's street.
 
@@ -501,14 +549,26 @@ def paint_world(town: int, stretch: int, scale: float) -> World:
         foot = float(rng.uniform(47, 57))
         sprite = _broadleaf(rng, density, foot * float(rng.uniform(1.9, 2.5)))
         trees.append(Tree(sprite, float(x + rng.uniform(-45, 45)), foot))
-    world = World(wall, lawn.sprite(), pickets.sprite(), fence_y, _clouds(rng, density),
-                  tuple(sorted(trees, key=lambda tree: tree.y)))
-    for sprite in (world.wall, world.ground, world.fence, world.clouds, *(tree.sprite for tree in world.trees)):
+    world = World(
+        wall,
+        lawn.sprite(),
+        pickets.sprite(),
+        fence_y,
+        _clouds(rng, density),
+        tuple(sorted(trees, key=lambda tree: tree.y)),
+    )
+    for sprite in (
+        world.wall,
+        world.ground,
+        world.fence,
+        world.clouds,
+        *(tree.sprite for tree in world.trees),
+    ):
         sprite.image.setflags(write=False)
     return world
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=2)
 def paint_flat(town: int, stretch: int, scale: float) -> Sprite:
     """Wall, ground and fence of `paint_world` in one picture, for a camera that stays in place (no parallax).
 
