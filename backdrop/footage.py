@@ -329,7 +329,7 @@ class _Camera:
     def wall(self, depth: float) -> np.ndarray:
         """pixels <- scene, for the plane that stands upright at a depth (facades: 1)."""
         x, y, z = self.center
-        # A ray d from the center C meets the plane at C + (depth - z) / d_z * d; the origin sees it at xy / depth.
+        # A ray d from the center C meets the plane at C + (depth - z) / d_z * d.
         meet = np.array([[depth - z, 0, x], [0, depth - z, y], [0, 0, depth]])
         return self.project @ np.linalg.inv(self._reference() @ meet)
 
@@ -652,11 +652,14 @@ def render_all(out_dir: Path | str, params: FootageSettings, workers: int = 1) -
         The plans of the clips, in the order of rendering.
     """
     plans = plan_clips(params)
-    Parallel(n_jobs=max(1, workers))(delayed(_render)(Path(out_dir), plan, params) for plan in plans)
+    jobs = max(1, workers)
+    Parallel(n_jobs=jobs)(delayed(_render)(Path(out_dir), plan, params, jobs == 1) for plan in plans)
     return plans
 
 
-def _render(out_dir: Path, plan: Plan, params: FootageSettings) -> None:
+def _render(out_dir: Path, plan: Plan, params: FootageSettings, alone: bool) -> None:
+    if not alone:
+        cv2.setNumThreads(1)  # one process a core already; more threads only get in each other's way
     clip = make_clip(plan, params)
     video = out_dir / "videos" / plan.split / f"{plan.name}.mp4"
     truth = out_dir / "truth" / f"{plan.name}.zip"
