@@ -3,11 +3,11 @@
 Layouts differ in their file listing only (see `LAYOUTS`); everything after the listing is shared.
 
 Names. A sequence is named after its folder or file, in letters that every file system and shell takes:
-accents are dropped, anything but ASCII letters, digits, "-", "_" and "." becomes "_", and a leading "-", "_"
-or "." goes. If several sources of a root get the same name (upper and lower case count as the same), each of
-them gets "-" and eight hex digits of the SHA-1 of its path below the root, so that no name depends on the
-order of files. A name that loses all its letters becomes "sequence-" and those digits. The index table keeps
-the source's own path.
+accents are dropped; anything but ASCII letters, digits, "-", "_" and "." becomes "_"; "-", "_" and "." go
+from both ends; 80 letters are kept. If several sources under a root get the same name (upper and lower case
+count as the same), each of them gets "-" and eight hex digits of the SHA-1 of its path below the root, so that
+no name depends on the order of files. A name that loses all its letters becomes "sequence-" and those digits.
+The index table keeps the source's own path.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import hashlib
 import itertools
 import os
 import re
+import shutil
 import sys
-import tempfile
 import unicodedata
 import zipfile
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -128,18 +128,16 @@ class Layout:
 
 
 def safe_name(text: str) -> str:
-    """`text` in at most 80 ASCII letters, digits, "-", "_" and ".", with none of "-_." in front; may be empty."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore" if text.isascii() else "replace").decode()
-    if not text.isascii():  # drop the accents that NFKD split off, keep other letters as a gap
-        plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return re.sub(r"[^A-Za-z0-9._-]", "_", plain).lstrip("-_.").rstrip("_.")[:80]
+    """`text` in at most 80 ASCII letters, digits, "-", "_" and ".", with none of "-_." at its ends; may be empty."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return re.sub(r"[^A-Za-z0-9._-]", "_", plain).lstrip("-_.")[:80].rstrip("-_.")
 
 
 def _named(sequences: list[Sequence]) -> list[Sequence]:
     """The sequences with safe, unique names, in natural order of their source."""
 
     def digest(sequence: Sequence) -> str:
-        return hashlib.sha1(sequence.source.encode("utf-8", "surrogateescape")).hexdigest()[:8]
+        return hashlib.sha1(os.fsencode(sequence.source)).hexdigest()[:8]
 
     safe = [safe_name(s.name) for s in sequences]
     count = Counter(name.lower() for name in safe)
@@ -240,7 +238,9 @@ def _mask_folder(masks: Path, path: Path) -> Path:
     return next((c for c in choices if c.is_dir()), masks / safe_name(choices[1].name))
 
 
-def _videos(root: Path, split: str | None = None, masks: Path | None = None, base: Path | None = None) -> list[Sequence]:
+def _videos(
+    root: Path, split: str | None = None, masks: Path | None = None, base: Path | None = None
+) -> list[Sequence]:
     masks, base = masks or root / "masks", base or root
     if root.is_file():
         return [_video_file(root, root.name, _mask_folder(root.parent / "masks", root), split=split)]
@@ -277,7 +277,9 @@ def _synthetic(root: Path) -> list[Sequence]:
             found.append(_video_file(path, _below(path, root), None, split=split, mask_archive=archive))
     twice = [name for name, n in Counter(s.name for s in found).items() if n > 1]
     if twice:
-        raise BackdropError(f"{show(root)}: two videos are named {twice[0]}, but truth/{twice[0]}.zip can be of one only")
+        raise BackdropError(
+            f"{show(root)}: two videos are named {twice[0]}, but truth/{twice[0]}.zip can be of one only"
+        )
     return found
 
 
@@ -296,12 +298,12 @@ def _davis(root: Path) -> list[Sequence]:
 
 
 def _davis_splits(root: Path, resolution: str) -> dict[str, str]:
-    """ImageSets/{480p,2016,2017}/{train,val}.txt, lines of files or of sequences; the val set is what papers test on."""
+    """ImageSets/{480p,2016,2017}/{train,val}.txt, by file or by sequence; papers test on the val set."""
     splits = {}
     for file, split in (("train.txt", "train"), ("val.txt", "test")):
         choices = [root / "ImageSets" / folder / file for folder in (resolution, "480p", "2016", "2017")]
         listing = next((c for c in choices if c.is_file()), None)
-        for line in listing.read_text().split("\n") if listing else []:
+        for line in listing.read_text(encoding="utf-8").split("\n") if listing else []:
             if line.strip():
                 first = Path(line.split()[0])
                 splits[first.parent.name if first.suffix else first.name] = split
@@ -325,11 +327,11 @@ def _cdnet(root: Path) -> list[Sequence]:
     return found
 
 
-def _cdnet_interval(folder: Path) -> tuple[float, float]:
+def _cdnet_interval(folder: Path) -> tuple[int, int]:
     """First and last frame that CDnet evaluates (temporalROI.txt); masks of other frames are withheld, not empty."""
     file = folder / "temporalROI.txt"
     numbers = re.findall(r"[0-9]+", file.read_text()) if file.is_file() else []
-    return (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (0, float("inf"))
+    return (int(numbers[0]), int(numbers[1])) if len(numbers) == 2 else (0, sys.maxsize)
 
 
 def _bms(root: Path) -> list[Sequence]:
@@ -372,7 +374,8 @@ def _ski_masks(folder: Path) -> dict[tuple[int, int], dict[int, Path]]:
     """(trial, camera) -> frame -> mask, read from names like trial_302_cam1_frame_000021.jpg or folders of them."""
     masks: dict[tuple[int, int], dict[int, Path]] = {}
     for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        match = re.search(r"trial_([0-9]+)_cam_?([0-9]+)[^0-9]+([0-9]+)$", path.relative_to(folder).with_suffix("").as_posix())
+        stem = path.relative_to(folder).with_suffix("").as_posix()
+        match = re.search(r"trial_([0-9]+)_cam_?([0-9]+)[^0-9]+([0-9]+)$", stem)
         if match and path.suffix.lower() in IMAGE_SUFFIXES:
             masks.setdefault((int(match[1]), int(match[2])), {})[int(match[3])] = path
     return masks
@@ -424,7 +427,7 @@ def list_sequences(layout: str, root: Path | str) -> list[Sequence]:
     """
     root = Path(root)
     if layout not in LAYOUTS:
-        raise BackdropError(f"unknown data.layout {layout!r}; layouts are\n{describe_layouts()}")
+        raise BackdropError(f"unknown data.layout {layout!r}; layouts are {', '.join(LAYOUTS)}")
     if not root.exists():
         raise BackdropError(f"data.root {show(root)} does not exist; set data.root to the folder of the footage")
     found = LAYOUTS[layout].listing(root)
@@ -570,7 +573,7 @@ class _Masks:
         if sequence.mask_archive is not None:
             try:
                 self.archive = zipfile.ZipFile(sequence.mask_archive)
-            except (OSError, zipfile.BadZipFile) as fault:
+            except video.ZIP_FAULTS as fault:
                 raise BackdropError(f"{show(sequence.mask_archive)} is no readable zip; make it again") from fault
             for entry in self.archive.namelist():
                 match = re.fullmatch(r"masks/([0-9]+)\.png", entry)
@@ -591,7 +594,7 @@ class _Masks:
             name = f"{show(self.sequence.mask_archive or '')}:{self.entries[index]}"
             try:
                 data = self.archive.read(self.entries[index])
-            except (OSError, EOFError, zipfile.BadZipFile) as fault:
+            except video.ZIP_FAULTS as fault:
                 raise BackdropError(f"mask {name} is damaged; make the archive again") from fault
             mask = decode_mask(data, rule, name)
         elif index in self.sequence.masks:
@@ -641,51 +644,23 @@ def extract_sequence(
         raise BackdropError(f"{sequence.source}: {sequence.fault}")
     tally = video.Tally()
     info = video.probe(sequence.video) if sequence.video else None
-    masks = _Masks(sequence)
-    path = Path(out_dir) / f"{sequence.name}.zip"
-    names, times, has_mask = [], [], []
-    with (
-        closing(masks),
-        closing(_read(sequence, every, threads, tally)) as source,
-        ThreadPoolExecutor(threads) as pool,
-        video.ArchiveWriter(path) as archive,
-    ):
+    with closing(_Masks(sequence)) as masks, closing(_read(sequence, every, threads, tally)) as source:
         kept = _same_size(itertools.islice(source, limit), sequence)
-
-        def store(item: tuple[int, float, str, RGB]) -> tuple[int, float, str, bytes, bytes | None, tuple[int, int]]:
-            index, time, name, image = item
-            source_size = (image.shape[1], image.shape[0])
-            mask = masks.read(index, source_size, _frame_name(sequence, index))
-            jpeg = video.encode_jpeg(video.resize(image, size), quality)
-            return index, time, name, jpeg, None if mask is None else video.encode_png(mask), source_size
-
-        last = -1
-        for index, time, name, jpeg, mask, source_size in _in_order(pool, store, kept, 2 * threads):
-            archive.add(f"images/{len(names):06d}.jpg", jpeg)
-            if mask is not None:
-                archive.add(f"masks/{len(names):06d}.png", mask)
-            names.append(name)
-            times.append(time)
-            has_mask.append(mask is not None)
-            last = index
-        if len(names) < 2:
-            raise BackdropError(
-                f"{sequence.source} has {len(names)} frame(s) with data.every={every}; at least 2 are needed"
-            )
-        archive.add("frames.csv", video.frames_table(_unique(names), times, has_mask))
+        path = Path(out_dir) / f"{sequence.name}.zip"
+        has_mask, source_size = _store(path, kept, sequence, masks, size, quality, threads)
+        strays = [n for n in masks.numbers() if info and n >= tally.decoded + tally.lost]
     reason = video.damage(info, tally) if info else ""
-    strays = sorted(n for n in masks.numbers() if n > last) if limit is None and not reason else []
-    notes = [sequence.note] if sequence.note else []
-    if strays and strays[0] >= (tally.decoded + tally.lost if info else len(sequence.images)):
-        notes.append(f"masks without a frame: {len(strays)} (first: frame {strays[0]})")
+    notes = [text for text in (reason, sequence.note) if text]
+    if strays and tally.complete and not reason:
+        notes.append(f"masks without a frame: {len(strays)} (first: frame {min(strays)})")
     width, height = size or source_size
     return {
         "sequence": sequence.name,
         "split": sequence.split or "all",
         "source": sequence.source,
         "status": "damaged" if reason else "ok",
-        "reason": "; ".join([reason, *notes] if reason else notes),
-        "frames": len(names),
+        "reason": "; ".join(notes),
+        "frames": len(has_mask),
         "declared_frames": info.declared_frames if info else len(sequence.images),
         "width": width,
         "height": height,
@@ -696,13 +671,50 @@ def extract_sequence(
     }
 
 
+def _store(
+    path: Path,
+    frames: Iterable[tuple[int, float, str, RGB]],
+    sequence: Sequence,
+    masks: _Masks,
+    size: tuple[int, int] | None,
+    quality: int,
+    threads: int,
+) -> tuple[list[bool], tuple[int, int]]:
+    """Write the archive; which stored frames have a mask, and the size (width, height) of the source."""
+    names, times, has_mask = [], [], []
+
+    def encode(item: tuple[int, float, str, RGB]) -> tuple[float, str, bytes, bytes | None, tuple[int, int]]:
+        index, time, name, image = item
+        own_size = (image.shape[1], image.shape[0])
+        mask = masks.read(index, own_size, _frame_name(sequence, index))
+        jpeg = video.encode_jpeg(video.resize(image, size), quality)
+        return time, name, jpeg, None if mask is None else video.encode_png(mask), own_size
+
+    with ThreadPoolExecutor(threads) as pool, video.ArchiveWriter(path) as archive:
+        for t, (time, name, jpeg, mask, own_size) in enumerate(_in_order(pool, encode, frames, 2 * threads)):
+            archive.add(f"images/{t:06d}.jpg", jpeg)
+            if mask is not None:
+                archive.add(f"masks/{t:06d}.png", mask)
+            names.append(name)
+            times.append(time)
+            has_mask.append(mask is not None)
+            source_size = own_size
+        if len(names) < 2:
+            raise BackdropError(
+                f"{sequence.source} gives {len(names)} frame(s) with data.every; at least 2 are needed: "
+                "remove it, or lower data.every"
+            )
+        archive.add("frames.csv", video.frames_table(_unique(names), times, has_mask))
+    return has_mask, source_size
+
+
 def _frame_name(sequence: Sequence, index: int) -> str:
     return show(sequence.images[index]) if sequence.images else f"{index} of {sequence.source}"
 
 
 def _read(
     sequence: Sequence, every: int, threads: int, tally: video.Tally
-) -> Iterator[tuple[int, float, str, RGB]]:
+) -> Generator[tuple[int, float, str, RGB], None, None]:
     """Yield (frame number in the source, seconds, frame name, image) of every n-th frame."""
     if sequence.video is not None:
         for index, time, image in video.decode_video(sequence.video, every, threads, tally):
@@ -772,25 +784,38 @@ def extract_all(data: DataSection, out_dir: Path | str, workers: int = 1) -> pd.
     sequences = list_sequences(data.layout, data.root)
     sequences = assign_splits(sequences, data.protocol, data.val, data.test)
     threads = max(1, workers // len(sequences))  # one long video uses the cores by itself
-    try:
-        out_dir.parent.mkdir(parents=True, exist_ok=True)
-        staging = tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent, ignore_cleanup_errors=True)
-    except OSError as fault:
-        raise BackdropError(f"cannot write beside {show(out_dir)}: {fault.strerror}; choose another folder") from fault
-    with staging as folder:
+    with _staging(out_dir) as folder:
         jobs = [
             joblib.delayed(_extract_or_skip)(s, folder, data.size, data.every, data.limit, data.quality, threads)
             for s in sequences
         ]
-        rows = _run(jobs, min(workers, len(jobs)))
-        index = _table(rows)
+        index = _table(_run(jobs, min(workers, len(jobs))))
         _judge(index, data)
-        _publish(Path(folder), out_dir, index)
+        _publish(folder, out_dir, index)
     return index
 
 
-def _extract_or_skip(sequence: Sequence, folder: str, *args: Any) -> dict[str, Any]:
+@contextmanager
+def _staging(out_dir: Path) -> Iterator[Path]:
+    """An empty hidden folder inside `out_dir`, removed at the end (or by the next run, after a kill)."""
+    folder = out_dir / ".partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh = not out_dir.exists()
+    try:
+        folder.mkdir(parents=True)
+    except OSError as fault:
+        raise BackdropError(f"cannot write into {show(out_dir)}: {fault.strerror}; choose another folder") from fault
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if fresh and not any(out_dir.iterdir()):
+            out_dir.rmdir()
+
+
+def _extract_or_skip(sequence: Sequence, folder: Path, *args: Any) -> dict[str, Any]:
     """`extract_sequence`, with a fault as a row of the index."""
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the cores are taken by processes
     try:
         return extract_sequence(sequence, folder, *args)
@@ -798,6 +823,8 @@ def _extract_or_skip(sequence: Sequence, folder: str, *args: Any) -> dict[str, A
         row: dict[str, Any] = dict.fromkeys(INDEX_COLUMNS)
         row.update(sequence=sequence.name, split=sequence.split or "all", source=sequence.source)
         return {**row, "status": "skipped", "reason": " ".join(str(fault).split()), "frames": 0, "masks": 0}
+    finally:
+        cv2.setNumThreads(threads)
 
 
 def _run(jobs: list[Any], workers: int) -> list[dict[str, Any]]:
@@ -832,12 +859,12 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 def _judge(index: pd.DataFrame, data: DataSection) -> None:
     """Raise if the extracted sequences are not enough to go on with."""
     bad = index[index.status != "ok"]
-    listed = "\n".join(f"  {row.sequence} ({row.status}): {row.reason}" for row in bad.itertuples())
+    listed = "; ".join(f"{row.sequence} ({row.status}): {row.reason}" for row in bad.itertuples())
     if data.strict and len(bad):
-        raise StrictError(f"data.strict: {len(bad)} of {len(index)} sequences are not whole:\n{listed}")
+        raise StrictError(f"data.strict: {len(bad)} of {len(index)} sequences are not whole: {listed}")
     usable = index[index.status != "skipped"]
     if usable.empty:
-        raise BackdropError(f"no sequence under {show(data.root)} can be used:\n{listed}")
+        raise BackdropError(f"no sequence under {show(data.root)} can be used: {listed}")
     if data.protocol == "held_out":
         _require_both(usable, usable.split)
 
@@ -845,10 +872,10 @@ def _judge(index: pd.DataFrame, data: DataSection) -> None:
 def _publish(staging: Path, out_dir: Path, index: pd.DataFrame) -> None:
     """Move the archives to their place; the index, which makes them count, goes last."""
     text = index.to_csv(index=False, lineterminator="\n").encode()
-    out_dir.mkdir(parents=True, exist_ok=True)
     old = out_dir / "index.csv"
-    stale = set(read_index(out_dir).sequence) - set(index.sequence) if old.is_file() else set()
-    stale |= set(index.sequence[index.status == "skipped"])
+    stale = set(index.sequence[index.status == "skipped"])
+    with suppress(BackdropError):  # no earlier index: nothing of ours to remove
+        stale |= set(read_index(out_dir).sequence) - set(index.sequence)
     old.unlink(missing_ok=True)
     for name in stale:
         (out_dir / f"{name}.zip").unlink(missing_ok=True)
@@ -869,7 +896,10 @@ def read_index(frames_dir: Path | str, usable: bool = False) -> pd.DataFrame:
         numbers = [c for c in INDEX_COLUMNS if c not in _TEXT_COLUMNS]
         # a sequence may be named 007 or NA: text stays text
         table = pd.read_csv(
-            path, dtype=dict.fromkeys(_TEXT_COLUMNS, "str"), keep_default_na=False, na_values=dict.fromkeys(numbers, [""])
+            path,
+            dtype=dict.fromkeys(_TEXT_COLUMNS, "str"),
+            keep_default_na=False,
+            na_values=dict.fromkeys(numbers, [""]),
         )
         table = _table(table[list(INDEX_COLUMNS)].to_dict("records"))
     except FileNotFoundError as fault:

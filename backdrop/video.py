@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import csv
 import errno
+import heapq
 import io
 import os
 import struct
 import tempfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -38,11 +40,13 @@ Gray = UInt8[np.ndarray, "H W"]
 BACKGROUND, VOID, FOREGROUND = 0, 128, 255  # the three values of a stored mask
 
 # Pillow can open scripts (EPS) and thousands of pages; footage needs neither.
-IMAGE_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
+IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs
 
 _CODECS = {"h264": "libx264", "mpeg4": "mpeg4", "mjpeg": "mjpeg"}
 _NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
+# what zipfile raises on damaged bytes, depending on which byte it is
+ZIP_FAULTS = (OSError, KeyError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile)
 _FRAME_COLUMNS = ["frame", "name", "time_s", "has_mask"]
 
 
@@ -133,7 +137,7 @@ def decode_image(source: bytes | Path, name: str | None = None) -> RGB:
     return np.array(image.convert("RGB"), dtype=np.uint8)
 
 
-def resize(image: RGB, size: tuple[int, int] | None) -> RGB:
+def resize(image: RGB, size: tuple[int, int] | None) -> UInt8[np.ndarray, "h w 3"]:
     """The image at size (width, height), by area averaging when it shrinks; None keeps it as it is."""
     height, width = image.shape[:2]
     if size is None or tuple(size) == (width, height):
@@ -218,12 +222,13 @@ class FrameArchive:
         self._zip: zipfile.ZipFile | None = None
         self._pid = 0
         self._size: tuple[int, int] | None = None
-        rows = list(csv.DictReader(io.StringIO(self._read("frames.csv", "its table").decode(), newline="")))
+        table = self._read("frames.csv", "its table")
         try:
+            rows = list(csv.DictReader(io.StringIO(table.decode(), newline="")))
             self.names = [row["name"] for row in rows]
             self.times = np.array([float(row["time_s"]) for row in rows], dtype=np.float64)
             self._has_mask = [bool(int(row["has_mask"])) for row in rows]
-        except (KeyError, TypeError, ValueError) as fault:
+        except (KeyError, TypeError, ValueError, csv.Error) as fault:
             raise BackdropError(f"{show(self.path)}: frames.csv is not ours; run the stage frames again") from fault
 
     def __len__(self) -> int:
@@ -273,7 +278,7 @@ class FrameArchive:
             return self._zip.read(entry)  # checks the entry's CRC
         except FileNotFoundError as fault:
             raise BackdropError(f"{show(self.path)} does not exist; run the stage frames first") from fault
-        except (OSError, KeyError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile) as fault:
+        except ZIP_FAULTS as fault:
             raise self._damaged(what) from fault
 
     def _damaged(self, what: str) -> BackdropError:
@@ -326,7 +331,7 @@ def probe(path: Path | str) -> VideoInfo:
     """
     path = Path(path)
     with _opened(path) as (container, stream):
-        frame = next(_frames(container, stream, Tally()), None)
+        _, frame = next(_frames(container, stream, Tally()), (0, None))
         if frame is None:
             raise BackdropError(f"{show(path)}: not one frame can be decoded; is the file whole?")
         transposed = _orientation(frame)[0]
@@ -344,7 +349,7 @@ def decode_video(
 ) -> Iterator[tuple[int, float, RGB]]:
     """Yield (index, time_s, image) of every n-th frame, upright, in the order they are shown.
 
-    Frames that the decoder marks corrupt are left out, but counted in the index, so that the
+    Frames that are cut off or marked corrupt are left out, but counted in the index, so that the
     index of the others still is their number in the file.
 
     Args:
@@ -368,12 +373,7 @@ def decode_video(
             stream.codec_context.thread_type = "AUTO"
         fps, first = _fps(stream), None
         origin = float(stream.start_time * stream.time_base) if stream.start_time is not None else None
-        for frame in _frames(container, stream, tally):
-            index = tally.decoded + tally.lost
-            if frame.is_corrupt:
-                tally.lost += 1
-                continue
-            tally.decoded += 1
+        for index, frame in _frames(container, stream, tally):
             time = index / fps if frame.time is None else frame.time
             first = time if first is None else first
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps
@@ -511,14 +511,44 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not streams:
             raise BackdropError(f"{show(path)} holds no video track; remove it from the folder")
+        if streams[0].codec_context is None:
+            raise BackdropError(f"{show(path)} holds video of an unknown codec; convert it to H.264")
         width, height = streams[0].codec_context.width, streams[0].codec_context.height
         if width * height > MAX_PIXELS:
             raise BackdropError(f"{show(path)} is {width}x{height}; scale it down below {MAX_PIXELS} pixels first")
         yield container, streams[0]
 
 
-def _frames(container: Any, stream: Any, tally: Tally) -> Iterator[Any]:
-    """Frames of the stream as they decode; what cannot be decoded is counted, not raised."""
+def _frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[int, Any]]:
+    """Yield (frame number in the file, frame) of the whole frames in the order they are shown.
+
+    A frame's number is that of the packets shown before it, so that lost ones leave a gap. Packets come in
+    decoding order; those not yet shown wait in a heap, which is as long as the reordering is deep.
+    """
+    waiting: list[tuple[int, bool]] = []  # (presentation time stamp, cut or damaged)
+    shown, index = 0, -1
+    for packet, frames in _packets(container, stream, tally):
+        if packet.size and packet.pts is not None and not packet.is_discard:
+            heapq.heappush(waiting, (packet.pts, packet.is_corrupt))
+        for frame in frames:
+            corrupt = frame.is_corrupt or (frame.pts is None and packet.is_corrupt)
+            if frame.pts is None and waiting:
+                heapq.heappop(waiting)
+                shown += 1
+            while waiting and frame.pts is not None and waiting[0][0] <= frame.pts:
+                pts, damaged = heapq.heappop(waiting)
+                corrupt |= damaged and pts == frame.pts
+                shown += 1
+            index = max(index + 1, shown - 1)
+            if corrupt:
+                tally.lost += 1
+            else:
+                tally.decoded += 1
+                yield index, frame
+
+
+def _packets(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[Any, list[Any]]]:
+    """Each packet with the frames that come out when it goes in; what cannot be read is counted, not raised."""
     packets = container.demux(stream)
     while True:
         try:
@@ -532,9 +562,9 @@ def _frames(container: Any, stream: Any, tally: Tally) -> Iterator[Any]:
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
+            frames = []
             tally.lost += 1
-            continue
-        yield from frames
+        yield packet, frames
 
 
 def _fps(stream: Any) -> float:
