@@ -16,10 +16,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32
 
 from backdrop.datasets import read_index
 from backdrop.errors import BackdropError
@@ -32,6 +32,7 @@ CHUNK = 8
 """Frames a task: enough to make opening two archives cheap, few enough to keep all processes busy."""
 
 
+@runtime_checkable
 class CRFChoice(Protocol):
     """The parameters read here (the section `crf` of params.yaml)."""
 
@@ -55,28 +56,26 @@ def unary_energy(soft: Float[np.ndarray, "H W"], threshold: float, params: CRFCh
     if params.unary == "thresholded":
         foreground = np.where(soft > threshold, params.confidence, 1 - params.confidence)
     else:
-        logit = _logit(np.asarray(soft, np.float64)) - _logit(np.float64(threshold))
+        logit = _logit(soft) - _logit(threshold)
         foreground = np.clip(1 / (1 + np.exp(-logit)), QUANTUM, 1 - QUANTUM)
     energy = -np.log(np.stack([1 - foreground.ravel(), foreground.ravel()]))
     return np.require(energy, np.float32, ["C", "W"])
 
 
-def _logit(p: np.ndarray) -> np.ndarray:
-    p = np.clip(p, QUANTUM, 1 - QUANTUM)
+def _logit(p: np.ndarray | float) -> Any:
+    p = np.clip(np.asarray(p, np.float64), QUANTUM, 1 - QUANTUM)
     return np.log(p) - np.log1p(-p)
 
 
-def refine(
-    image: UInt8[np.ndarray, "H W 3"], soft: Float[np.ndarray, "H W"], threshold: float, params: CRFChoice
-) -> Bool[np.ndarray, "H W"]:
+def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFChoice) -> Bool[np.ndarray, "H W"]:
     """The mask after the CRF, True = foreground.
 
     A thresholded mask that is empty or full comes back as it is: it holds no edge to move, and
     the CRF would only invent one. So does any mask with `enabled` false or no iterations.
 
     Args:
-        image: RGB.
-        soft: probability of foreground in [0, 1], at the image's size.
+        image: RGB, (H, W, 3) uint8.
+        soft: (H, W), probability of foreground in [0, 1].
         threshold: foreground is above it.
 
     Raises:
@@ -91,13 +90,13 @@ def refine(
     height, width = mask.shape
     crf = DenseCRF2D(width, height, 2)
     crf.setUnaryEnergy(unary_energy(soft, threshold, params))
-    crf.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
-    crf.addPairwiseBilateral(
-        sxy=params.bilateral_sxy,
-        srgb=params.bilateral_srgb,
-        rgbim=np.require(image, np.uint8, ["C", "W"]),
-        compat=params.bilateral_compat,
-    )
+    if params.gaussian_compat:  # a term of weight 0 costs as much as any other
+        crf.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
+    if params.bilateral_compat:
+        pixels = np.require(image, np.uint8, ["C", "W"])
+        crf.addPairwiseBilateral(
+            sxy=params.bilateral_sxy, srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat
+        )
     background, foreground = np.array(crf.inference(params.iterations)).reshape(2, height, width)
     return foreground > background
 
@@ -192,13 +191,13 @@ def _predicted(frames_dir: Path, predictions_dir: Path) -> dict[str, int]:
     counts = {str(row.sequence): int(row.frames) for row in usable.itertuples()}
     found = {name: n for name, n in counts.items() if (predictions_dir / f"{name}.zip").is_file()}
     if not found:
-        raise BackdropError(f"{predictions_dir} holds no predictions of the sequences in {frames_dir}: run segment first")
+        raise BackdropError(
+            f"{predictions_dir} holds no predictions of the sequences in {frames_dir}: run segment first"
+        )
     return found
 
 
-def _refine_frames(
-    frames: Path, predictions: Path, span: range, params: CRFChoice, threshold: float
-) -> list[bytes]:
+def _refine_frames(frames: Path, predictions: Path, span: range, params: CRFChoice, threshold: float) -> list[bytes]:
     images, soft = FrameArchive(frames), Predictions(predictions)
     result = []
     for t in span:

@@ -12,7 +12,6 @@ import io
 import os
 import zipfile
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import cv2
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from backdrop.errors import BackdropError
-from backdrop.video import FOREGROUND, VOID, ArchiveWriter, encode_png, show
+from backdrop.video import FOREGROUND, VOID, show
 
 Mask = Bool[np.ndarray, "H W"]
 Soft = Float32[np.ndarray, "H W"]
@@ -122,47 +121,17 @@ class Predictions(MaskArchive):
         return float(self.p[t].max())
 
 
-class PredictionWriter(ArchiveWriter):
-    """Writes `data/predictions/<sequence>.zip` frame by frame; the boxes follow when the block ends well.
-
-    Atomic, and the same bytes for the same content, as its base.
-    """
-
-    def __enter__(self) -> PredictionWriter:
-        super().__enter__()
-        self._boxes: list[np.ndarray] = []
-        self._p: list[np.ndarray] = []
-        return self
-
-    def append(self, soft: Float[np.ndarray, "H W"], box: Box, p: Float[np.ndarray, "rows columns"]) -> None:
-        """Add the next frame: soft mask in [0, 1], box, cell probabilities (the argmax is the chosen cell)."""
-        gray = np.rint(np.clip(soft, 0, 1) * 255).astype(np.uint8)
-        self.add(entry(len(self._boxes)), encode_png(gray))
-        self._boxes.append(np.asarray(box, np.float64))
-        self._p.append(np.asarray(p, np.float64))
-
-    def __exit__(
-        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if kind is None and self._boxes:
-            p = np.stack(self._p)
-            stream = io.BytesIO()
-            np.savez(stream, box=np.stack(self._boxes), p=p, cell=p.reshape(len(p), -1).argmax(axis=1))
-            self.add(BOXES, stream.getvalue())
-        super().__exit__(kind, fault, trace)
-
-
 # Sizes ------------------------------------------------------------------------------------------------
 
 
-def resize_soft(soft: Soft, size: tuple[int, int]) -> Soft:
+def resize_soft(soft: Soft, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """A soft mask at size (width, height), bilinear, pixel centers at half integers of [0, size]."""
     if soft.shape == (size[1], size[0]):
         return soft
     return cv2.resize(soft, size, interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
 
 
-def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     """A binary mask at size (width, height): bilinear, then foreground where more than half."""
     if mask.shape == (size[1], size[0]):
         return mask

@@ -1,0 +1,176 @@
+"""The CRF moves a mask to the image's edges, and refuses what would crash it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from zipfile import ZipFile
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import make_run
+
+from backdrop.crf import refine, refine_all, unary_energy
+from backdrop.errors import BackdropError
+from backdrop.masks import MaskArchive, Predictions
+from backdrop.scores import jaccard
+from backdrop.video import FrameArchive
+
+PAPERS = {
+    "enabled": True,
+    "unary": "thresholded",
+    "confidence": 0.7,
+    "iterations": 5,
+    "gaussian_sxy": 3,
+    "gaussian_compat": 3,
+    "bilateral_sxy": 80,
+    "bilateral_srgb": 13,
+    "bilateral_compat": 10,
+}
+PLAIN = {"gaussian_compat": 0, "bilateral_compat": 0}  # no pairwise term
+
+
+def params(**changes: object) -> SimpleNamespace:
+    return SimpleNamespace(**{**PAPERS, **changes})
+
+
+@pytest.fixture
+def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A red disk on green, its mask, and a soft mask that is shifted and blurred."""
+    y, x = np.mgrid[:60, :80]
+    truth = (x - 40) ** 2 + (y - 30) ** 2 < 18**2
+    image = np.where(truth[..., None], [200, 40, 40], [40, 160, 60]).astype(np.uint8)
+    shifted = np.roll(truth, (3, -4), (0, 1)).astype(np.float32)
+    return image, truth, cv2.GaussianBlur(shifted, (0, 0), 2)
+
+
+@pytest.mark.parametrize("unary", ["thresholded", "soft"])
+def test_the_mask_moves_to_the_edges(scene: tuple[np.ndarray, ...], unary: str) -> None:
+    image, truth, soft = scene
+    refined = refine(image, soft, 0.5, params(unary=unary))
+    assert refined.dtype == bool
+    assert jaccard(refined, truth) > max(0.9, jaccard(soft > 0.5, truth) + 0.1)
+
+
+@given(st.integers(0, 255), st.sampled_from(["thresholded", "soft"]), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_without_pairwise_terms_the_threshold_decides(threshold: int, unary: str, seed: int) -> None:
+    soft = np.random.default_rng(seed).integers(0, 256, (6, 7)).astype(np.float32) / 255
+    image = np.zeros((6, 7, 3), np.uint8)
+    # a threshold between two of the 256 values: ties have no side
+    level = min(1.0, (threshold + 0.25) / 255)
+    np.testing.assert_array_equal(refine(image, soft, level, params(unary=unary, **PLAIN)), soft > level)
+
+
+@given(st.sampled_from(["thresholded", "soft"]), st.floats(0, 1), st.integers(0, 99))
+@settings(max_examples=40)
+def test_the_unary_is_a_probability(unary: str, threshold: float, seed: int) -> None:
+    soft = np.random.default_rng(seed).random((5, 4), np.float32)
+    soft[0, :2] = 0, 1
+    energy = unary_energy(soft, threshold, params(unary=unary))
+    assert energy.shape == (2, 20)
+    np.testing.assert_allclose(np.exp(-energy).sum(axis=0), 1, atol=1e-5)
+
+
+def test_an_empty_or_full_mask_comes_back(scene: tuple[np.ndarray, ...]) -> None:
+    image, _, soft = scene
+    assert not refine(image, np.zeros_like(soft), 0.5, params()).any()
+    assert refine(image, np.ones_like(soft), 0.5, params()).all()
+
+
+def test_a_crf_that_is_told_to_do_nothing_does_nothing(scene: tuple[np.ndarray, ...]) -> None:
+    image, _, soft = scene
+    for changes in ({"enabled": False}, {"iterations": 0}):
+        np.testing.assert_array_equal(refine(image, soft, 0.4, params(**changes)), soft > 0.4)
+
+
+def test_memory_layout_does_not_matter(scene: tuple[np.ndarray, ...]) -> None:
+    image, _, soft = scene
+    expected = refine(image, soft, 0.5, params())
+    image, soft = np.asfortranarray(image), np.asfortranarray(soft.astype(np.float64))
+    image.setflags(write=False)
+    np.testing.assert_array_equal(refine(image, soft, 0.5, params()), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"gaussian_sxy": 0}, "crf.gaussian_sxy"),
+        ({"bilateral_sxy": -1}, "crf.bilateral_sxy"),
+        ({"bilateral_srgb": 0}, "crf.bilateral_srgb"),
+        ({"bilateral_srgb": None}, "crf.bilateral_srgb"),
+        ({"bilateral_sxy": float("nan")}, "crf.bilateral_sxy"),
+        ({"bilateral_compat": float("inf")}, "crf.bilateral_compat"),
+        ({"confidence": 1}, "crf.confidence"),
+        ({"confidence": 0.5}, "crf.confidence"),
+        ({"iterations": -1}, "crf.iterations"),
+        ({"unary": "hard"}, "crf.unary"),
+    ],
+)
+def test_bad_parameters_are_named(scene: tuple[np.ndarray, ...], changes: dict, word: str) -> None:
+    with pytest.raises(BackdropError, match=word):
+        refine(scene[0], scene[2], 0.5, params(**changes))
+
+
+def test_bad_arrays_are_named(scene: tuple[np.ndarray, ...]) -> None:
+    image, _, soft = scene
+    broken = soft.copy()
+    broken[3, 3] = np.nan
+    for arguments, word in (
+        ((image, broken, 0.5), "not numbers"),
+        ((image, soft * 255, 0.5), "not in"),
+        ((image[:-1], soft, 0.5), "one size"),
+        ((image.astype(np.float32), soft, 0.5), "uint8"),
+        ((image[:0], soft[:0], 0.5), "uint8"),
+        ((image, soft, float("nan")), "threshold"),
+    ):
+        with pytest.raises(BackdropError, match=word):
+            refine(*arguments, params())
+
+
+# Sequences --------------------------------------------------------------------------------------------
+
+
+def test_all_frames_of_all_sequences_are_refined(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "test", "b": "all", "train": "train"}, frames=11)
+    (tmp_path / "predictions" / "train.zip").unlink()  # a training sequence has no predictions
+    written = {}
+    for workers in (1, 2):
+        out = tmp_path / f"out{workers}"
+        folders = (tmp_path / "frames", tmp_path / "predictions", out / "masks", out / "davis")
+        assert refine_all(*folders, params(), 0.5, workers) == ["a", "b"]
+        written[workers] = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert written[1] == written[2]
+    names = [f"davis/Annotations/{s}/{t:05d}.png" for s in "ab" for t in range(11)] + ["masks/a.zip", "masks/b.zip"]
+    assert sorted(written[1]) == sorted(names)
+    frames, soft = FrameArchive(tmp_path / "frames" / "b.zip"), Predictions(tmp_path / "predictions" / "b.zip")
+    masks = MaskArchive(tmp_path / "out1" / "masks" / "b.zip")
+    for t in (0, 10):  # the first, and one of the last chunk
+        expected = refine(frames.image(t), soft.soft(t), 0.5, params())
+        np.testing.assert_array_equal(masks.gray(t), expected * 255)
+        picture = cv2.imread(str(tmp_path / f"out1/davis/Annotations/b/{t:05d}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(picture, masks.gray(t))
+
+
+def test_a_damaged_prediction_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "test"}, frames=3)
+    path = tmp_path / "predictions" / "a.zip"
+    with ZipFile(path) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist() if name != "000002.png"}
+    with ZipFile(path, "w") as archive:
+        for name, data in kept.items():
+            archive.writestr(name, data)
+    with pytest.raises(BackdropError, match="000002.png is missing or damaged"):
+        refine_all(
+            tmp_path / "frames", tmp_path / "predictions", tmp_path / "out", tmp_path / "davis", params(), 0.5, 1
+        )
+    assert not [path for folder in ("out", "davis") for path in (tmp_path / folder).rglob("*") if path.is_file()]
+
+
+def test_no_predictions_at_all_is_an_error(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "test"}, frames=2)
+    with pytest.raises(BackdropError, match="run segment first"):
+        refine_all(tmp_path / "frames", tmp_path / "none", tmp_path / "out", tmp_path / "davis", params(), 0.5, 1)

@@ -1,0 +1,181 @@
+"""The table of scores: what counts, what is wrong, what is left out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
+
+from backdrop.errors import BackdropError
+from backdrop.evaluation import RESULTS, SUMMARY, Evaluation, score_all
+from backdrop.masks import box_from_mask
+
+
+def evaluate(root: Path, layout: str = "videos", workers: int = 1) -> Evaluation:
+    folders = (root / name for name in ("frames", "predictions", "masks", "flow", "homographies"))
+    return score_all(*folders, layout=layout, workers=workers)
+
+
+def find(summary: dict, result: str) -> dict:
+    for key in RESULTS[result]:
+        summary = summary[key]
+    return summary
+
+
+def test_perfect_predictions_score_one(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "test", "b": "all", "c": "train"}, frames=8)
+    evaluation = evaluate(tmp_path)
+    summary = evaluation.summary
+    assert {key: summary[key] for key in ("protocol", "sequences", "frames_scored", "frames_without_truth")} == {
+        "protocol": "all_frames",
+        "sequences": 2,
+        "frames_scored": 16,
+        "frames_without_truth": 0,
+    }
+    for result in RESULTS:
+        assert set(SUMMARY) <= set(find(summary, result)), result
+    for result in ("method", "method_raw", "method_best_threshold"):
+        values = find(summary, result)
+        assert [values[key] for key in ("J_mean", "F_mean", "J_recall", "precision", "recall")] == [1] * 5
+        assert values["J_decay"] == 0
+    assert summary["method"]["mAP50"] == pytest.approx(1)
+    assert summary["method"]["centre_hit"] == 1
+    assert summary["baselines"]["flow_threshold"]["J_mean"] > 0.95
+    assert summary["baselines"]["flow_threshold"]["threshold_chosen_on"] == "otsu"
+    assert 0 < summary["baselines"]["mog2"]["J_mean"] < 1
+    assert set(evaluation.per_frame["sequence"]) == {"a", "b"}
+    json.dumps(summary, allow_nan=False)
+
+
+def test_davis_drops_the_first_and_last_frame(tmp_path: Path) -> None:
+    truth = make_run(tmp_path, {"a": "all"}, frames=6)["a"]
+    nothing = np.zeros_like(truth[0])
+    write_masks(tmp_path / "masks", "a", {t: nothing if t in (0, 5) else mask for t, mask in enumerate(truth)})
+    assert evaluate(tmp_path).summary["method"]["J_mean"] == pytest.approx(4 / 6)
+    davis = evaluate(tmp_path, "davis")
+    assert davis.summary["method"]["J_mean"] == 1
+    assert davis.summary["protocol"] == "drop_first_last"
+    assert sorted(set(davis.per_frame["frame"])) == [1, 2, 3, 4]
+
+
+def test_a_missing_prediction_is_wrong_not_absent(tmp_path: Path) -> None:
+    truth = make_run(tmp_path, {"a": "all", "b": "all"}, frames=4)
+    box = [box_from_mask(mask) for mask in truth["a"]]
+    write_masks(tmp_path / "masks", "a", {t: truth["a"][t] for t in (0, 1, 2)})
+    write_predictions(tmp_path / "predictions", "a", {t: truth["a"][t] * 1.0 for t in (0, 1)}, box[:2])
+    for folder in ("masks", "predictions"):
+        (tmp_path / folder / "b.zip").unlink()
+    evaluation = evaluate(tmp_path)
+    table = evaluation.per_sequence.set_index(["sequence", "result"])
+    assert table.loc[("a", "method"), "J_mean"] == 0.75
+    assert table.loc[("a", "method_raw"), "J_mean"] == 0.5
+    assert table.loc[("a", "method_best_threshold"), "F_mean"] == 0.5
+    assert table.loc[("a", "method"), "centre_hit"] == 0.5
+    assert table.loc[("b", "method"), "J_mean"] == 0
+    assert evaluation.summary["method"]["J_mean"] == 0.375
+    assert evaluation.summary["method"]["centre_hit"] == 0.25
+    assert evaluation.summary["frames_without_prediction"] == 5
+
+
+def test_frames_without_truth_are_counted_and_not_scored(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "all"}, frames=5)
+    images, masks = scene(5)
+    write_frames(tmp_path / "frames", "a", images, {2: masks[2].astype(np.uint8) * 255})
+    summary = evaluate(tmp_path).summary
+    assert (summary["frames_scored"], summary["frames_without_truth"]) == (1, 4)
+    assert summary["method"]["J_mean"] == 1
+
+
+def test_no_truth_at_all_gives_counts_alone(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "all"}, frames=3)
+    write_frames(tmp_path / "frames", "a", scene(3)[0], {})
+    evaluation = evaluate(tmp_path)
+    assert evaluation.summary["frames_scored"] == 0
+    assert evaluation.summary["frames_without_truth"] == 3
+    assert "method" not in evaluation.summary
+    assert not len(evaluation.per_frame)
+    assert not len(evaluation.per_sequence)
+
+
+def test_an_empty_truth_is_a_truth(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "all"}, frames=3)
+    images, masks = scene(3)
+    stored = {t: mask.astype(np.uint8) * 255 for t, mask in enumerate(masks)}
+    stored[1][:] = 0
+    write_frames(tmp_path / "frames", "a", images, stored)
+    evaluation = evaluate(tmp_path)
+    assert evaluation.summary["method"]["J_mean"] == pytest.approx(2 / 3)
+    assert evaluation.summary["method"]["mAP50"] == pytest.approx(1)  # over frames with a subject
+    assert evaluation.summary["method"]["centre_hit"] == 1
+
+
+def test_truth_of_another_size_and_void_pixels(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "all"}, frames=3)
+    images, masks = scene(3)
+    stored = {}
+    for t, mask in enumerate(masks):
+        large = np.kron(mask, np.ones((3, 3), np.uint8)).astype(np.uint8) * 255
+        large[150:] = 128  # void, whatever is predicted there
+        stored[t] = large
+    write_frames(tmp_path / "frames", "a", images, stored)
+    spoiled = {t: mask.copy() for t, mask in enumerate(masks)}
+    for mask in spoiled.values():
+        mask[52:] = True
+    write_masks(tmp_path / "masks", "a", spoiled)
+    summary = evaluate(tmp_path).summary
+    assert summary["method"]["J_mean"] > 0.98
+    assert summary["method"]["F_mean"] == 1
+    assert summary["method"]["mAP50"] == pytest.approx(1)
+
+
+def test_statistics_are_taken_by_sequence_then_averaged(tmp_path: Path) -> None:
+    truth = make_run(tmp_path, {"long": "all", "short": "all"}, frames=8)
+    write_index(
+        tmp_path / "frames",
+        [{"sequence": "long", "split": "all", "frames": 8}, {"sequence": "short", "split": "all", "frames": 2}],
+    )
+    images, masks = scene(2, 1)
+    write_frames(tmp_path / "frames", "short", images, {t: m.astype(np.uint8) * 255 for t, m in enumerate(masks)})
+    write_masks(tmp_path / "masks", "short", {t: np.zeros_like(m) for t, m in enumerate(truth["short"])})
+    evaluation = evaluate(tmp_path)
+    assert evaluation.summary["method"]["J_mean"] == 0.5  # not 8 frames of 10
+    frames = evaluation.per_frame
+    assert frames[frames["result"] == "method"]["J"].sum() == 8
+
+
+def test_validation_truth_sets_the_threshold_of_flow_and_is_not_scored(tmp_path: Path) -> None:
+    make_run(tmp_path, {"v": "val", "a": "test"}, frames=4)
+    evaluation = evaluate(tmp_path)
+    assert evaluation.summary["baselines"]["flow_threshold"]["threshold_chosen_on"] == "validation"
+    assert evaluation.summary["baselines"]["flow_threshold"]["threshold"] == 0.5  # all do alike
+    assert set(evaluation.per_frame["sequence"]) == {"a"}
+
+
+def test_the_oracle_threshold_is_the_best_and_is_called_so(tmp_path: Path) -> None:
+    truth = make_run(tmp_path, {"a": "all"}, frames=3)["a"]
+    soft = {t: np.where(mask, 0.4, 0.28) for t, mask in enumerate(truth)}
+    write_predictions(tmp_path / "predictions", "a", soft, [box_from_mask(mask) for mask in truth])
+    summary = evaluate(tmp_path).summary
+    assert summary["method_raw"]["J_mean"] == 0
+    assert summary["method_best_threshold"]["J_mean"] == 1
+    assert 0.28 < summary["method_best_threshold"]["threshold"] < 0.4
+    assert summary["method_best_threshold"]["threshold_chosen_on"].startswith("oracle")
+
+
+def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "all", "b": "all"}, frames=5)
+    one, two = evaluate(tmp_path, workers=1), evaluate(tmp_path, workers=2)
+    assert one.summary == two.summary
+    pd.testing.assert_frame_equal(one.per_frame, two.per_frame)
+    pd.testing.assert_frame_equal(one.per_sequence, two.per_sequence)
+
+
+def test_a_missing_threshold_is_named(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "all"}, frames=2)
+    (tmp_path / "predictions" / "threshold.json").unlink()
+    with pytest.raises(BackdropError, match="threshold.json"):
+        evaluate(tmp_path)
