@@ -7,7 +7,6 @@ spread over processes in chunks, and looked at one by one: memory does not grow 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +18,18 @@ import pandas as pd
 
 from backdrop.baselines import MOG2_VARIANCE, Mog2, flow_mask, flow_soft, otsu
 from backdrop.datasets import read_index
-from backdrop.errors import BackdropError
 from backdrop.flow import FlowArchive
 from backdrop.homography import load_homographies
-from backdrop.masks import Mask, MaskArchive, Predictions, box_from_mask, resize_mask, resize_soft, split_truth
+from backdrop.masks import (
+    Mask,
+    MaskArchive,
+    Predictions,
+    box_from_mask,
+    read_threshold,
+    resize_mask,
+    resize_soft,
+    split_truth,
+)
 from backdrop.scores import (
     GRID,
     average_precision,
@@ -151,18 +158,6 @@ def score_all(
         "mog2": "default",
     }
     return Evaluation(header | _summary(per_frame, per_sequence, detections, labels), per_sequence, per_frame)
-
-
-def read_threshold(predictions_dir: Path) -> tuple[float, str]:
-    """The threshold that the stage segment chose, and on what."""
-    path = Path(predictions_dir) / "threshold.json"
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return float(stored["threshold"]), str(stored["chosen_on"])
-    except FileNotFoundError as fault:
-        raise BackdropError(f"{path} does not exist: run the stage segment") from fault
-    except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise BackdropError(f"{path} holds no threshold ({fault}): run the stage segment again") from fault
 
 
 def _scored_frames(folders: Folders, names: Iterable[str], drop: bool) -> tuple[list[Chunk], dict[str, int]]:

@@ -9,6 +9,7 @@ stored as 8 bits: 0..255 for 0..1. Boxes are (cx, cy, w, h) in image coordinates
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -119,6 +120,22 @@ class Predictions(MaskArchive):
     def confidence(self, t: int) -> float:
         """The largest cell probability of frame t, by which detections are ranked."""
         return float(self.p[t].max())
+
+
+def read_threshold(predictions_dir: Path | str) -> tuple[float, str]:
+    """The threshold that the stage segment chose, and on what ("validation", "default" or "params").
+
+    Raises:
+        BackdropError: threshold.json is missing or holds no threshold.
+    """
+    path = Path(predictions_dir) / "threshold.json"
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return float(stored["threshold"]), str(stored["chosen_on"])
+    except FileNotFoundError as fault:
+        raise BackdropError(f"{show(path)} does not exist: run the stage segment") from fault
+    except (OSError, ValueError, KeyError, TypeError) as fault:
+        raise BackdropError(f"{show(path)} holds no threshold ({fault}): run the stage segment again") from fault
 
 
 # Sizes ------------------------------------------------------------------------------------------------
