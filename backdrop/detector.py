@@ -81,8 +81,10 @@ class Detector(nn.Module):
             network.layer3,
         )
         self.head = nn.Conv2d(256, 5, kernel_size=1)
-        with torch.no_grad():  # all cells start alike: p uniform, boxes at their cells, medium size
-            self.head.weight.mul_(0.01)
+        with torch.no_grad():  # all cells start alike: p near uniform, boxes of medium size at their cells
+            self.head.weight[:1].mul_(0.01)
+            # Boxes share the trunk with p: with weights other than 0 they would drift while only p learns.
+            self.head.weight[1:].zero_()
             self.head.bias.zero_()  # type: ignore[union-attr]
         self.register_buffer("live", live_cells(self.grid), persistent=False)
         self.register_buffer("centers", cell_centers(self.grid), persistent=False)
@@ -90,7 +92,8 @@ class Detector(nn.Module):
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Proposals:
         """Args: normalized image of any size; it is resampled to `detector.input` squared."""
         side = self.params.input
-        small = F.interpolate(image, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        with torch.autocast(image.device.type, enabled=False):  # antialiasing knows no bfloat16
+            small = F.interpolate(image.float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
         raw = self.head(self.trunk(small)).flatten(2).transpose(1, 2).float()
         p = raw[..., 0].masked_fill(~self.live, _OFF).softmax(dim=1)
         low, high = self.params.scale

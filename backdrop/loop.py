@@ -86,10 +86,10 @@ class TrainingFrames(Dataset):
         image = cv2.resize(self.frames[sequence].image(t), self.size, interpolation=cv2.INTER_AREA)
         flow, known = np.full_like(image, 255), False
         if self.flows is not None:
-            valid = self.flows[sequence].valid(t)
+            vectors, valid = self.flows[sequence].read(t)
             known = bool(valid.mean() > 0.5)
             if known:
-                colored = flow_image(self.flows[sequence].flow(t), valid)
+                colored = flow_image(vectors, valid)
                 colored = (np.asarray(colored).transpose(1, 2, 0) * 255).round().astype(np.uint8)
                 flow = cv2.resize(colored, self.size, interpolation=cv2.INTER_AREA)
         # The last byte says that the row is whole: written last, so that another process never reads half a row.

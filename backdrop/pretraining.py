@@ -63,7 +63,7 @@ def train_inpainter(
     network = Inpainter(params.channels)
     features = Features(weights) if params.perceptual else None
     network.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(network.parameters(), lr=params.rate)
+    optimizer = torch.optim.Adam(network.parameters(), lr=params.rate, fused=True)
     model, optimizer = fabric.setup(network, optimizer)
     features = fabric.to_device(features) if features is not None else None
     checkpoints = Checkpoints(

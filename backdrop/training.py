@@ -90,7 +90,7 @@ class JointTraining:
         chosen = {id(parameter) for parameter in slow}
         fast = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
         self.rates = [params.train.rate, params.train.decoder_rate]
-        optimizer = torch.optim.Adam([{"params": fast}, {"params": slow}], lr=params.train.rate)
+        optimizer = torch.optim.Adam([{"params": fast}, {"params": slow}], lr=params.train.rate, fused=True)
         self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
         sections = [
             params.seed,

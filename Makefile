@@ -1,0 +1,38 @@
+# make demo: everything from a fresh clone to scored masks of the embedded footage.
+# make test: the quick tests; make test-all adds the slow ones; make lint; make params composes params.yaml from conf/.
+PYTHON ?= python3.11
+VENV := .venv
+RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
+
+.PHONY: env demo test test-all lint params graph clean
+
+env: $(VENV)/ready
+
+# opencv-python is left out of the lock on purpose (opencv-contrib-python owns the folder cv2), hence --no-deps.
+$(VENV)/ready: requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "error: $(PYTHON) is not on PATH; install Python 3.11 or run make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: env
+	$(RUN) dvc repro
+	$(RUN) dvc metrics show metrics/scores.json
+
+test: env
+	$(RUN) python -m pytest
+
+test-all: env
+	$(RUN) python -m pytest -m "slow or not slow"
+
+lint: env
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+	$(RUN) mypy backdrop stages
+
+params: env
+	$(RUN) python -m backdrop.params
+
+clean:
+	rm -rf data models runs

@@ -1,0 +1,40 @@
+"""Masks and ground truth -> metrics/: scores.json, tables by sequence and frame, contact sheets, provenance."""
+
+import argparse
+import json
+from pathlib import Path
+
+from backdrop.datasets import read_index
+from backdrop.evaluation import score_all
+from backdrop.overlay import contact_sheet_all
+from backdrop.params import load_params
+from backdrop.provenance import provenance
+from backdrop.stage import run, worker_count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--homographies", type=Path, required=True)
+    parser.add_argument("--flow", type=Path, required=True)
+    parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument("--masks", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    params = load_params("data.layout", "seed", "compute")
+    workers = worker_count(params.compute.workers)
+    scores = score_all(
+        args.frames, args.predictions, args.masks, args.flow, args.homographies, params.data_layout, workers
+    )
+    args.out.mkdir(parents=True, exist_ok=True)
+    scores.per_sequence.to_csv(args.out / "per_sequence.csv", index=False)
+    scores.per_frame.to_csv(args.out / "per_frame.csv", index=False)
+    names = read_index(args.frames, usable=True)["sequence"].tolist()
+    contact_sheet_all(args.frames, args.predictions, args.masks, args.out / "plots", names, scores.per_frame)
+    facts = provenance(args.frames / "index.csv", params.seed, params.compute.device)
+    (args.out / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    (args.out / "scores.json").write_text(json.dumps(scores.summary, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,59 @@
+"""Shared fixtures: the composed parameters, small networks, real data where it is at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from backdrop.detector import Detector
+from backdrop.encoder import Features
+from backdrop.inpainter import Inpainter
+from backdrop.model import Model
+from backdrop.params import Params, read
+from backdrop.synthesis import SynthesisNetwork
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The committed params.yaml."""
+    return read(ROOT / "params.yaml")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """Folder with data/ and reference/; tests that need it are skipped where BACKDROP_REAL_DATA is unset."""
+    folder = os.environ.get("BACKDROP_REAL_DATA")
+    if not folder:
+        pytest.skip("BACKDROP_REAL_DATA is unset: set it to the folder that holds data/ and reference/")
+    return Path(folder)
+
+
+@pytest.fixture
+def make_model(params: Params):
+    """Build a model with random weights; keyword arguments replace keys of `loss` and `sampling`."""
+
+    def build(seed: int = 0, **changes: object) -> Model:
+        torch.manual_seed(seed)
+        loss = params.loss.model_copy(update={k: v for k, v in changes.items() if k in type(params.loss).model_fields})
+        plain = {"kind": "importance", "cells": 1, "baseline": "none"}
+        sampling = params.sampling.model_copy(
+            update=plain | {k: v for k, v in changes.items() if k in type(params.sampling).model_fields}
+        )
+        synthesis = params.synthesis.model_copy(update={"crop": 32, "hidden": (20, 6), "decoder": [8, 16]})
+        return Model(
+            Detector(params.detector, "none"),
+            SynthesisNetwork(synthesis, "none"),
+            Inpainter([4, 8]),
+            Inpainter([4, 8]),
+            Features("none"),
+            loss,
+            sampling,
+            params.lambda_,
+        )
+
+    return build

@@ -1,0 +1,177 @@
+"""The laws of the method: who learns from what, and the one-sample estimate is unbiased."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from backdrop.losses import objective
+from backdrop.model import Model, Schedule, autoencode, without_gradient_to
+
+WEIGHTS = ("alpha", "alpha_flow", "beta", "gamma", "eta", "zeta", "scale_prior", "offset_prior")
+OFF = dict.fromkeys(WEIGHTS, 0.0)
+
+# term -> (its weight, reaches p, reaches b, reaches S); METHOD's table of who learns from what
+TABLE = {
+    "bg": ("alpha", True, False, False),
+    "bg_flow": ("alpha_flow", True, False, False),
+    "fg": ("beta", False, True, True),
+    "phi": ("gamma", False, True, True),
+    "mask": ("eta", False, False, True),
+    "p": ("zeta", True, False, False),
+    "scale": ("scale_prior", False, True, False),
+    "offset": ("offset_prior", False, True, False),
+}
+
+
+def images(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return torch.randn(batch, 3, 48, 64, generator=generator), torch.randn(batch, 3, 48, 64, generator=generator)
+
+
+def gradients(model: Model, cells: int = 1) -> tuple[bool, bool, bool]:
+    """Whether one backward pass of the whole objective reaches p, b and S's parameters."""
+    kept: dict[str, torch.Tensor] = {}
+    detect = model.detector.forward
+
+    def spy(image: torch.Tensor):
+        proposals = detect(image)
+        for name in ("p", "box", "scale", "offset"):
+            getattr(proposals, name).retain_grad()
+            kept[name] = getattr(proposals, name)
+        return proposals
+
+    model.detector.forward = spy  # type: ignore[method-assign]
+    image, flow = images()
+    step = model(image, flow, generator=torch.Generator().manual_seed(0))
+    loss = objective(step.terms, model.loss)
+    if not loss.requires_grad:
+        return False, False, False
+    loss.backward()
+
+    def reached(*tensors: torch.Tensor | None) -> bool:
+        return any(t is not None and bool(t.abs().max() > 0) for t in tensors)
+
+    boxes = reached(kept["box"].grad, kept["scale"].grad, kept["offset"].grad)
+    return reached(kept["p"].grad), boxes, reached(*(p.grad for p in model.synthesis.parameters()))
+
+
+@pytest.mark.parametrize("draws", [{"cells": 1}, {"cells": 4, "baseline": "leave_one_out"}], ids=["one", "several"])
+@pytest.mark.parametrize("term", TABLE)
+def test_each_term_reaches_exactly_its_networks(make_model, term: str, draws: dict) -> None:
+    weight, *expected = TABLE[term]
+    changes = OFF | {weight: 1.0, "p_prior": "l2"} | draws
+    if term == "phi":  # phi is skipped at weight 0, all others are computed
+        changes["gamma"] = 1.0
+    assert list(gradients(make_model(**changes))) == expected
+
+
+@pytest.mark.parametrize(("kind", "learns"), [("l1", False), ("l2", True), ("l2_selected", True), ("none", False)])
+def test_the_l1_prior_on_p_has_no_gradient_after_a_softmax(make_model, kind: str, learns: bool) -> None:
+    model = make_model(**OFF | {"zeta": 1.0, "p_prior": kind})
+    image, flow = images()
+    step = model(image, flow, generator=torch.Generator().manual_seed(0))
+    head = model.detector.head.weight
+    gradient = torch.zeros(5)
+    if step.terms["p"].requires_grad:
+        (gradient,) = torch.autograd.grad(step.terms["p"], head)
+    assert bool(gradient[0].abs().max() > 1e-7) == learns
+
+
+def test_entangled_training_lets_every_loss_reach_p_and_b(make_model) -> None:
+    model = make_model(**OFF | {"beta": 1.0, "disentangled": False})
+    assert gradients(model) == (True, True, True)
+    model = make_model(**OFF | {"alpha": 1.0, "disentangled": False})
+    p, b, s = gradients(model)
+    assert p
+    assert b
+    assert not s
+
+
+def test_the_sampled_losses_are_unbiased(make_model) -> None:
+    """Averaged over many draws, every importance-weighted term and its gradient on p equals the sum over cells."""
+    image, flow = images(1)
+    exact = make_model(kind="exact").eval()
+    # head weights are tiny at the start; spread p, so that the weights p/q matter
+    with torch.no_grad():
+        exact.detector.head.weight.mul_(300)
+    drawn = make_model(kind="importance", cells=1, epsilon=0.005).eval()
+    drawn.load_state_dict(exact.state_dict())
+    whole = exact(image, flow).terms
+    (expected,) = torch.autograd.grad(whole["bg"], exact.detector.head.weight)
+    count = 64
+    sums = dict.fromkeys(("bg", "bg_flow", "fg", "phi"), 0.0)
+    squares = dict.fromkeys(sums, 0.0)
+    gradient = torch.zeros_like(expected)
+    rounds = 12
+    many = image.expand(count, -1, -1, -1), flow.expand(count, -1, -1, -1)
+    for seed in range(rounds):
+        terms = drawn(*many, generator=torch.Generator().manual_seed(seed)).terms
+        gradient += torch.autograd.grad(terms["bg"], drawn.detector.head.weight, retain_graph=True)[0] / rounds
+        for name in sums:
+            sums[name] += terms[name].item() / rounds
+            squares[name] += terms[name].item() ** 2 / rounds
+    for name, mean in sums.items():
+        error = (max(squares[name] - mean**2, 0) / (rounds - 1)) ** 0.5
+        assert abs(mean - whole[name].item()) < 4 * error + 1e-5, name
+    cosine = torch.cosine_similarity(gradient.flatten(), expected.flatten(), dim=0)
+    assert cosine > 0.9
+
+
+def test_inpainters_stay_bit_identical_through_joint_training(make_model) -> None:
+    model = make_model()
+    before = {k: v.clone() for k, v in model.state_dict().items() if k.startswith(("inpainter", "features"))}
+    assert any("running_mean" in key for key in before)
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    image, flow = images()
+    for _ in range(2):
+        model.train()  # as Fabric and users do: must not wake batch norm
+        optimizer.zero_grad()
+        objective(model(image, flow).terms, model.loss).backward()
+        optimizer.step()
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in before.items())
+
+
+def test_frozen_boxes_do_not_learn(make_model) -> None:
+    model = make_model(**OFF | {"beta": 1.0, "gamma": 1.0})
+    image, flow = images()
+    step = model(image, flow, schedule=Schedule(boxes_learn=False), generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(objective(step.terms, model.loss), model.detector.head.weight, allow_unused=True)
+    assert gradient is None or not gradient.any()
+
+
+def test_the_detector_phase_does_not_run_the_synthesis_network(make_model) -> None:
+    model = make_model()
+    image, flow = images()
+    step = model(image, flow, schedule=Schedule(synthesis=False))
+    assert step.mask is None
+    assert set(step.terms) == {"bg", "bg_flow", "p"}
+
+
+def test_invalid_flow_does_not_count(make_model) -> None:
+    model = make_model()
+    image, flow = images()
+    generator = torch.Generator().manual_seed(0)
+    step = model(image, flow, torch.zeros(len(image), dtype=torch.bool), generator=generator)
+    assert step.terms["bg_flow"] == 0
+
+
+def test_without_gradient_to_keeps_the_value_and_the_other_gradients() -> None:
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    middle = x * 2
+    loss = (middle * w).square().sum()
+    changed = without_gradient_to(loss, middle)
+    assert changed == loss
+    (expected,) = torch.autograd.grad(loss, w, retain_graph=True)
+    kept, cut = torch.autograd.grad(changed, (w, x))
+    assert torch.equal(kept, expected)
+    assert not cut.any()
+
+
+def test_autoencoding_reaches_the_synthesis_network_alone(make_model) -> None:
+    model = make_model()
+    image, _ = images()
+    autoencode(model.synthesis, image, torch.tensor([[0.0, 0.0, 0.8, 0.8]] * 3)).backward()
+    assert any(p.grad is not None for p in model.synthesis.parameters())
+    assert all(p.grad is None for p in model.detector.parameters())

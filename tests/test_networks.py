@@ -1,0 +1,203 @@
+"""Detector, synthesis network, inpainter, encoder weights, losses, model folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from backdrop import losses
+from backdrop.detector import Detector, cell_centers, live_cells
+from backdrop.encoder import Features, denormalize, normalize, resnet
+from backdrop.errors import BackdropError
+from backdrop.inpainter import Inpainter, random_holes
+from backdrop.params import DetectorParams, Params, SynthesisParams
+from backdrop.spatial import hole
+from backdrop.synthesis import SynthesisNetwork
+from backdrop.weights import load_network, save_network
+
+
+@pytest.mark.parametrize("unit", ["box", "cell"])
+def test_boxes_start_at_their_cells_with_medium_size(params: Params, unit: str) -> None:
+    detector = Detector(params.detector.model_copy(update={"offset_unit": unit}), "none")
+    proposals = detector(torch.randn(2, 3, 60, 100))
+    assert torch.allclose(proposals.box[0, :, :2], cell_centers(8))
+    assert torch.allclose(proposals.box[..., 2:], torch.tensor(float(sum(params.detector.scale))))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["box", "cell"]))
+def test_proposals_keep_their_ranges_whatever_the_weights(seed: int, unit: str) -> None:
+    torch.manual_seed(seed)
+    values = DetectorParams(input=128, scale=(0.2, 0.8), offset=1.5, offset_unit=unit)
+    detector = Detector(values, "none")
+    torch.nn.init.normal_(detector.head.weight, std=1.0)
+    p, box, scale, offset = detector(10 * torch.randn(2, 3, 96, 160))
+    assert torch.allclose(p.sum(dim=1), torch.ones(2), atol=1e-5)
+    assert (p[:, ~live_cells(8)] == 0).all()
+    assert ((scale >= 0.2) & (scale <= 0.8)).all()
+    assert (box[..., :2].abs() <= 1).all()
+    limit = 1.5 * 2 * scale if unit == "box" else torch.tensor(1.5 * 2 / 8)
+    assert (offset.abs() <= limit + 1e-6).all()
+
+
+def test_the_outer_ring_is_never_live() -> None:
+    grid = live_cells(8).reshape(8, 8)
+    assert grid.sum() == 36
+    assert not grid[0].any()
+    assert not grid[:, -1].any()
+
+
+@pytest.mark.parametrize(
+    ("crop", "encoder", "hidden", "linears", "decoder", "skip"),
+    [
+        (64, "resnet18", (600, 256), 1, [64, 128, 256, 512], False),
+        (128, "resnet50", (600, 256), 1, [64, 128, 256, 512], False),
+        (128, "resnet18", (600, 128), 2, [32, 64, 128, 256], False),
+        (64, "resnet18", (60, 20), 1, [16, 32, 64], True),
+    ],
+)
+def test_synthesis_masks_peak_at_one_and_vanish_at_the_border(crop, encoder, hidden, linears, decoder, skip) -> None:
+    values = SynthesisParams(crop=crop, encoder=encoder, hidden=hidden, linears=linears, decoder=decoder, skip=skip)
+    network = SynthesisNetwork(values, "none")
+    foreground, mask = network(torch.randn(2, 3, crop, crop))
+    assert foreground.shape == (2, 3, crop, crop)
+    assert torch.allclose(mask.amax(dim=(1, 2, 3)), torch.ones(2))
+    assert mask.min() >= 0
+    assert not mask[..., 0, 0].any()
+    assert network.to_map[-2].out_features == (decoder[-1] - hidden[1]) * 64
+
+
+def test_a_bottleneck_without_skips_forgets_where_details_were(params: Params) -> None:
+    """Without skips, the decoder's input is the two codes alone."""
+    network = SynthesisNetwork(params.synthesis.model_copy(update={"skip": False}), "none").eval()
+    seen = []
+    network.decoder[0].register_forward_hook(lambda _m, inputs, _o: seen.append(inputs))
+    network(torch.randn(1, 3, 64, 64))
+    assert seen[0][1] is None
+    assert seen[0][0].shape == (1, 512, 8, 8)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([(48, 64), (50, 70), (33, 32)]))
+def test_the_inpainter_never_sees_what_is_under_the_hole(seed: int, size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    network = Inpainter([4, 8, 8]).freeze()
+    image = torch.randn(2, 3, *size, generator=generator)
+    mask = hole(random_holes(2, (0.2, 0.7), 1, generator)[0], size)
+    other = torch.where(mask > 0, torch.randn(image.shape, generator=generator) * 50, image)
+    assert torch.equal(network(image, mask), network(other, mask))
+    background = network.background(image, mask)
+    assert torch.equal(background[(mask == 0).expand_as(image)], image[(mask == 0).expand_as(image)])
+
+
+def test_papers_inpainter_has_six_levels(params: Params) -> None:
+    assert Inpainter(params.inpainter.channels).stride == 32
+    assert params.inpainter.channels == [8, 16, 32, 64, 128, 256]
+
+
+def test_frozen_means_frozen() -> None:
+    network = Inpainter([4, 8]).freeze()
+    network.train()
+    assert not network.training
+    assert not any(p.requires_grad for p in network.parameters())
+    features = Features("none").train()
+    assert not features.training
+
+
+def test_normalize_is_inverted() -> None:
+    image = torch.rand(1, 3, 8, 8)
+    assert torch.allclose(denormalize(normalize(image)), image, atol=1e-6)
+
+
+def test_local_encoder_weights_are_loaded(tmp_path: Path) -> None:
+    network = resnet("resnet18", "none")
+    save_file({k: v.contiguous() for k, v in network.state_dict().items()}, tmp_path / "resnet18.safetensors")
+    again = resnet("resnet18", str(tmp_path))
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in network.state_dict().items())
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    (tmp_path / "resnet18.safetensors").unlink()
+    assert torch.equal(resnet("resnet18", str(tmp_path)).fc.weight, network.fc.weight)
+
+
+def test_missing_or_unfit_encoder_weights_say_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match="neither resnet18.safetensors nor resnet18.pth"):
+        resnet("resnet18", str(tmp_path))
+    save_file({"a": torch.zeros(1)}, tmp_path / "resnet18.safetensors")
+    with pytest.raises(BackdropError, match="resnet18.safetensors does not hold"):
+        resnet("resnet18", str(tmp_path))
+
+
+def test_a_weights_file_cannot_run_code(tmp_path: Path) -> None:
+    class Bomb:
+        def __reduce__(self) -> tuple:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"conv1.weight": Bomb()}, tmp_path / "resnet18.pth")
+    with pytest.raises(BackdropError, match="resnet18.pth"):
+        resnet("resnet18", str(tmp_path))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_network_for_imagenet_weights_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise URLError("no route")
+
+    monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
+    with pytest.raises(BackdropError, match="encoder.weights"):
+        resnet("resnet18", "imagenet")
+
+
+def test_model_folders_round_trip_and_name_what_is_wrong(tmp_path: Path) -> None:
+    network = Inpainter([4, 8])
+    save_network(tmp_path / "model", network, {"channels": [4, 8]})
+    state, config = load_network(tmp_path / "model")
+    assert config == {"channels": [4, 8]}
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in state.items())
+    with pytest.raises(BackdropError, match="no model folder"):
+        load_network(tmp_path)
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(BackdropError, match=r"model\.safetensors"):
+        load_network(tmp_path / "model")
+
+
+# ---- losses
+
+
+def test_background_loss_ignores_the_size_of_the_box() -> None:
+    """The same error density inside any hole gives the same loss (Eq. 3's reason to divide by the area)."""
+    image = torch.zeros(1, 3, 100, 100)
+    values = []
+    for side in (0.4, 0.8, 1.6):
+        box = torch.tensor([[0.0, 0.0, side, side]])
+        background = hole(box, (100, 100)).expand(-1, 3, -1, -1) * 0.5
+        values.append(losses.background_loss(losses.square_distance(background, image), losses.area(box)).item())
+    assert values == pytest.approx([-0.25] * 3, rel=0.03)
+
+
+def test_compose_shows_the_background_where_the_mask_is_zero() -> None:
+    background = torch.randn(1, 3, 4, 4)
+    mask = torch.zeros(1, 1, 4, 4)
+    assert torch.equal(losses.compose(torch.zeros(1, 3, 4, 4), mask, background), background)
+
+
+@pytest.mark.parametrize(("mean", "slope"), [(0.001, -1), (0.02, 1)])
+def test_the_v_prior_pulls_the_mean_towards_lambda(mean: float, slope: int) -> None:
+    mask = torch.full((1, 1, 10, 10), mean, requires_grad=True)
+    value = losses.mask_prior(mask, "v", 0.005)
+    assert value.item() == pytest.approx(abs(mean - 0.005) + 0.005)
+    value.sum().backward()
+    assert torch.sign(mask.grad.mean()) == slope
+
+
+def test_the_objective_is_the_weighted_sum(params: Params) -> None:
+    terms = {name: torch.tensor(1.0) for name in ("bg", "bg_flow", "fg", "phi", "mask", "p")}
+    loss = params.loss
+    expected = loss.alpha + loss.alpha_flow + loss.beta + loss.gamma + loss.eta + loss.zeta
+    assert losses.objective(terms, loss).item() == pytest.approx(expected)

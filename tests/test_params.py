@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from backdrop.errors import BackdropError
+from backdrop.params import compose, load_params, read, validate
+
+ROOT = Path(__file__).parent.parent
+
+
+def composed(tmp_path: Path, *overrides: str) -> Path:
+    out = tmp_path / "params.yaml"
+    compose(list(overrides), out, ROOT / "conf")
+    return out
+
+
+def test_params_yaml_is_what_conf_composes(tmp_path: Path) -> None:
+    assert yaml.safe_load(composed(tmp_path).read_text()) == yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+GROUPS = {group: sorted(p.stem for p in (ROOT / "conf" / group).glob("*.yaml")) for group in ("data", "scale", "paper")}
+
+
+@pytest.mark.parametrize("choice", list(itertools.product(*GROUPS.values())), ids="-".join)
+def test_every_shipped_combination_is_valid(choice: tuple[str, ...], tmp_path: Path) -> None:
+    read(composed(tmp_path, *(f"{group}='{name}'" for group, name in zip(GROUPS, choice, strict=True))))
+
+
+def test_presets_hold_the_numbers_in_which_the_papers_differ(tmp_path: Path) -> None:
+    seen = {year: read(composed(tmp_path, f"paper='{year}'")) for year in (2020, 2021, 2022)}
+    assert [p.loss.hole_margin for p in seen.values()] == [0.2, 0.1, 0.15]
+    assert [p.synthesis.hidden for p in seen.values()] == [(600, 128), (600, 256), (600, 256)]
+    assert [p.synthesis.linears for p in seen.values()] == [2, 1, 1]
+    assert [p.synthesis.decoder for p in seen.values()] == [[32, 64, 128, 256], *[[64, 128, 256, 512]] * 2]
+    assert [p.loss.p_prior for p in seen.values()] == ["l2", "l2", "l1"]
+    assert [p.loss.alpha_flow > 0 for p in seen.values()] == [False, True, True]
+    assert [p.crf.enabled for p in seen.values()] == [False, True, True]
+    assert [p.loss.bg_perceptual for p in seen.values()] == [True, True, False]
+    assert [p.detector.offset_unit for p in seen.values()] == ["cell", "box", "box"]
+    for p in seen.values():
+        assert (p.sampling.cells, p.sampling.baseline, p.sampling.epsilon) == (1, "none", 0.001)
+        assert (p.train.detector_iterations, p.train.synthesis_iterations, p.train.box_fixed) == (0, 0, 0)
+        assert (p.loss.scale_prior, p.loss.offset_prior, p.train.decay) == (0, 0, False)
+        assert (p.loss.alpha, p.loss.beta, p.loss.gamma, p.loss.eta, p.loss.zeta) == (0.1, 1, 2, 0.25, 0.1)
+
+
+def values() -> dict:
+    return yaml.safe_load((ROOT / "params.yaml").read_text())
+
+
+def test_all_problems_are_named_at_once() -> None:
+    wrong = values()
+    wrong["loss"]["alpah"] = 1
+    wrong["crf"]["iterations"] = 0
+    del wrong["seed"]
+    wrong["flow"]["model"] = "flownet2"
+    with pytest.raises(BackdropError) as caught:
+        validate(wrong)
+    for key in ("loss.alpah: unknown key", "crf.iterations", "seed: missing", "flow.checkpoint"):
+        assert key in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "named"),
+    [
+        ("sampling", "cells", 1, "leave_one_out"),
+        ("detector", "scale", [0.8, 0.2], "detector.scale"),
+        ("synthesis", "decoder", [64], "synthesis.decoder"),
+        ("data", "protocol", "self", None),
+        ("compute", "device", "gpu", "compute.device"),
+        ("data", "layout", "davs", "data.layout"),
+        ("train", "rate", float("nan"), "train.rate"),
+    ],
+)
+def test_bad_values_and_combinations(section: str, key: str, value: object, named: str | None) -> None:
+    wrong = values()
+    wrong[section][key] = value
+    if named is None:
+        validate(wrong)
+        return
+    with pytest.raises(BackdropError, match=named):
+        validate(wrong)
+
+
+LEAVES = [(section, key) for section, keys in values().items() if isinstance(keys, dict) for key in keys]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(LEAVES), st.one_of(st.none(), st.text(max_size=5), st.floats(), st.integers(-5, 5)))
+def test_any_value_is_taken_or_named(leaf: tuple[str, str], value: object) -> None:
+    wrong = values()
+    wrong[leaf[0]][leaf[1]] = value
+    try:
+        validate(wrong)
+    except BackdropError as error:
+        assert leaf[0] in str(error)
+
+
+def test_a_stage_gets_the_keys_it_names_and_no_others() -> None:
+    chosen = load_params("crf", "data.layout", "lambda", path=ROOT / "params.yaml")
+    assert set(vars(chosen)) == {"crf", "data_layout", "lambda_"}
+
+
+@pytest.mark.parametrize("text", ["{", "- 1", "\x00", ""])
+def test_a_file_that_is_no_mapping(text: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text(text)
+    with pytest.raises(BackdropError, match="params.yaml"):
+        read(tmp_path / "params.yaml")
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match="does not exist"):
+        read(tmp_path / "params.yaml")
