@@ -80,12 +80,15 @@ class Detector(nn.Module):
             network.layer2,
             network.layer3,
         )
-        self.head = nn.Conv2d(256, 5, kernel_size=1)
+        # One 1 x 1 convolution to 5 numbers, in two parts so that boxes can have a learning rate of their own.
+        self.head = nn.Conv2d(256, 1, kernel_size=1)
+        self.box_head = nn.Conv2d(256, 4, kernel_size=1)
         with torch.no_grad():  # all cells start alike: p near uniform, boxes of medium size at their cells
-            self.head.weight[:1].mul_(0.01)
+            self.head.weight.mul_(0.01)
             # Boxes share the trunk with p: with weights other than 0 they would drift while only p learns.
-            self.head.weight[1:].zero_()
-            self.head.bias.zero_()  # type: ignore[union-attr]
+            self.box_head.weight.zero_()
+            for bias in (self.head.bias, self.box_head.bias):
+                bias.zero_()  # type: ignore[union-attr]
         self.register_buffer("live", live_cells(self.grid), persistent=False)
         self.register_buffer("centers", cell_centers(self.grid), persistent=False)
 
@@ -94,13 +97,14 @@ class Detector(nn.Module):
         side = self.params.input
         with torch.autocast(image.device.type, enabled=False):  # antialiasing knows no bfloat16
             small = F.interpolate(image.float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
-        raw = self.head(self.trunk(small)).flatten(2).transpose(1, 2).float()
-        p = raw[..., 0].masked_fill(~self.live, _OFF).softmax(dim=1)
+        features = self.trunk(small)
+        p = self.head(features).flatten(1).float().masked_fill(~self.live, _OFF).softmax(dim=1)
+        raw = self.box_head(features).flatten(2).transpose(1, 2).float()
         low, high = self.params.scale
-        scale = low + (high - low) * raw[..., 1:3].sigmoid()
+        scale = low + (high - low) * raw[..., :2].sigmoid()
         # 1.5 box widths: larger offsets are covered by the neighboring cells' boxes. The limit is a constant
         # for the gradient, or a box could grow only in order to move.
         limit = 2 * scale.detach() if self.params.offset_unit == "box" else 2 / self.grid
-        offset = raw[..., 3:5].tanh() * self.params.offset * limit
+        offset = raw[..., 2:].tanh() * self.params.offset * limit
         center = (self.centers + offset).clamp(-1, 1)
         return Proposals(p, torch.cat([center, 2 * scale], dim=-1), scale, offset)

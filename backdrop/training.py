@@ -86,11 +86,12 @@ class JointTraining:
         flow = load_inpainter(inpainter_dirs["flow"]) if with_flow else None
         self.network = build_model(params, load_inpainter(inpainter_dirs["rgb"]), flow)
         self.network.to(memory_format=torch.channels_last)
-        slow = self.network.synthesis.decoder_parameters()
-        chosen = {id(parameter) for parameter in slow}
-        fast = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
-        self.rates = [params.train.rate, params.train.decoder_rate]
-        optimizer = torch.optim.Adam([{"params": fast}, {"params": slow}], lr=params.train.rate, fused=True)
+        groups = [self.network.synthesis.decoder_parameters(), list(self.network.detector.box_head.parameters())]
+        chosen = {id(parameter) for group in groups for parameter in group}
+        rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
+        self.rates = [params.train.rate, params.train.decoder_rate, params.train.box_rate]
+        parameters = [{"params": group} for group in (rest, *groups)]
+        optimizer = torch.optim.Adam(parameters, lr=params.train.rate, fused=True)
         self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
         sections = [
             params.seed,

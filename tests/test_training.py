@@ -1,0 +1,441 @@
+"""The loops: what they draw, log, save and take up again. Everything here runs on a CPU."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from backdrop import loop, overlay, pretraining, training  # noqa: F401 - all modules, or keys of runs would differ
+from backdrop.errors import BackdropError
+from backdrop.flow import flow_image, read_flow
+from backdrop.loop import Checkpoints, TrainingFrames
+from backdrop.pretraining import load_inpainter, train_inpainter
+from backdrop.training import JointTraining
+from backdrop.video import FrameArchive
+from tests.runs import write_motion
+from tests.tiny import ROOT, environment, small_params, small_values, training_params, write_material
+
+SIZE = (48, 32)
+STEPS = {"train.iterations": 5, "train.detector_iterations": 2, "train.synthesis_iterations": 2}
+STEPS |= {"train.checkpoint_every": 3, "train.box_fixed": 2, "train.overlay_every": 3}
+
+
+class Crash(Exception):
+    """What a test throws out of a loop."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames and flow of two training sequences (of 6 and 6 frames), one test sequence, and trained inpainters."""
+    root = tmp_path_factory.mktemp("material")
+    write_material(root, {"first": "train", "second": "train", "held": "test"})
+    for kind in ("rgb", "flow"):
+        inpaint(root, kind, root / f"inpainter_{kind}", root / "log", root / "runs")
+    return root
+
+
+def inpaint(root: Path, kind: str, out: Path, log: Path, runs: Path, **changes: Any) -> None:
+    params = small_params({f"inpainter.{key}": value for key, value in changes.items()})
+    folders = (root / "frames", root / "flow", out, log)
+    train_inpainter(kind, *folders, params.inpainter, params.train.size, "none", params.seed, params.compute, runs)
+
+
+def joint(root: Path, work: Path, changes: dict[str, Any] | None = None) -> JointTraining:
+    inpainters = {kind: root / f"inpainter_{kind}" for kind in ("rgb", "flow")}
+    params = training_params(STEPS | (changes or {}))
+    return JointTraining(params, root / "frames", root / "flow", inpainters, work / "log", work / "runs")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def curves(log: Path) -> dict[str, list[str]]:
+    """Curve -> its (step, value) lines."""
+    files = sorted((log / "plots" / "metrics").rglob("*.tsv"))
+    assert files
+    return {path.relative_to(log).as_posix(): path.read_text().splitlines() for path in files}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def crash_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
+    """The next run stops in the middle of an iteration."""
+    original = JointTraining._iterate
+
+    def step(self: JointTraining, now: int, *rest: Any) -> Any:
+        if now == iteration:
+            raise Crash
+        return original(self, now, *rest)
+
+    monkeypatch.setattr(JointTraining, "_iterate", step)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model, the log and nothing else of a run that nothing happened to."""
+    work = tmp_path_factory.mktemp("undisturbed")
+    joint(material, work).run(work / "joint")
+    return work
+
+
+# ----------------------------------------------------------------------------------------- taken up again
+
+
+@pytest.mark.parametrize("iteration", [3, 7])
+def test_a_crash_changes_neither_weights_nor_curves(
+    iteration: int, material: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        crash_at(patch, iteration)
+        with pytest.raises(Crash):
+            joint(material, tmp_path).run(tmp_path / "joint")
+    assert not (tmp_path / "joint").exists()
+    again = joint(material, tmp_path)
+    done: list[int] = []
+    original = JointTraining._iterate
+    monkeypatch.setattr(JointTraining, "_iterate", lambda self, i, *rest: done.append(i) or original(self, i, *rest))
+    again.run(tmp_path / "joint")
+    assert done == list(range(iteration - iteration % 3, 9)), "the run did not go on from its last checkpoint"
+    assert equal(weights(tmp_path / "joint"), weights(undisturbed / "joint"))
+    assert curves(tmp_path / "log") == curves(undisturbed / "log")
+    assert list((tmp_path / "runs").iterdir()) == [], "a finished run leaves its checkpoint behind"
+
+
+def test_a_crash_while_a_checkpoint_is_written_leaves_the_one_before(
+    material: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+
+    def half(state: dict, file: Any) -> None:
+        written.append(state["iteration"])
+        if len(written) == 2:
+            file.write(b"half of it")
+            raise Crash
+        save(state, file)
+
+    save = torch.save
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", half)
+        with pytest.raises(Crash):
+            joint(material, tmp_path).run(tmp_path / "joint")
+    state = joint(material, tmp_path).checkpoints.load()
+    assert state is not None
+    assert state["iteration"] == 3
+    joint(material, tmp_path).run(tmp_path / "joint")
+    assert equal(weights(tmp_path / "joint"), weights(undisturbed / "joint"))
+
+
+def test_another_seed_gives_other_weights(material: Path, undisturbed: Path, tmp_path: Path) -> None:
+    joint(material, tmp_path, {"seed": 1}).run(tmp_path / "joint")
+    assert not equal(weights(tmp_path / "joint"), weights(undisturbed / "joint"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_killed_stage_gives_the_weights_of_one_that_was_not(after: int, material: Path, tmp_path: Path) -> None:
+    """SIGKILL once the checkpoint has been written `after` times, then the same command."""
+    steps = {"train.iterations": 60, "train.detector_iterations": 10, "train.synthesis_iterations": 10}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_values(steps | {"train.checkpoint_every": 10})))
+
+    def command(work: str) -> list[str]:
+        words = [sys.executable, str(ROOT / "stages" / "s5_train.py")]
+        for name in ("frames", "flow", "inpainter_rgb", "inpainter_flow"):
+            words += [f"--{name.replace('_', '-')}", str(material / name)]
+        return [*words, "--out", f"{work}/joint", "--log", f"{work}/log", "--checkpoints", f"{work}/runs"]
+
+    rest: dict[str, Any] = {"cwd": tmp_path, "env": environment(PYTHONPATH=str(ROOT))}
+    subprocess.run(command("whole"), check=True, capture_output=True, **rest)
+    with subprocess.Popen(command("killed"), stderr=subprocess.DEVNULL, **rest) as process:
+        seen: set[int] = set()
+        while len(seen) < after and process.poll() is None:
+            seen |= {path.stat().st_mtime_ns for path in (tmp_path / "killed" / "runs").glob("*.pt")}
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "joint").exists()
+    subprocess.run(command("killed"), check=True, capture_output=True, **rest)
+    assert equal(weights(tmp_path / "killed" / "joint"), weights(tmp_path / "whole" / "joint"))
+    assert curves(tmp_path / "killed" / "log") == curves(tmp_path / "whole" / "log")
+
+
+CHANGES = {"lambda": 0.02, "seed": 5, "loss.beta": 0.5, "train.rate": 0.002, "sampling.cells": 3}
+
+
+@pytest.mark.parametrize("key", CHANGES)
+def test_a_changed_parameter_does_not_take_the_old_checkpoint(key: str, material: Path, tmp_path: Path) -> None:
+    old = joint(material, tmp_path)
+    old._save(3, [])
+    assert joint(material, tmp_path)._resume()[0] == 3
+    assert joint(material, tmp_path, {key: CHANGES[key]})._resume() == (0, [])
+
+
+def test_what_cannot_change_a_result_takes_the_old_checkpoint(material: Path, tmp_path: Path) -> None:
+    joint(material, tmp_path)._save(3, [])
+    assert joint(material, tmp_path, {"compute.workers": 2, "crf.iterations": 2})._resume()[0] == 3
+
+
+def test_changed_data_do_not_take_the_old_checkpoint(material: Path, tmp_path: Path) -> None:
+    """Other pixels under the same index, as another JPEG quality or flow model makes them."""
+    copy = tmp_path / "copy"
+    shutil.copytree(material, copy)
+    joint(copy, tmp_path)._save(3, [])
+    assert joint(copy, tmp_path)._resume()[0] == 3
+    write_motion(copy, "first", [np.zeros((80, 128), bool)] * 6)
+    assert joint(copy, tmp_path)._resume() == (0, [])
+
+
+def test_a_damaged_checkpoint_is_set_aside(
+    material: Path, undisturbed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = joint(material, tmp_path)
+    run._save(3, [])
+    path = run.checkpoints.path
+    path.write_bytes(path.read_bytes()[:1000])
+    run.run(tmp_path / "joint")
+    said = "".join(capsys.readouterr())
+    assert f"{path} cannot be read" in said
+    assert path.with_suffix(".damaged").exists()
+    assert equal(weights(tmp_path / "joint"), weights(undisturbed / "joint"))
+
+
+def test_a_checkpoint_can_run_no_code(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, "key")
+    torch.save({"iteration": 1, "extra": Path("/")}, checkpoints.path)
+    assert checkpoints.load() is None
+
+
+# ------------------------------------------------------------------------------------------------ curves
+
+
+def test_losses_boxes_masks_and_entropy_are_logged(undisturbed: Path) -> None:
+    found = {name.removeprefix("plots/metrics/").removesuffix(".tsv") for name in curves(undisturbed / "log")}
+    losses = {f"loss/{term}" for term in ("bg", "bg_flow", "fg", "phi", "mask", "autoencoder")}
+    assert losses | {"p/entropy", "p/max", "box/width", "box/height", "mask/area"} <= found
+    lines = curves(undisturbed / "log")
+    steps = {name: [int(line.split("\t")[0]) for line in rows[1:]] for name, rows in lines.items()}
+    assert steps["plots/metrics/loss/autoencoder.tsv"] == [2, 3]
+    assert steps["plots/metrics/loss/bg.tsv"] == [0, 1, *range(4, 9)]
+    assert steps["plots/metrics/mask/area.tsv"] == list(range(4, 9))
+    for rows in lines.values():
+        assert all(np.isfinite(float(row.split("\t")[1])) for row in rows[1:])
+
+
+def test_overlays_are_pictures(undisturbed: Path) -> None:
+    pictures = sorted((undisturbed / "log" / "plots" / "images").glob("iteration_*.png"))
+    # Iteration 3 is of the phase in which S learns alone: there are no boxes to draw.
+    assert [p.stem for p in pictures] == ["iteration_000006", "iteration_000009"]
+    for path in pictures:
+        image = cv2.imread(str(path))
+        assert image is not None
+        assert image.std() > 5
+
+
+@pytest.mark.parametrize("log_every", [1, 7])
+def test_training_that_diverges_stops_and_names_iteration_term_and_frames(
+    log_every: int, material: Path, tmp_path: Path
+) -> None:
+    changes = {"train.rate": 1e20, "train.decoder_rate": 1e20, "train.checkpoint_every": 1}
+    run = joint(material, tmp_path, changes | {"train.log_every": log_every})
+    with pytest.raises(BackdropError, match=r"iteration \d+: .*(first|second):\d, .*train\.rate"):
+        run.run(tmp_path / "joint")
+    assert not (tmp_path / "joint").exists()
+    state = run.checkpoints.load()
+    if state is not None:
+        assert all(torch.isfinite(value).all() for value in state["network"].values())
+
+
+@pytest.mark.parametrize("term", ["bg", "fg", "mask"])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(
+    term: str, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = joint(material, tmp_path)
+    forward = type(run.network).forward
+    count = 0
+
+    def broken(self: Any, *args: Any) -> Any:
+        nonlocal count
+        count += 1
+        step = forward(self, *args)
+        if count == 5:  # iterations 0, 1, 4, 5, 6 run the model
+            step.terms[term] = step.terms[term] * float("nan")
+        return step
+
+    monkeypatch.setattr(type(run.network), "forward", broken)
+    with pytest.raises(BackdropError, match=rf"iteration 6: the loss term {term} is nan; .*:\d"):
+        run.run(tmp_path / "joint")
+    state = run.checkpoints.load()
+    assert state is not None
+    assert state["iteration"] == 6
+    assert all(torch.isfinite(value).all() for value in state["network"].values())
+
+
+# --------------------------------------------------------------------------------------------- inpainter
+
+
+LONG = {"iterations": 600, "channels": [2, 4]}  # more than one checkpoint's worth
+
+
+@pytest.mark.parametrize("kind", ["rgb", "flow"])
+def test_the_inpainter_goes_on_where_it_was(
+    kind: str, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    inpaint(material, kind, a / "model", a / "log", a / "runs", **LONG)
+    draws = pretraining.random_holes
+    seen = 0
+
+    def crash(*args: Any) -> torch.Tensor:
+        nonlocal seen
+        seen += 1
+        if seen == 560:
+            raise Crash
+        return draws(*args)
+
+    monkeypatch.setattr(pretraining, "random_holes", crash)
+    with pytest.raises(Crash):
+        inpaint(material, kind, b / "model", b / "log", b / "runs", **LONG)
+    assert not (b / "model").exists()
+    seen = 1000
+    inpaint(material, kind, b / "model", b / "log", b / "runs", **LONG)
+    assert seen == 1100, "the run did not go on from iteration 500"
+    assert equal(weights(a / "model"), weights(b / "model"))
+    assert curves(a / "log") == curves(b / "log")
+    assert any("l2" in name for name in curves(a / "log"))
+    lines = [float(line.split("\t")[1]) for line in curves(a / "log")["plots/metrics/l2.tsv"][1:]]
+    assert lines[-1] < lines[0]
+
+
+def test_an_inpainter_that_diverges_stops_by_name(material: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match=r"iteration \d+: the loss term l2 is .*(first|second):\d.*inpainter\.rate"):
+        inpaint(material, "rgb", tmp_path / "m", tmp_path / "log", tmp_path / "runs", rate=1e25, iterations=20)
+    assert not (tmp_path / "m").exists()
+
+
+def test_an_inpainter_is_frozen_when_it_is_loaded(material: Path) -> None:
+    network = load_inpainter(material / "inpainter_rgb").train()
+    assert not network.training
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("damage", ["nothing", "detector", "list", "weights"])
+def test_a_folder_that_holds_no_inpainter(damage: str, material: Path, undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if damage == "detector":
+        shutil.copytree(undisturbed / "joint", folder)
+    elif damage != "nothing":
+        shutil.copytree(material / "inpainter_rgb", folder)
+        if damage == "list":
+            (folder / "config.json").write_text("[]")
+        else:
+            data = (folder / "model.safetensors").read_bytes()
+            (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(BackdropError, match=str(folder)):
+        load_inpainter(folder)
+
+
+# ------------------------------------------------------------------------------------------- the frames
+
+
+@pytest.fixture
+def frames(material: Path) -> TrainingFrames:
+    return TrainingFrames(material / "frames", material / "flow", SIZE)
+
+
+def test_batches_are_a_function_of_seed_and_iteration(frames: TrainingFrames) -> None:
+    whole = [batch.index.tolist() for batch in frames.batches(3, 0, 8, 5, 0)]
+    late = [batch.index.tolist() for batch in frames.batches(3, 5, 8, 5, 0)]
+    other = [batch.index.tolist() for batch in frames.batches(4, 0, 8, 5, 0)]
+    assert late == whole[5:]
+    assert other != whole
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 12, 30])
+def test_every_frame_comes_once_an_epoch(size: int, frames: TrainingFrames) -> None:
+    assert len(frames) == 12  # the test sequence is not among them
+    drawn = np.concatenate([frames._order(0, iteration, size) for iteration in range(24)])
+    epochs = drawn[: len(drawn) // 12 * 12].reshape(-1, 12)
+    assert len(epochs) == 2 * size
+    assert (np.sort(epochs, axis=1) == np.arange(12)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == len(epochs), "each epoch has an order of its own"
+
+
+def test_batches_hold_the_archives_frames(frames: TrainingFrames, material: Path) -> None:
+    (batch,) = frames.batches(0, 0, 1, 12, 0)
+    for image, flow, valid, index in zip(*batch, strict=True):
+        name, t = frames.name(int(index)).split(":")
+        stored = FrameArchive(material / "frames" / f"{name}.zip").image(int(t))
+        colored = flow_image(*read_flow(material / "flow" / f"{name}.zip").read(int(t)))
+        colored = (colored.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        assert valid
+        for tensor, source in ((image, stored), (flow, colored)):
+            assert tensor.shape == (3, SIZE[1], SIZE[0])
+            expected = cv2.resize(source, SIZE, interpolation=cv2.INTER_AREA)
+            assert (tensor.permute(1, 2, 0).numpy() == expected).all()
+
+
+def test_the_scratch_file_gives_what_decoding_gives(
+    frames: TrainingFrames, material: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_CACHE_LIMIT", 0)
+    direct = TrainingFrames(material / "frames", material / "flow", SIZE)
+    assert frames._scratch is not None
+    assert direct._scratch is None
+    for _ in range(2):  # first read decodes, second reads the scratch file
+        for index in range(len(frames)):
+            for a, b in zip(frames[index], direct[index], strict=True):
+                assert np.array_equal(a, b)
+    monkeypatch.setattr(TrainingFrames, "_decode", lambda self, index: pytest.fail("decoded again"))
+    assert len([frames[index] for index in range(len(frames))]) == 12
+
+
+def test_loader_processes_give_the_same_batches(frames: TrainingFrames, material: Path) -> None:
+    fresh = TrainingFrames(material / "frames", material / "flow", SIZE)
+    for a, b in zip(frames.batches(0, 0, 4, 5, 0), fresh.batches(0, 0, 4, 5, 2), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_failed_pairs_are_told_apart(material: Path, tmp_path: Path) -> None:
+    from backdrop.flow import encode_flow
+    from backdrop.masks import entry
+    from backdrop.video import ArchiveWriter
+
+    shutil.copytree(material / "flow", tmp_path / "flow")
+    with ArchiveWriter(tmp_path / "flow" / "first.zip") as archive:
+        for t in range(6):
+            archive.add(entry(t), encode_flow(np.zeros((80, 128, 2), np.float32), np.full((80, 128), t != 2)))
+    data = TrainingFrames(material / "frames", tmp_path / "flow", SIZE)
+    known = {data.name(i): data[i][2] for i in range(len(data))}
+    assert [name for name, valid in known.items() if not valid] == ["first:2"]
+    without = TrainingFrames(material / "frames", None, SIZE)
+    assert not any(without[i][2] for i in range(len(without)))
+
+
+def test_no_training_sequence_is_one_error(material: Path, tmp_path: Path) -> None:
+    write_material(tmp_path, {"held": "test"}, frames=2)
+    with pytest.raises(BackdropError, match=r"no usable training sequence"):
+        TrainingFrames(tmp_path / "frames", None, SIZE)

@@ -1,0 +1,90 @@
+"""The pipeline in small: parameters that make each stage a matter of seconds, and a footage to run them on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import yaml
+
+from backdrop.params import Params, validate
+from tests.runs import scene, write_frames, write_index, write_motion
+
+ROOT = Path(__file__).parent.parent
+
+SMALL: dict[str, dict[str, Any]] = {
+    "footage": {"size": [96, 64], "frames": 12, "train": 1, "val": 1, "test": 1},
+    "inpainter": {"channels": [4, 8], "iterations": 4, "batch": 2, "perceptual": 0.0},
+    "synthesis": {"crop": 32, "hidden": [20, 6], "decoder": [8, 16], "encoder": "resnet18"},
+    "sampling": {"cells": 2},
+    "train": {
+        "size": [48, 32],
+        "iterations": 2,
+        "batch": 2,
+        "detector_iterations": 1,
+        "synthesis_iterations": 1,
+        "box_fixed": 1,
+        "log_every": 1,
+        "overlay_every": 2,
+        "checkpoint_every": 1,
+    },
+    "crf": {"iterations": 1},
+    "compute": {"device": "cpu", "precision": "32", "workers": 1},
+}
+
+
+def small_values(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The committed params.yaml, made small; `changes` maps dotted keys to values."""
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for section, keys in SMALL.items():
+        values[section] |= keys
+    for key, value in (changes or {}).items():
+        place = values
+        *parents, last = key.split(".")
+        for part in parents:
+            place = place[part]
+        place[last] = value
+    return values
+
+
+def small_params(changes: Mapping[str, Any] | None = None) -> Params:
+    return validate(small_values(changes))
+
+
+def training_params(changes: Mapping[str, Any] | None = None) -> SimpleNamespace:
+    """What the stage train reads."""
+    params = small_params(changes)
+    names = ("seed", "lambda_", "encoder", "detector", "synthesis", "sampling", "loss", "train", "compute")
+    return SimpleNamespace(**{name: getattr(params, name) for name in names})
+
+
+def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> None:
+    """`root`/frames, homographies and flow of `tests.runs.scene` (128 x 80 pixels), sequence -> split, with truth."""
+    for seed, (name, _) in enumerate(splits.items()):
+        images, masks = scene(frames, seed)
+        write_frames(root / "frames", name, images, {t: mask.astype("uint8") * 255 for t, mask in enumerate(masks)})
+        write_motion(root, name, masks)
+    write_index(root / "frames", [{"sequence": n, "split": s, "frames": frames} for n, s in splits.items()])
+
+
+def environment(**more: str) -> dict[str, str]:
+    """For commands: this Python's `python` and `dvc` first, one thread, no progress of anybody's, a git identity."""
+    folder = str(Path(sys.executable).parent)
+    quiet = {"DVC_NO_ANALYTICS": "1", "OMP_NUM_THREADS": "1", "GIT_CONFIG_NOSYSTEM": "1", "NO_COLOR": "1"}
+    who = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in _WHO.items()}
+    return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", **quiet, **who, **more}
+
+
+_WHO = {"NAME": "Tester", "EMAIL": "tester@example.org"}
+
+
+def stage(name: str, folder: Path, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run `stages/<name>.py` as DVC would, in `folder`, which holds params.yaml."""
+    command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *arguments]
+    env = environment(PYTHONPATH=str(ROOT))
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, **options)
