@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,6 +82,15 @@ class TrainingFrames(Dataset):
         sequence, t = self.items[index]
         return f"{Path(self.frames[sequence].path).stem}:{t}"
 
+    def fingerprint(self) -> str:
+        """A hash of all frames and flow fields, by the check sums that their archives hold."""
+        digest = hashlib.sha256()
+        for source in (*self.frames, *(self.flows or [])):
+            with zipfile.ZipFile(source.path) as archive:
+                for entry in archive.infolist():
+                    digest.update(f"{entry.filename} {entry.CRC:08x} {entry.file_size}\n".encode())
+        return digest.hexdigest()
+
     def _decode(self, index: int) -> np.ndarray:
         sequence, t = self.items[index]
         image = cv2.resize(self.frames[sequence].image(t), self.size, interpolation=cv2.INTER_AREA)
@@ -131,7 +141,7 @@ def generator_at(seed: int, iteration: int, device: torch.device | str = "cpu") 
 
 
 def run_key(name: str, sections: Sequence[Any], *files: Path) -> str:
-    """A key that changes with any parameter, data index or line of the library: old checkpoints are then not taken."""
+    """A key that changes with any parameter, file or line of the library: old checkpoints are then not taken."""
     digest = hashlib.sha256(name.encode())
     for section in sections:
         digest.update(repr(section).encode())
@@ -212,17 +222,18 @@ def cosine(iteration: int, total: int, enabled: bool) -> float:
 
 
 def check_finite(terms: Mapping[str, Tensor], iteration: int, names: Callable[[], str]) -> None:
-    """Stop at the first NaN or infinity.
+    """Stop at a NaN or an infinity.
 
     Raises:
         BackdropError: names the iteration, the term and the batch's frames.
     """
-    for term, value in terms.items():
-        if not torch.isfinite(value).all():
-            raise BackdropError(
-                f"iteration {iteration}: the loss term {term} is {float(value)}; frames of the batch: {names()}. "
-                f"The last checkpoint is from before it: lower train.rate (or inpainter.rate) and run again"
-            )
+    if torch.isfinite(torch.stack([value.detach() for value in terms.values()])).all():  # one wait for the device
+        return
+    term, value = next((term, float(value)) for term, value in terms.items() if not math.isfinite(value))
+    raise BackdropError(
+        f"iteration {iteration}: the loss term {term} is {value}; frames of the batch: {names()}. "
+        f"Look at these frames, or lower train.rate (or inpainter.rate), and run again"
+    )
 
 
 def frame_names(data: TrainingFrames, batch: Batch) -> str:

@@ -8,6 +8,7 @@ import torch
 from tqdm import tqdm
 
 from backdrop.encoder import Features, feature_distance
+from backdrop.errors import BackdropError
 from backdrop.inpainter import Inpainter, random_holes
 from backdrop.loop import (
     Checkpoints,
@@ -29,12 +30,23 @@ from backdrop.params import ComputeParams, InpainterParams
 from backdrop.spatial import hole as hole_mask
 from backdrop.weights import load_network, save_network
 
+CHECKPOINT_EVERY = 500
+"""Iterations between two resume checkpoints."""
+
 
 def load_inpainter(folder: Path) -> Inpainter:
-    """The frozen inpainter of a model folder."""
+    """The frozen inpainter of a model folder.
+
+    Raises:
+        BackdropError: the folder is no inpainter's.
+    """
     state, config = load_network(folder)
-    inpainter = Inpainter(config["channels"])
-    inpainter.load_state_dict(state)
+    try:
+        inpainter = Inpainter(config["channels"])
+        inpainter.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackdropError(f"{folder} holds no inpainter ({reason}): run the stage inpaint again") from None
     return inpainter.freeze()
 
 
@@ -67,7 +79,7 @@ def train_inpainter(
     model, optimizer = fabric.setup(network, optimizer)
     features = fabric.to_device(features) if features is not None else None
     checkpoints = Checkpoints(
-        checkpoint_dir, run_key(f"inpaint-{kind}", [params, seed, size], frames_dir / "index.csv")
+        checkpoint_dir, run_key(f"inpaint-{kind}", [params, seed, size, weights, data.fingerprint()])
     )
     state = checkpoints.load()
     start, history = 0, []
@@ -91,6 +103,7 @@ def train_inpainter(
                 with fabric.autocast():
                     distance = feature_distance(features(output), features(image))
                 terms["phi"] = params.perceptual * (distance * known).mean()
+            check_finite(terms, iteration, lambda b=batch: frame_names(data, b))  # type: ignore[misc]
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
@@ -98,10 +111,9 @@ def train_inpainter(
             optimizer.step()
             bar.update()
             if iteration % every == 0 or iteration + 1 == params.iterations:
-                check_finite(terms, iteration, lambda b=batch: frame_names(data, b))  # type: ignore[misc]
                 row = {"iteration": iteration} | {key: float(value.detach()) for key, value in terms.items()}
                 log_row(live, row, history)
-            if (iteration + 1) % max(every, 500) == 0:
+            if (iteration + 1) % CHECKPOINT_EVERY == 0:
                 checkpoints.save(
                     {
                         "network": network.state_dict(),

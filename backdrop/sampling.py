@@ -32,7 +32,7 @@ def sampling_distribution(p: Float[Tensor, "B C"], live: Bool[Tensor, "C"], epsi
     Source: Eq. 10. The journal spreads eps over all C cells; a border cell has p = 0 and is never
     worth a draw, so eps goes to the live ones and q still sums to 1.
     """
-    p = p.detach()
+    p = p.detach().nan_to_num(0)  # multinomial cannot draw by NaN; the losses still see it and are checked
     return torch.where(live, p * (1 - live.sum() * epsilon) + epsilon, torch.zeros_like(p))
 
 

@@ -101,9 +101,9 @@ class JointTraining:
             params.synthesis,
             params.sampling,
         ]
-        sections += [params.loss, params.train]
+        sections += [params.loss, params.train, self.data.fingerprint()]
         weights = [inpainter_dirs[kind] / "model.safetensors" for kind in sorted(inpainter_dirs)]
-        self.checkpoints = Checkpoints(checkpoint_dir, run_key("train", sections, frames_dir / "index.csv", *weights))
+        self.checkpoints = Checkpoints(checkpoint_dir, run_key("train", sections, *weights))
         self.total = params.train.detector_iterations + params.train.synthesis_iterations + params.train.iterations
 
     def run(self, out_dir: Path) -> None:
@@ -155,11 +155,10 @@ class JointTraining:
             step = self.model(image, flow, valid, schedule, generator)
             terms = step.terms
             loss = objective(terms, self.params.loss)
+        check_finite(terms, iteration, lambda: frame_names(self.data, batch))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         set_rates(self.optimizer, self.rates, self._decay(iteration))
-        if iteration % self.params.train.log_every == 0 or iteration + 1 == self.total:
-            check_finite(terms, iteration, lambda: frame_names(self.data, batch))
         self.optimizer.step()
         return terms, step
 

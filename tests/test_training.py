@@ -159,8 +159,8 @@ def test_another_seed_gives_other_weights(material: Path, undisturbed: Path, tmp
 @pytest.mark.parametrize("after", [1, 2])
 def test_a_killed_stage_gives_the_weights_of_one_that_was_not(after: int, material: Path, tmp_path: Path) -> None:
     """SIGKILL once the checkpoint has been written `after` times, then the same command."""
-    steps = {"train.iterations": 60, "train.detector_iterations": 10, "train.synthesis_iterations": 10}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_values(steps | {"train.checkpoint_every": 10})))
+    steps = {"train.iterations": 20, "train.detector_iterations": 5, "train.synthesis_iterations": 5}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_values(steps | {"train.checkpoint_every": 8, "train.overlay_every": 0})))
 
     def command(work: str) -> list[str]:
         words = [sys.executable, str(ROOT / "stages" / "s5_train.py")]
@@ -297,7 +297,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(
 # --------------------------------------------------------------------------------------------- inpainter
 
 
-LONG = {"iterations": 600, "channels": [2, 4]}  # more than one checkpoint's worth
+LONG = {"iterations": 60, "channels": [2, 4]}
 
 
 @pytest.mark.parametrize("kind", ["rgb", "flow"])
@@ -305,6 +305,7 @@ def test_the_inpainter_goes_on_where_it_was(
     kind: str, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
+    monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 25)
     inpaint(material, kind, a / "model", a / "log", a / "runs", **LONG)
     draws = pretraining.random_holes
     seen = 0
@@ -312,7 +313,7 @@ def test_the_inpainter_goes_on_where_it_was(
     def crash(*args: Any) -> torch.Tensor:
         nonlocal seen
         seen += 1
-        if seen == 560:
+        if seen == 58:
             raise Crash
         return draws(*args)
 
@@ -322,7 +323,7 @@ def test_the_inpainter_goes_on_where_it_was(
     assert not (b / "model").exists()
     seen = 1000
     inpaint(material, kind, b / "model", b / "log", b / "runs", **LONG)
-    assert seen == 1100, "the run did not go on from iteration 500"
+    assert seen == 1010, "the run did not go on from iteration 50"
     assert equal(weights(a / "model"), weights(b / "model"))
     assert curves(a / "log") == curves(b / "log")
     assert any("l2" in name for name in curves(a / "log"))
