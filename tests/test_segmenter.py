@@ -1,0 +1,240 @@
+"""The public inference API, on a model that the joint training wrote."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from backdrop.errors import BackdropError
+from backdrop.inpainter import Inpainter
+from backdrop.masks import Predictions, read_threshold
+from backdrop.params import SegmentParams
+from backdrop.segmenter import Prediction, Segmenter, segment_all, segment_sequence
+from backdrop.training import JointTraining
+from backdrop.video import FrameArchive
+from backdrop.weights import save_network
+from tests.runs import HEIGHT, WIDTH
+from tests.tiny import training_params, write_material
+
+SPLITS = {"train_1": "train", "val_1": "val", "test_1": "test", "test_2": "test"}
+FRAMES = 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Networks this small are slower on two threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Frames and flow, and a model trained on them for a few iterations."""
+    root = tmp_path_factory.mktemp("segmenter")
+    write_material(root, SPLITS, FRAMES)
+    for kind in ("rgb", "flow"):
+        save_network(root / f"inpainter_{kind}", Inpainter([4, 8]), {"channels": [4, 8]})
+    inpainters = {kind: root / f"inpainter_{kind}" for kind in ("rgb", "flow")}
+    params = training_params({"train.overlay_every": 0})
+    JointTraining(params, root / "frames", root / "flow", inpainters, root / "log", root / "runs").run(root / "joint")
+    return root
+
+
+@pytest.fixture(scope="module")
+def segmenter(material: Path) -> Segmenter:
+    return Segmenter.load(material / "joint", "cpu")
+
+
+@pytest.fixture(scope="module")
+def images(material: Path) -> list[np.ndarray]:
+    archive = FrameArchive(material / "frames" / "test_1.zip")
+    return [archive.image(t) for t in range(len(archive))]
+
+
+def same(a: Prediction, b: Prediction, tolerance: float = 1e-5) -> bool:
+    close = all(np.allclose(x, y, atol=tolerance) for x, y in ((a.mask, b.mask), (a.box, b.box), (a.p, b.p)))
+    return close and a.cell == b.cell
+
+
+# ------------------------------------------------------------------------------------------- predictions
+
+
+def test_a_prediction_is_what_it_says(segmenter: Segmenter, images: list[np.ndarray]) -> None:
+    found = segmenter.predict(images[0])
+    assert found.mask.shape == (HEIGHT, WIDTH)
+    assert found.mask.dtype == np.float32
+    assert 0 <= found.mask.min() < found.mask.max() <= 1
+    assert found.p.shape == (8, 8)
+    assert found.p.sum() == pytest.approx(1, abs=1e-4)
+    assert found.cell == found.p.argmax()
+    assert found.box.shape == (4,)
+    assert (found.box[2:] > 0).all()
+
+
+def test_the_mask_lies_in_the_box(segmenter: Segmenter, images: list[np.ndarray]) -> None:
+    found = segmenter.predict(images[0])
+    cx, cy, w, h = found.box
+    x = (2 * np.arange(WIDTH) + 1) / WIDTH - 1
+    y = (2 * np.arange(HEIGHT) + 1) / HEIGHT - 1
+    pixel = np.array([4 / WIDTH, 4 / HEIGHT])  # the crop's border is interpolated over a pixel of it
+    outside = (np.abs(x - cx) > w / 2 + pixel[0])[None, :] | (np.abs(y - cy) > h / 2 + pixel[1])[:, None]
+    assert found.mask[outside].max(initial=0) < 1e-3
+
+
+def test_frames_are_segmented_one_by_one(segmenter: Segmenter, images: list[np.ndarray]) -> None:
+    """No video, no batch: order and company of a frame do not matter."""
+    alone = [segmenter.predict(image) for image in images]
+    together = segmenter.predict_batch(images)
+    order = np.random.default_rng(0).permutation(len(images))
+    shuffled = segmenter.predict_batch([images[i] for i in order])
+    for i, place in enumerate(np.argsort(order)):
+        assert same(alone[i], together[i])
+        assert same(alone[i], shuffled[place])
+    noise = np.random.default_rng(1).integers(0, 255, images[0].shape, dtype=np.uint8)
+    assert same(segmenter.predict_batch([images[0], noise])[0], alone[0])
+
+
+@pytest.mark.parametrize("size", [(320, 200), (33, 57), (16, 16)])
+def test_the_mask_has_the_images_own_resolution(
+    size: tuple[int, int], segmenter: Segmenter, images: list[np.ndarray]
+) -> None:
+    large = cv2.resize(images[0], size)
+    found = segmenter.predict(large)
+    assert found.mask.shape == (size[1], size[0])
+    assert np.isfinite(found.mask).all()
+
+
+def test_images_of_a_batch_may_differ_in_size(segmenter: Segmenter, images: list[np.ndarray]) -> None:
+    mixed = [images[0], cv2.resize(images[1], (64, 40)), cv2.resize(images[2], (200, 300))]
+    together = segmenter.predict_batch(mixed)
+    for image, found in zip(mixed, together, strict=True):
+        assert found.mask.shape == image.shape[:2]
+        assert same(found, segmenter.predict(image))
+
+
+def test_views_and_read_only_images_are_taken_and_not_changed(segmenter: Segmenter, images: list[np.ndarray]) -> None:
+    mirrored = images[0][:, ::-1]
+    mirrored.setflags(write=False)
+    assert same(segmenter.predict(mirrored), segmenter.predict(np.ascontiguousarray(mirrored)))
+
+
+def test_loading_twice_gives_the_same_network(material: Path, segmenter: Segmenter, images: list[np.ndarray]) -> None:
+    assert same(Segmenter.load(str(material / "joint"), "cpu").predict(images[0]), segmenter.predict(images[0]), 0)
+    assert not segmenter.detector.training
+    assert not segmenter.synthesis.training
+
+
+# ------------------------------------------------------------------------------------------ wrong folders
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("missing", "no model folder"),
+        ("empty", "no model folder"),
+        ("config", "no model folder"),
+        ("list", "do not fit"),
+        ("inpainter", "do not fit"),
+        ("other", "do not fit"),
+        ("truncated", "cannot be read"),
+    ],
+)
+def test_a_folder_that_is_no_model_is_one_clear_error(damage: str, said: str, material: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if damage == "inpainter":
+        shutil.copytree(material / "inpainter_rgb", folder)
+    elif damage == "empty":
+        folder.mkdir()
+    elif damage != "missing":
+        shutil.copytree(material / "joint", folder)
+    if damage in ("config", "list"):
+        (folder / "config.json").write_text({"config": "{", "list": "[]"}[damage])
+    elif damage == "other":
+        config = json.loads((folder / "config.json").read_text())
+        config["synthesis"]["decoder"] = [8, 32]
+        (folder / "config.json").write_text(json.dumps(config))
+    elif damage == "truncated":
+        data = (folder / "model.safetensors").read_bytes()
+        (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(BackdropError, match=f"{folder}.*{said}") as caught:
+        Segmenter.load(folder, "cpu")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(material: Path) -> None:
+    with pytest.raises(BackdropError, match="GPU"):
+        Segmenter.load(material / "joint", "cuda")
+
+
+# ------------------------------------------------------------------------------------------------- stages
+
+
+def segment(material: Path, out: Path, threshold: float | None = None, batch: int = 4, workers: int = 1) -> dict:
+    def choose(frames: Path, predictions: Path) -> tuple[float, str]:
+        assert frames == material / "frames"
+        assert (predictions / "val_1.zip").is_file(), "the threshold is asked for when the predictions are there"
+        return 0.25, "validation"
+
+    params = SegmentParams(threshold=threshold, batch=batch)
+    return segment_all(material / "joint", material / "frames", out, params, workers, "cpu", choose)
+
+
+@pytest.fixture(scope="module")
+def predictions(material: Path) -> Path:
+    segment(material, material / "predictions")
+    return material / "predictions"
+
+
+def test_what_is_not_for_training_alone_is_segmented(
+    predictions: Path, material: Path, segmenter: Segmenter, images: list[np.ndarray]
+) -> None:
+    files = {path.name for path in predictions.iterdir()}
+    assert files == {"val_1.zip", "test_1.zip", "test_2.zip", "threshold.json"}
+    stored = Predictions(predictions / "test_1.zip")
+    assert stored.box.shape == (FRAMES, 4)
+    assert stored.p.shape == (FRAMES, 8, 8)
+    for t, image in enumerate(images):
+        found = segmenter.predict(image)
+        assert np.abs(stored.soft(t) - found.mask).max() <= 0.5 / 255 + 1e-4
+        assert stored.box[t] == pytest.approx(found.box, abs=1e-4)
+        assert stored.cell[t] == found.cell
+
+
+def test_the_threshold_is_written(predictions: Path, material: Path, tmp_path: Path) -> None:
+    assert read_threshold(predictions) == (0.25, "validation")
+    assert segment(material, tmp_path / "own", threshold=0.7) == {"threshold": 0.7, "chosen_on": "params"}
+    assert read_threshold(tmp_path / "own") == (0.7, "params")
+
+
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_the_same_bytes_every_time(workers: int, predictions: Path, material: Path, tmp_path: Path) -> None:
+    segment(material, tmp_path / "again", workers=workers)
+    for path in predictions.iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_the_batch_size_does_not_matter(
+    predictions: Path, segmenter: Segmenter, material: Path, tmp_path: Path
+) -> None:
+    segment_sequence(segmenter, FrameArchive(material / "frames" / "test_1.zip"), tmp_path / "one.zip", 1)
+    a, b = Predictions(predictions / "test_1.zip"), Predictions(tmp_path / "one.zip")
+    assert a.box == pytest.approx(b.box, abs=1e-4)
+    assert all(np.abs(a.soft(t) - b.soft(t)).max() <= 1.01 / 255 for t in range(FRAMES))
+
+
+def test_nothing_to_segment_is_one_error(material: Path, tmp_path: Path) -> None:
+    write_material(tmp_path, {"only": "train"}, 2)
+    params = SegmentParams(threshold=0.5, batch=4)
+    with pytest.raises(BackdropError, match="no sequence to segment"):
+        segment_all(material / "joint", tmp_path / "frames", tmp_path / "out", params, 1, "cpu", lambda *_: (0, ""))
+    assert not (tmp_path / "out").exists()
