@@ -2,6 +2,8 @@
 
 Nothing here has a default value: `conf/` is the only owner of the values, and a key that is
 missing, unknown or out of range is an error. `load_params` raises all problems at once.
+
+`python -m backdrop.params [OVERRIDE...]` composes params.yaml from conf/, as `dvc exp run -S OVERRIDE` does.
 """
 
 from __future__ import annotations
@@ -150,6 +152,7 @@ class SynthesisParams(Section):
     hidden: tuple[Count, Count] = Field(description="Bottleneck: spatial code and replicated code (2022: 600 + 256).")
     linears: Literal[1, 2] = Field(description="Linear layers the spatial code passes (2020: 2).")
     decoder: list[Count] = Field(min_length=1, description="Decoder channels, finest stage first (2022: 64..512).")
+    window: Annotated[float, Field(ge=2)] = Field(description="Exponent of the focal window (papers: 4; larger: fuller box).")
     skip: bool = Field(description="U-Net skip connections from encoder to decoder (papers: no).")
 
 
@@ -209,6 +212,7 @@ class TrainParams(Section):
     batch: Annotated[int, Field(ge=2)] = Field(description="Images an iteration (papers: 16).")
     rate: Positive = Field(description="Adam's learning rate (papers: 1e-3).")
     decoder_rate: Positive = Field(description="Learning rate of S's decoder (papers: 1e-4).")
+    box_rate: Positive = Field(description="Learning rate of the detector's box outputs (papers: that of the rest).")
     decay: bool = Field(description="Cosine decay of the rates to zero (papers: no).")
     detector_iterations: CountOrZero = Field(description="Iterations before, in which only p learns (papers: 0).")
     synthesis_iterations: CountOrZero = Field(
@@ -221,15 +225,6 @@ class TrainParams(Section):
     log_every: Count = Field(description="Iterations between two points of the logged curves.")
     overlay_every: CountOrZero = Field(description="Iterations between two logged overlays; 0: none.")
     checkpoint_every: Count = Field(description="Iterations between two resume checkpoints.")
-
-
-class SegmentParams(Section):
-    """Inference (stage segment)."""
-
-    threshold: Fraction | None = Field(
-        description="null: chosen on validation sequences with ground truth, 0.5 without; a number: that number."
-    )
-    batch: Count = Field(description="Frames a forward pass.")
 
 
 class CRFParams(Section):
@@ -246,6 +241,49 @@ class CRFParams(Section):
     bilateral_sxy: Positive = Field(description="Appearance kernel, pixels (80).")
     bilateral_srgb: Positive = Field(description="Appearance kernel, gray levels (13).")
     bilateral_compat: Weight = Field(description="Appearance kernel, weight (10).")
+
+
+class StudentParams(Section):
+    """Self-training rounds (stage student): cues, pseudo-masks, and the single-image student."""
+
+    rounds: CountOrZero = Field(description="Rounds of E-step and training; 0: the papers' model segments.")
+    size: Size = Field(description="[W, H] in pixels at which cues are computed and the student works.")
+    channels: list[Count] = Field(min_length=2, description="Channels of the student's U-Net, finest level first.")
+    iterations: Count = Field(description="Training iterations a round.")
+    batch: Annotated[int, Field(ge=2)] = Field(description="Images an iteration.")
+    rate: Positive = Field(description="AdamW's learning rate.")
+    decay: bool = Field(description="Cosine decay of the rate to zero, in each round.")
+    every: Count = Field(description="Pseudo-masks and training take every n-th stored frame.")
+    cues: list[Literal["flow", "median", "mog2"]] = Field(min_length=1, description="Cues that are fused.")
+    gaps: list[Count] = Field(min_length=1, description="Gaps of the flow cue in frames; multiples of stabilize.gap.")
+    neighbors: Annotated[int, Field(ge=2)] = Field(description="Frames around a frame that make its background.")
+    spacing: Count = Field(description="Frames between two of them: a slow subject must uncover what is behind it.")
+    refit: bool = Field(description="From round 2 on, homographies from the background's keypoints alone.")
+    parallax: bool = Field(description="From round 2 on, neighbors are warped by the background's flow as well.")
+    gate: Fraction = Field(description="Weight of D's box in the choice of the component; 0: none.")
+    hard_from: Count = Field(description="Round from which pseudo-masks are hardened by `ignore`.")
+    ignore: tuple[Fraction, Fraction] = Field(
+        description="Soft pseudo-masks below become background, above foreground; between them they weigh nothing."
+    )
+    guide: Fraction = Field(description="Radius of the guided filter at full size, share of the diagonal; 0: none.")
+    crf: CRFParams = Field(description="The mild CRF inside the pseudo-masks; as the section crf.")
+    log_every: Count = Field(description="Iterations between two points of the logged curves.")
+    checkpoint_every: Count = Field(description="Iterations between two resume checkpoints.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> StudentParams:
+        if self.ignore[0] > self.ignore[1]:
+            raise ValueError(f"student.ignore must be [low, high] with low <= high, not {list(self.ignore)}")
+        return self
+
+
+class SegmentParams(Section):
+    """Inference (stage segment)."""
+
+    threshold: Fraction | None = Field(
+        description="null: chosen on validation sequences with ground truth, 0.5 without; a number: that number."
+    )
+    batch: Count = Field(description="Frames a forward pass.")
 
 
 class ComputeParams(Section):
@@ -277,6 +315,7 @@ class Params(Section):
     sampling: SamplingParams
     loss: LossParams
     train: TrainParams
+    student: StudentParams
     segment: SegmentParams
     crf: CRFParams
     compute: ComputeParams
@@ -293,6 +332,9 @@ class Params(Section):
             problems.append("data.val and data.test belong to data.protocol=held_out")
         if self.data.layout == "synthetic" and self.data.protocol == "held_out" and not self.footage.test:
             problems.append("footage.test must be at least 1 with data.layout=synthetic and data.protocol=held_out")
+        wrong = [gap for gap in self.student.gaps if gap % self.stabilize.gap]
+        if wrong:
+            problems.append(f"student.gaps {wrong} are no multiples of stabilize.gap {self.stabilize.gap}")
         if not 0 < self.inpainter.hole[0] <= self.inpainter.hole[1]:
             problems.append("inpainter.hole must be [min, max] with 0 < min <= max")
         if problems:
@@ -359,3 +401,20 @@ def load_params(*keys: str, path: str | Path = "params.yaml") -> SimpleNamespace
             value = getattr(value, "lambda_" if part == "lambda" else part)
         setattr(chosen, key.replace(".", "_") if key != "lambda" else "lambda_", value)
     return chosen
+
+
+def compose(overrides: list[str], path: Path = Path("params.yaml"), conf: Path = Path("conf")) -> None:
+    """Compose `path` from `conf` with Hydra, by the very function that `dvc exp run` calls, and check it."""
+    from dvc.utils.hydra import compose_and_dump
+
+    compose_and_dump(path, str(conf.resolve()), None, "config", str(conf.resolve() / "plugins"), overrides)
+    read(path)
+
+
+if __name__ == "__main__":
+    import sys
+
+    try:
+        compose(sys.argv[1:])
+    except BackdropError as problem:
+        sys.exit(f"error: {problem}")

@@ -5,7 +5,7 @@ Convention, for every function here:
                  edge of the image to the right (bottom) edge; w, h are full extents, so that w = 2 spans the image
     sampling     bilinear, align_corners=False: -1 and 1 are the outer edges of the outer pixels
     T            crop <- image: a crop's pixel (u, v) in [-1, 1] shows the image at (cx + u w/2, cy + v h/2)
-    T^-1         image <- crop: an image's pixel (x, y) shows the crop at ((x - cx) 2/w, (y - cy) 2/h), 0 outside the box
+    T^-1         image <- crop: an image's pixel (x, y) shows the crop at ((x - cx) 2/w, (y - cy) 2/h), 0 outside
 """
 
 from __future__ import annotations
@@ -57,13 +57,15 @@ def hole(box: Float[Tensor, "B 4"], size: tuple[int, int]) -> Float[Tensor, "B 1
     return (inside_y[:, None, :, None] & inside_x[:, None, None, :]).to(box.dtype)
 
 
-def focal_window(size: int, device: torch.device | str = "cpu") -> Float[Tensor, "1 1 K K"]:
-    """exp(1 - 1 / (1 - sqrt(x^4 + y^4))): 1 at the center of a crop, 0 at and beyond the rounded border.
+def focal_window(size: int, exponent: float = 4.0) -> Float[Tensor, "1 1 K K"]:
+    """exp(1 - 1 / (1 - sqrt(x^n + y^n))), n = `exponent`: 1 at the center of a crop, 0 beyond the rounded border.
 
+    The papers' n = 4 falls to one half at 0.64 of the way to the border, so that a subject must fill no more than
+    that of its box; n = 12 does so at 0.86.
     Source: focal spatial transformer (Rhodin et al. 2019), used by all three papers.
     """
-    axis = (torch.arange(size, device=device) + 0.5) * 2 / size - 1
-    radius = (axis[:, None] ** 4 + axis[None, :] ** 4).sqrt()
+    axis = ((torch.arange(size) + 0.5) * 2 / size - 1).abs()
+    radius = (axis[:, None] ** exponent + axis[None, :] ** exponent).sqrt()
     inside = radius < 1
     window = torch.where(inside, torch.exp(1 - 1 / (1 - radius.clamp(max=1 - 1e-6))), torch.zeros(()).to(radius))
     return window[None, None]

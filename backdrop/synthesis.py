@@ -89,7 +89,7 @@ class SynthesisNetwork(nn.Module):
         skips = [*self.skips[1:], 0]
         self.decoder = nn.ModuleList(_Stage(i, s, o) for i, s, o in zip(inputs, skips, channels, strict=True))
         self.out = nn.Conv2d(channels[-1], 4, 1)
-        self.register_buffer("window", focal_window(params.crop), persistent=False)
+        self.register_buffer("window", focal_window(params.crop, params.window), persistent=False)
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         """The parameters that learn at `train.decoder_rate`: all behind the bottleneck."""

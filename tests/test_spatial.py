@@ -73,8 +73,9 @@ def test_hole_area_grows_with_the_margin(values: tuple[float, ...], margin: floa
         assert abs(wide.mean().item() - expected) < 0.06
 
 
-def test_focal_window_is_one_at_the_center_and_zero_at_the_border() -> None:
-    window = focal_window(65)[0, 0]
+@pytest.mark.parametrize("exponent", [4, 12])
+def test_focal_window_is_one_at_the_center_and_zero_at_the_border(exponent: float) -> None:
+    window = focal_window(65, exponent)[0, 0]
     assert window[32, 32] == 1
     assert window.max() <= 1
     assert window.min() >= 0
