@@ -160,7 +160,9 @@ def test_another_seed_gives_other_weights(material: Path, undisturbed: Path, tmp
 def test_a_killed_stage_gives_the_weights_of_one_that_was_not(after: int, material: Path, tmp_path: Path) -> None:
     """SIGKILL once the checkpoint has been written `after` times, then the same command."""
     steps = {"train.iterations": 20, "train.detector_iterations": 5, "train.synthesis_iterations": 5}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_values(steps | {"train.checkpoint_every": 8, "train.overlay_every": 0})))
+    (tmp_path / "params.yaml").write_text(
+        yaml.safe_dump(small_values(steps | {"train.checkpoint_every": 8, "train.overlay_every": 0}))
+    )
 
     def command(work: str) -> list[str]:
         words = [sys.executable, str(ROOT / "stages" / "s5_train.py")]
