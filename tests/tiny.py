@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import runpy
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import yaml
 
 from backdrop.params import Params, validate
@@ -33,6 +37,17 @@ SMALL: dict[str, dict[str, Any]] = {
         "overlay_every": 2,
         "checkpoint_every": 1,
     },
+    "student": {
+        "rounds": 1,
+        "size": [48, 32],
+        "channels": [4, 8],
+        "iterations": 2,
+        "batch": 2,
+        "neighbors": 4,
+        "spacing": 1,
+        "log_every": 1,
+        "checkpoint_every": 2,
+    },
     "crf": {"iterations": 1},
     "compute": {"device": "cpu", "precision": "32", "workers": 1},
 }
@@ -42,7 +57,8 @@ def small_values(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The committed params.yaml, made small; `changes` maps dotted keys to values."""
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     for section, keys in SMALL.items():
-        values[section] |= keys
+        if section in values:
+            values[section] |= keys
     for key, value in (changes or {}).items():
         place = values
         *parents, last = key.split(".")
@@ -88,3 +104,41 @@ def stage(name: str, folder: Path, *arguments: str, **options: Any) -> subproces
     command = [sys.executable, str(ROOT / "stages" / f"{name}.py"), *arguments]
     env = environment(PYTHONPATH=str(ROOT))
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300, **options)
+
+
+def commands(only: str | None = None) -> list[list[str]]:
+    """The command lines of dvc.yaml in order, a matrix written out; `only`: those of one stage."""
+    found = []
+    for name, spec in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+        if only in (None, name):
+            for kind in spec.get("matrix", {}).get("kind", [""]):
+                found.append(shlex.split(spec["cmd"].replace("${item.kind}", kind)))
+    return found
+
+
+def run_stage(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a stage of dvc.yaml in this process (importing torch takes seconds), in `folder`, which holds params.yaml."""
+    for _, file, *arguments in commands(name):
+        with monkeypatch.context() as patch:
+            patch.chdir(folder)
+            patch.setattr(sys, "argv", [file, *arguments])
+            runpy.run_path(str(ROOT / file), run_name="__main__")
+
+
+def stage_names() -> list[str]:
+    return list(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+
+
+def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
+    """What a clone holds, without outputs, in small: conf/config.yaml has the small values, params.yaml is composed."""
+    for name in ("backdrop", "stages", "conf"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("dvc.yaml", ".dvcignore", ".gitignore"):
+        shutil.copy(ROOT / name, folder / name)
+    (folder / ".dvc").mkdir()
+    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
+    shutil.copy(ROOT / ".dvc" / ".gitignore", folder / ".dvc" / ".gitignore")
+    config = yaml.safe_load((ROOT / "conf" / "config.yaml").read_text())
+    small = small_values(changes)
+    values = {"defaults": config["defaults"], **{key: small[key] for key in config if key != "defaults"}}
+    (folder / "conf" / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))

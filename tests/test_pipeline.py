@@ -1,0 +1,244 @@
+"""The pipeline from end to end: through DVC on the embedded footage, and its stages on real frames and real videos."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from backdrop.flow import magnitude, read_flow
+from backdrop.masks import MaskArchive, Predictions
+from backdrop.video import FrameArchive
+from tests.graph import library_files
+from tests.tiny import ROOT, commands, copy_project, environment, run_stage, small_values, stage_names
+
+FIELDS = {"J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "precision", "recall", "threshold"}
+CLIPS = {"train", "val", "test"}
+
+
+class Project:
+    """A copy of the project as a git repository of its own, and the commands a person gives in it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / "project"
+        self.root.mkdir()
+        self.env = environment(PYTHONPATH=str(self.root), DVC_SITE_CACHE_DIR=str(root / "site"), HOME=str(root))
+        self.said = ""
+
+    def __call__(self, *command: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=self.root,
+            env=self.env,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=600,
+        )
+        assert done.returncode == 0, f"{command}:\n{done.stdout}"
+        return done.stdout
+
+    def ran(self, said: str) -> set[str]:
+        return {name.split("@")[0] for name in re.findall(r"Running stage '([^']+)'", said)}
+
+    def scores(self) -> dict[str, Any]:
+        return json.loads((self.root / "metrics" / "scores.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """After `git init`, a commit, and the first `dvc repro`."""
+    project = Project(tmp_path_factory.mktemp("pipeline"))
+    copy_project(project.root, {"lambda": 0.5})
+    project("python", "-m", "backdrop.params")
+    project("git", "init", "-q")
+    project("git", "add", "-A")
+    project("git", "commit", "-qm", "Start")
+    project.said = project("dvc", "repro")
+    project("git", "add", "-A")
+    project("git", "commit", "-qm", "Run")
+    return project
+
+
+def downstream(first: str) -> set[str]:
+    """The stages that need an output of `first`, and itself."""
+    spec = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    outs = {
+        name: {next(iter(o)) if isinstance(o, dict) else o for key in ("outs", "metrics") for o in stage.get(key, [])}
+        for name, stage in spec.items()
+    }
+    reached, before = {first}, set()
+    while reached != before:
+        before = set(reached)
+        made = {out for name in reached for out in outs[name]}
+        reached |= {name for name, stage in spec.items() if made & set(stage["deps"])}
+    return reached
+
+
+# -------------------------------------------------------------------------------------------- through DVC
+# These tests share one project and run in order: each leaves it as it found it.
+
+
+def test_repro_runs_every_stage(project: Project) -> None:
+    assert project.ran(project.said) == set(stage_names())
+    assert project("git", "status", "--porcelain") == ""
+    committed = project("git", "ls-files").split()
+    assert {"dvc.lock", "metrics/scores.json", "metrics/per_frame.csv", "metrics/per_sequence.csv"} <= set(committed)
+    assert not any(name.startswith(("data/", "models/", "runs/")) for name in committed)
+
+
+def test_scores_hold_what_they_promise(project: Project) -> None:
+    scores = project.scores()
+    assert scores["frames_scored"] == 12
+    assert scores["frames_without_prediction"] == 0
+    results = [scores[key] for key in ("method", "method_raw", "method_best_threshold")]
+    results += [scores["baselines"][key] for key in ("flow_threshold", "mog2")]
+    for result in results:
+        assert set(result) >= FIELDS
+        assert all(np.isfinite(result[key]) for key in FIELDS)
+    assert 0 <= scores["method"]["mAP50"] <= 1
+    assert 0 <= scores["method"]["centre_hit"] <= 1
+    per_frame = pd.read_csv(project.root / "metrics" / "per_frame.csv")
+    assert (per_frame.groupby("result").size() == 12).all()
+    per_sequence = pd.read_csv(project.root / "metrics" / "per_sequence.csv")
+    assert set(per_sequence["result"]) == set(per_frame["result"])
+    facts = json.loads((project.root / "metrics" / "provenance.json").read_text())
+    assert facts["git_dirty"] is False
+
+
+def test_every_sequence_has_a_contact_sheet(project: Project) -> None:
+    index = pd.read_csv(project.root / "data" / "frames" / "index.csv")
+    assert set(index["split"]) == CLIPS
+    for row in index[index["split"] != "train"].itertuples():
+        sheets = list((project.root / "metrics" / "plots").rglob(f"{row.sequence}*.png"))
+        assert sheets, row.sequence
+        image = cv2.imread(str(sheets[0]))
+        assert image.std() > 5
+
+
+def test_masks_are_delivered_as_archives_and_as_folders(project: Project) -> None:
+    name = pd.read_csv(project.root / "data" / "frames" / "index.csv").query("split == 'test'")["sequence"].item()
+    frames = FrameArchive(project.root / "data" / "frames" / f"{name}.zip")
+    masks = MaskArchive(project.root / "data" / "masks" / f"{name}.zip")
+    folder = project.root / "data" / "davis" / "Annotations" / name
+    assert [path.stem for path in sorted(folder.iterdir())] == frames.names
+    for t, path in enumerate(sorted(folder.iterdir())):
+        image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        assert np.array_equal(image, masks.gray(t))
+        assert image.shape == frames.size[::-1]
+        assert set(np.unique(image)) <= {0, 255}
+
+
+def test_repro_again_has_nothing_to_do(project: Project) -> None:
+    said = project("dvc", "repro")
+    assert project.ran(said) == set()
+    assert "up to date" in said
+    assert project("git", "status", "--porcelain") == ""
+
+
+def test_lambda_makes_training_stale_and_nothing_else(project: Project) -> None:
+    path = project.root / "params.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("lambda: 0.5", "lambda: 0.4"))
+    try:
+        # a stage is stale by its own keys and files; what follows becomes stale when training has run
+        assert set(json.loads(project("dvc", "status", "--json"))) == {"train"}
+    finally:
+        path.write_text(before)
+
+
+def test_an_edit_of_the_crf_reruns_what_uses_the_crf(project: Project) -> None:
+    users = {name for name in stage_names() if "backdrop/crf.py" in library_files(ROOT / commands(name)[0][1])}
+    assert "refine" in users
+    path = project.root / "backdrop" / "crf.py"
+    before = path.read_text()
+    path.write_text(before + "\n# The same, with a comment.\n")
+    try:
+        stale = {name.split("@")[0] for name in json.loads(project("dvc", "status", "--json"))}
+        assert stale == users
+    finally:
+        path.write_text(before)
+
+
+def test_an_experiment_with_another_lambda_reruns_training_and_what_follows(project: Project) -> None:
+    before = project.scores()
+    said = project("dvc", "exp", "run", "-S", "lambda=0.001")
+    assert project.ran(said) == downstream("train")
+    params = yaml.safe_load((project.root / "params.yaml").read_text())
+    assert params["lambda"] == 0.001
+    assert params["train"]["iterations"] == 2, "the rest is as conf/ has it"
+    assert project.scores() != before
+    shown = project("dvc", "metrics", "diff", "--all")
+    assert re.search(r"method_raw\.J_mean", shown)
+    assert re.search(r"method\.F_mean", shown)
+    assert "lambda" in project("dvc", "exp", "show", "--csv")
+    assert "train" in project("dvc", "dag")
+
+
+# --------------------------------------------------------------------------------- real frames and videos
+
+
+def run_all(folder: Path, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_values(changes)))
+    for name in stage_names():
+        run_stage(name, folder, monkeypatch)
+    return json.loads((folder / "metrics" / "scores.json").read_text())
+
+
+def test_davis_from_image_folders(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    davis = real_data / "data" / "DAVIS2016"
+    for kind in ("JPEGImages", "Annotations"):
+        (tmp_path / "DAVIS" / kind / "480p").mkdir(parents=True)
+        (tmp_path / "DAVIS" / kind / "480p" / "parkour").symlink_to(davis / kind / "480p" / "parkour")
+    data = {"layout": "davis", "root": "DAVIS", "size": [160, 96], "limit": 8, "protocol": "self"}
+    scores = run_all(tmp_path, {f"data.{key}": value for key, value in data.items()}, monkeypatch)
+    assert scores["protocol"] == "drop_first_last"
+    assert scores["frames_scored"] == 6
+    assert scores["sequences"] == 1
+    assert set(scores["method"]) >= FIELDS | {"mAP50", "centre_hit"}
+    per_frame = pd.read_csv(tmp_path / "metrics" / "per_frame.csv")
+    assert sorted(set(per_frame["frame"])) == [1, 2, 3, 4, 5, 6]
+    truth = FrameArchive(tmp_path / "data" / "frames" / "parkour.zip").mask(0)
+    assert truth is not None
+    assert truth.shape == (480, 854), "truth keeps its own resolution"
+    assert len(list((tmp_path / "data" / "davis" / "Annotations" / "parkour").glob("*.png"))) == 8
+    assert contrast(tmp_path, "parkour") > 2
+
+
+def contrast(folder: Path, name: str) -> float:
+    """Mean speed on the subject over that elsewhere: stabilized flow shows the runner, not the camera."""
+    frames = FrameArchive(folder / "data" / "frames" / f"{name}.zip")
+    flow = read_flow(folder / "data" / "flow" / f"{name}.zip")
+    inside, outside = [], []
+    for t in range(len(frames)):
+        truth = frames.mask(t)
+        assert truth is not None
+        subject = cv2.resize(truth, frames.size, interpolation=cv2.INTER_AREA) > 127
+        speed = magnitude(*flow.read(t))
+        inside.append(speed[subject].mean())
+        outside.append(speed[~subject].mean())
+    return float(np.mean(inside) / np.mean(outside))
+
+
+def test_plain_videos_without_truth(real_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = real_data / "data" / "videos"
+    data = {"layout": "videos", "root": str(videos), "size": [160, 96], "limit": 4, "protocol": "self"}
+    scores = run_all(tmp_path, {f"data.{key}": value for key, value in data.items()}, monkeypatch)
+    assert scores["frames_scored"] == 0
+    assert scores["frames_without_truth"] == 16
+    assert "method" not in scores
+    index = pd.read_csv(tmp_path / "data" / "frames" / "index.csv")
+    assert sorted(index["sequence"]) == ["dance-twirl", "dog", "parkour", "zoomInZoomOut"]
+    assert (index["masks"] == 0).all()
+    for name in index["sequence"]:
+        assert len(MaskArchive(tmp_path / "data" / "masks" / f"{name}.zip")) == 4
+        assert Predictions(tmp_path / "data" / "predictions" / f"{name}.zip").box.shape == (4, 4)
+        assert list((tmp_path / "metrics" / "plots").rglob(f"{name}*.png"))
