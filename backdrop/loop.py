@@ -38,12 +38,22 @@ _SEED_STRIDE = 10_000_019  # prime, so that seeds of different runs do not share
 
 
 class Batch(NamedTuple):
-    """image, flow: (B, 3, H, W) uint8; flow_valid: (B,) bool; index: (B,) positions in `TrainingFrames.items`."""
+    """The frames of an iteration.
+
+    image, flow, background: (B, 3, H, W) uint8. known: (B, 1, H, W) uint8, 1 where the background is known.
+    flow_valid: (B,) bool. index: (B,) positions in `TrainingFrames.items`.
+    """
 
     image: Tensor
     flow: Tensor
+    background: Tensor
+    known: Tensor
     flow_valid: Tensor
     index: Tensor
+
+
+BackgroundOf = Callable[[FrameArchive, int], tuple[np.ndarray, np.ndarray]]
+"""Frame t of an archive -> its background at training resolution, and where it is known."""
 
 
 class TrainingFrames(Dataset):
@@ -55,10 +65,13 @@ class TrainingFrames(Dataset):
     Args:
         size: (W, H) of the training resolution.
         flow_dir: folder of the flow archives; None: flow images are zero and invalid.
+        background: of a frame; None: nowhere known.
     """
 
-    def __init__(self, frames_dir: Path, flow_dir: Path | None, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(
+        self, frames_dir: Path, flow_dir: Path | None, size: tuple[int, int], background: BackgroundOf | None = None
+    ) -> None:
+        self.size, self.background = size, background
         index = datasets.read_index(frames_dir, usable=True)
         rows = index[index["split"].isin(["train", "all"])]
         if rows.empty:
@@ -68,9 +81,9 @@ class TrainingFrames(Dataset):
         self.items = [(s, t) for s, archive in enumerate(self.frames) for t in range(len(archive))]
         self._scratch: np.memmap | None = None
         width, height = size
-        shape = (len(self.items), 6 * height * width + 2)
+        shape = (len(self.items), 10 * height * width + 2)
         if math.prod(shape) <= _CACHE_LIMIT:
-            handle = tempfile.TemporaryFile(prefix="backdrop-")
+            handle = tempfile.TemporaryFile(prefix="backdrop-")  # noqa: SIM115 - lives as long as the map
             handle.truncate(math.prod(shape))
             self._scratch = np.memmap(handle, dtype=np.uint8, mode="r+", shape=shape)
 
@@ -102,25 +115,29 @@ class TrainingFrames(Dataset):
                 colored = flow_image(vectors, valid)
                 colored = (np.asarray(colored).transpose(1, 2, 0) * 255).round().astype(np.uint8)
                 flow = cv2.resize(colored, self.size, interpolation=cv2.INTER_AREA)
+        behind, seen = np.zeros_like(image), np.zeros(image.shape[:2], np.uint8)
+        if self.background is not None:
+            behind, seen = self.background(self.frames[sequence], t)
+        planes = [picture.transpose(2, 0, 1).ravel() for picture in (image, flow, behind)]
         # The last byte says that the row is whole: written last, so that another process never reads half a row.
-        return np.concatenate([image.transpose(2, 0, 1).ravel(), flow.transpose(2, 0, 1).ravel(), [known, 1]])
+        return np.concatenate([*planes, seen.ravel().astype(np.uint8), [known, 1]])
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray, bool, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         row = self._scratch[index] if self._scratch is not None else None
         if row is None or not row[-1]:
             row = self._decode(index).astype(np.uint8)
             if self._scratch is not None:
                 self._scratch[index, :-1] = row[:-1]
                 self._scratch[index, -1] = 1
-        pixels = np.array(row[:-2]).reshape(2, 3, self.size[1], self.size[0])
-        return pixels[0], pixels[1], bool(row[-2]), index
+        planes = np.array(row[:-2]).reshape(10, self.size[1], self.size[0])
+        return planes[:3], planes[3:6], planes[6:9], planes[9:], np.bool_(row[-2]), np.int64(index)
 
     def batches(self, seed: int, start: int, stop: int, size: int, workers: int) -> Iterator[Batch]:
         """The batches of iterations start..stop-1; each a function of (seed, iteration) alone."""
         order = [self._order(seed, iteration, size) for iteration in range(start, stop)]
         loader = DataLoader(self, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
-        for image, flow, valid, index in loader:
-            yield Batch(image, flow, valid, index)
+        for columns in loader:
+            yield Batch(*columns)
 
     def _order(self, seed: int, iteration: int, size: int) -> list[int]:
         """Frames of one iteration: consecutive pieces of one shuffle an epoch."""

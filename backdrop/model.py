@@ -59,6 +59,10 @@ class Model(nn.Module):
 
     Who learns (disentangled training): L_bg only p; L_fg and L_phi only b and S; the mask prior only S; the
     prior on p only p. `loss.disentangled: false` lets every loss reach everything (2022, Fig. 11b).
+
+    Args:
+        inpaint_unknown: inpaint where no background is known; False takes the image itself there, which says nothing
+            about the subject and saves the inpainter.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class Model(nn.Module):
         loss: LossParams,
         sampling: SamplingParams,
         lambda_: float,
+        inpaint_unknown: bool = True,
     ) -> None:
         super().__init__()
         self.detector = detector
@@ -79,6 +84,7 @@ class Model(nn.Module):
         self.inpainter_flow = inpainter_flow.freeze() if inpainter_flow is not None else None
         self.features = features
         self.loss, self.sampling, self.lambda_ = loss, sampling, lambda_
+        self.inpaint_unknown = inpaint_unknown
 
     def forward(
         self,
@@ -87,16 +93,18 @@ class Model(nn.Module):
         flow_valid: Bool[Tensor, "B"] | None = None,
         schedule: Schedule = Schedule(),  # noqa: B008 - immutable
         generator: torch.Generator | None = None,
+        known: tuple[Float[Tensor, "B 3 H W"], Bool[Tensor, "B 1 H W"]] | None = None,
     ) -> Step:
         """One training step's losses.
 
         Args:
             image: normalized images I. flow: normalized flow images I_f. flow_valid: which of them count.
+            known: normalized backgrounds B, and where they are known; None: nowhere.
         """
         proposals = self.detector(image)
         drawn = draw(proposals.p, self.detector.live, self.sampling, generator)
         entangled = not self.loss.disentangled
-        terms, background = self._background_terms(image, flow, flow_valid, proposals, drawn, entangled)
+        terms, background = self._background_terms(image, flow, flow_valid, known, proposals, drawn, entangled)
         cell = drawn.cell[0]
         box = select(proposals.box, cell)
         terms["p"] = losses.probability_prior(
@@ -119,6 +127,7 @@ class Model(nn.Module):
         image: Tensor,
         flow: Tensor | None,
         flow_valid: Tensor | None,
+        known: tuple[Tensor, Tensor] | None,
         proposals: Proposals,
         drawn: Draw,
         entangled: bool,
@@ -133,7 +142,7 @@ class Model(nn.Module):
         area = losses.area(box, self.loss.hole_margin if self.loss.area == "hole" else 0.0)
         repeated = image.repeat(count, 1, 1, 1)
         with torch.no_grad():
-            background = self.inpainter.background(repeated, hole)
+            background = self._fill(repeated, hole, known)
             distance = losses.square_distance(background, repeated)
             if self.loss.bg_perceptual:
                 seen = tuple(level.repeat(count, 1, 1, 1) for level in self.features(image))
@@ -146,9 +155,23 @@ class Model(nn.Module):
                 predicted = self.inpainter_flow.background(repeated, hole)
                 distance = losses.square_distance(predicted, repeated)
             value = losses.background_loss(distance, area).view(count, batch)
-            known = torch.ones(batch, device=image.device) if flow_valid is None else flow_valid.float()
-            terms["bg_flow"] = (expectation(drawn, value) * known).mean()
+            counts = torch.ones(batch, device=image.device) if flow_valid is None else flow_valid.float()
+            terms["bg_flow"] = (expectation(drawn, value) * counts).mean()
         return terms, background.unflatten(0, (count, batch))
+
+    def _fill(self, image: Tensor, hole: Tensor, known: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Ibar: inside the hole the known background, or the inpainter's; outside it the image itself.
+
+        Inside only, or L_bg of a known background could not tell one cell from another.
+        """
+        background = image
+        if known is None or self.inpaint_unknown:
+            background = self.inpainter.background(image, hole)
+        if known is None:
+            return background
+        count = len(image) // len(known[0])
+        behind, seen = (part.repeat(count, 1, 1, 1) for part in known)
+        return torch.where((hole > 0.5) & seen, behind, background)
 
     def _foreground_terms(
         self,

@@ -152,7 +152,9 @@ class SynthesisParams(Section):
     hidden: tuple[Count, Count] = Field(description="Bottleneck: spatial code and replicated code (2022: 600 + 256).")
     linears: Literal[1, 2] = Field(description="Linear layers the spatial code passes (2020: 2).")
     decoder: list[Count] = Field(min_length=1, description="Decoder channels, finest stage first (2022: 64..512).")
-    window: Annotated[float, Field(ge=2)] = Field(description="Exponent of the focal window (papers: 4; larger: fuller box).")
+    window: Annotated[float, Field(ge=2)] = Field(
+        description="Exponent of the focal window (papers: 4; larger: fuller)."
+    )
     skip: bool = Field(description="U-Net skip connections from encoder to decoder (papers: no).")
 
 
@@ -277,6 +279,24 @@ class StudentParams(Section):
         return self
 
 
+class BackgroundParams(Section):
+    """What stands for the background of a frame in joint training (Algorithm 1, exists(B))."""
+
+    kind: Literal["inpaint", "median", "known", "auto"] = Field(
+        description="inpaint (the papers'); median of stabilized neighbors; known: an image file, for a camera that "
+        "stands still; auto: the median where neighbors show enough, the inpainter elsewhere."
+    )
+    file: str | None = Field(description="Image of the empty scene, for kind known.")
+    neighbors: Annotated[int, Field(ge=2)] = Field(description="Frames that make the median.")
+    spacing: Count = Field(description="Frames between two of them: a slow subject must uncover what is behind it.")
+
+    @model_validator(mode="after")
+    def _file_if_known(self) -> BackgroundParams:
+        if (self.kind == "known") != (self.file is not None):
+            raise ValueError("background.file belongs to background.kind=known, which needs it")
+        return self
+
+
 class SegmentParams(Section):
     """Inference (stage segment)."""
 
@@ -314,6 +334,7 @@ class Params(Section):
     synthesis: SynthesisParams
     sampling: SamplingParams
     loss: LossParams
+    background: BackgroundParams
     train: TrainParams
     student: StudentParams
     segment: SegmentParams

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from backdrop import overlay
+from backdrop.background import Backgrounds
 from backdrop.detector import Detector
 from backdrop.encoder import Features, denormalize
 from backdrop.inpainter import Inpainter
@@ -53,6 +54,7 @@ def build_model(params: SimpleNamespace, inpainter: Inpainter, inpainter_flow: I
         params.loss,
         params.sampling,
         params.lambda_,
+        inpaint_unknown=params.background.kind in ("inpaint", "auto"),
     )
 
 
@@ -73,6 +75,7 @@ class JointTraining:
         self,
         params: SimpleNamespace,
         frames_dir: Path,
+        homographies_dir: Path,
         flow_dir: Path,
         inpainter_dirs: Mapping[str, Path],
         log_dir: Path,
@@ -82,7 +85,10 @@ class JointTraining:
         self.fabric = make_fabric(params.compute)
         self.fabric.seed_everything(params.seed, verbose=False)
         with_flow = params.loss.alpha_flow > 0
-        self.data = TrainingFrames(frames_dir, flow_dir if with_flow else None, params.train.size)
+        background = None
+        if params.background.kind != "inpaint":
+            background = Backgrounds(params.background, homographies_dir, params.train.size)
+        self.data = TrainingFrames(frames_dir, flow_dir if with_flow else None, params.train.size, background)
         flow = load_inpainter(inpainter_dirs["flow"]) if with_flow else None
         self.network = build_model(params, load_inpainter(inpainter_dirs["rgb"]), flow)
         self.network.to(memory_format=torch.channels_last)
@@ -101,8 +107,10 @@ class JointTraining:
             params.synthesis,
             params.sampling,
         ]
-        sections += [params.loss, params.train, self.data.fingerprint()]
+        sections += [params.loss, params.background, params.train, self.data.fingerprint()]
         weights = [inpainter_dirs[kind] / "model.safetensors" for kind in sorted(inpainter_dirs)]
+        if background is not None and background.image is None:
+            weights += sorted(homographies_dir.glob("*.npz"))
         self.checkpoints = Checkpoints(checkpoint_dir, run_key("train", sections, *weights))
         self.total = params.train.detector_iterations + params.train.synthesis_iterations + params.train.iterations
 
@@ -152,7 +160,10 @@ class JointTraining:
         else:
             flow = to_images(self.fabric, batch.flow) if self.params.loss.alpha_flow else None
             valid = batch.flow_valid.to(self.fabric.device)
-            step = self.model(image, flow, valid, schedule, generator)
+            known = None
+            if self.data.background is not None:
+                known = to_images(self.fabric, batch.background), batch.known.to(self.fabric.device) > 0
+            step = self.model(image, flow, valid, schedule, generator, known)
             terms = step.terms
             loss = objective(terms, self.params.loss)
         check_finite(terms, iteration, lambda: frame_names(self.data, batch))

@@ -11,6 +11,7 @@ from backdrop.training import JointTraining
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--homographies", type=Path, required=True)
     parser.add_argument("--flow", type=Path, required=True)
     parser.add_argument("--inpainter-rgb", type=Path, required=True)
     parser.add_argument("--inpainter-flow", type=Path, required=True)
@@ -18,9 +19,13 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
-    params = load_params("lambda", "seed", "encoder", "detector", "synthesis", "sampling", "loss", "train", "compute")
+    params = load_params(
+        "lambda", "seed", "encoder", "detector", "synthesis", "sampling", "loss", "background", "train", "compute"
+    )
     inpainters = {"rgb": args.inpainter_rgb, "flow": args.inpainter_flow}
-    JointTraining(params, args.frames, args.flow, inpainters, args.log, args.checkpoints).run(args.out)
+    JointTraining(params, args.frames, args.homographies, args.flow, inpainters, args.log, args.checkpoints).run(
+        args.out
+    )
 
 
 if __name__ == "__main__":

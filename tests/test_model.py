@@ -177,3 +177,36 @@ def test_autoencoding_reaches_the_synthesis_network_alone(make_model) -> None:
     autoencode(model.synthesis, image, torch.tensor([[0.0, 0.0, 0.8, 0.8]] * 3)).backward()
     assert any(p.grad is not None for p in model.synthesis.parameters())
     assert all(p.grad is None for p in model.detector.parameters())
+
+
+def test_a_known_background_counts_inside_the_hole_only(make_model) -> None:
+    """Where B is the image itself, every cell's loss is 0; a difference counts for the cells whose hole shows it."""
+    model = make_model(kind="exact", alpha_flow=0.0)
+    model.inpaint_unknown = False
+    image, _ = images(1)
+    everywhere = torch.ones(1, 1, *image.shape[2:], dtype=torch.bool)
+    step = model(image, schedule=Schedule(synthesis=False), known=(image, everywhere))
+    assert step.terms["bg"] == 0
+    behind = image.clone()
+    behind[..., :12, :16] += 3  # the corner of the first cells
+    step = model(image, schedule=Schedule(synthesis=False), known=(behind, everywhere))
+    assert step.terms["bg"] < 0
+    (gradient,) = torch.autograd.grad(step.terms["bg"], step.proposals.p)
+    grid = gradient.reshape(8, 8)
+    assert grid[1, 1] < 0
+    assert not grid[5:, 5:].any()
+
+
+def test_unknown_pixels_are_inpainted_or_say_nothing(make_model) -> None:
+    image, _ = images(1)
+    nowhere = torch.zeros(1, 1, *image.shape[2:], dtype=torch.bool)
+    for inpaint_unknown in (True, False):
+        model = make_model(kind="exact", alpha_flow=0.0)
+        model.inpaint_unknown = inpaint_unknown
+        plain = model(image, schedule=Schedule(synthesis=False)).terms["bg"]
+        known = model(image, schedule=Schedule(synthesis=False), known=(image + 9, nowhere)).terms["bg"]
+        assert plain < 0
+        if inpaint_unknown:
+            assert known < 0
+        else:
+            assert known == 0

@@ -65,7 +65,7 @@ def inpaint(root: Path, kind: str, out: Path, log: Path, runs: Path, **changes: 
 def joint(root: Path, work: Path, changes: dict[str, Any] | None = None) -> JointTraining:
     inpainters = {kind: root / f"inpainter_{kind}" for kind in ("rgb", "flow")}
     params = training_params(STEPS | (changes or {}))
-    return JointTraining(params, root / "frames", root / "flow", inpainters, work / "log", work / "runs")
+    return JointTraining(params, root / "frames", root / "homographies", root / "flow", inpainters, work / "log", work / "runs")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
