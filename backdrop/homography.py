@@ -369,6 +369,10 @@ def map_sequences(
 
     OpenCV and BLAS get the cores that are left over: all for a single sequence, one each when there
     are at least as many sequences as workers (0: as many workers as cores). Results do not depend on it.
+
+    Raises:
+        BackdropError: the first of the calls' own, when all are done: joblib kills the other processes at
+            an error, and what they were writing would stay half-written.
     """
     from joblib import Parallel, cpu_count, delayed, parallel_config
     from tqdm import tqdm
@@ -378,15 +382,21 @@ def map_sequences(
     threads = max(1, cores // jobs)
     with parallel_config(backend="loky", inner_max_num_threads=threads):
         tasks = (delayed(_with_threads)(function, call, threads) for call in calls)
-        results: Iterable[Result] = Parallel(n_jobs=jobs, return_as="generator")(tasks)
-        return list(tqdm(results, total=len(calls), desc=description, unit="sequence", disable=None))
+        results: Iterable[Result | BackdropError] = Parallel(n_jobs=jobs, return_as="generator")(tasks)
+        done = list(tqdm(results, total=len(calls), desc=description, unit="sequence", disable=None))
+    faults = [result for result in done if isinstance(result, BackdropError)]
+    if faults:
+        raise faults[0]
+    return [result for result in done if not isinstance(result, BackdropError)]
 
 
-def _with_threads(function: Callable[..., Result], call: tuple, threads: int) -> Result:
+def _with_threads(function: Callable[..., Result], call: tuple, threads: int) -> Result | BackdropError:
     before = cv2.getNumThreads()
     cv2.setNumThreads(threads)
     try:
         return function(*call)
+    except BackdropError as fault:
+        return fault
     finally:
         cv2.setNumThreads(before)
 

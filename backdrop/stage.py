@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 from backdrop.errors import BackdropError
@@ -19,6 +20,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except BackdropError as error:
+        warnings.simplefilter("ignore")  # joblib's, of the tasks that are left undone: they would bury the message
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     except KeyboardInterrupt:
