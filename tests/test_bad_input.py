@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from backdrop.synthesis import SynthesisNetwork
 from backdrop.video import encode_video
 from backdrop.weights import save_network
 from tests.runs import make_run
-from tests.tiny import run_stage, small_params, small_values, stage, stage_names
+from tests.tiny import commands, run_stage, small_params, small_values, stage, stage_names
 
 VIDEOS = {"data.layout": "videos", "data.root": "clips", "data.protocol": "self"}
 
@@ -293,9 +294,7 @@ MISSING = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "gone"), MISSING, ids=lambda pair: "-".join(pair) if isinstance(pair, tuple) else str(pair)
-)
+@pytest.mark.parametrize(("name", "gone"), MISSING)
 def test_what_a_stage_needs_is_missing(name: str, gone: str, project: Path, fails: Callable[..., str]) -> None:
     path = project / gone
     shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -318,8 +317,6 @@ def outputs(folder: Path, name: str) -> None:
 
 def segmenting_model() -> str:
     """The folder that the stage segment reads."""
-    from tests.tiny import commands
-
     words = commands("segment")[0]
     return words[words.index("--model") + 1]
 
@@ -353,6 +350,28 @@ def test_a_damaged_archive_is_named_and_nothing_is_left_half_written(
     assert {key: value for key, value in contents(project / "data").items() if value is not None} == {
         key: value for key, value in before.items() if value is not None
     }
+
+
+@pytest.mark.parametrize("name", ["stabilize", "flow", "refine", pytest.param("segment", marks=pytest.mark.slow)])
+def test_several_processes_leave_nothing_half_written_either(name: str, project: Path) -> None:
+    """One damaged archive among three: what is there afterwards is whole, and the message is the only line."""
+    make_run(project / "data", {"one": "all", "two": "all", "three": "all"}, frames=4)
+    outputs(project, name)
+    write_params(project, {"compute.workers": 2})
+    path = project / "data" / "frames" / "two.zip"
+    path.write_bytes(path.read_bytes()[:-400])
+    _, file, *arguments = commands(name)[0]
+    done = stage(Path(file).stem, project, *arguments)
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if "sequence/s" not in line and "frame/s" not in line]
+    assert len(lines) == 1, done.stderr
+    assert re.search(r"error: data/frames/two\.zip.*run the stage frames again", lines[0])
+    files = [path for path in project.rglob("*") if path.is_file() and "frames" not in path.parts]
+    assert not [path for path in files if path.name.startswith(".")]
+    for path in files:
+        if path.suffix in (".zip", ".npz"):
+            with zipfile.ZipFile(path) as archive:
+                assert archive.testzip() is None
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

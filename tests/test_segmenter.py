@@ -45,7 +45,8 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_network(root / f"inpainter_{kind}", Inpainter([4, 8]), {"channels": [4, 8]})
     inpainters = {kind: root / f"inpainter_{kind}" for kind in ("rgb", "flow")}
     params = training_params({"train.overlay_every": 0})
-    JointTraining(params, root / "frames", root / "homographies", root / "flow", inpainters, root / "log", root / "runs").run(root / "joint")
+    folders = (root / "frames", root / "homographies", root / "flow")
+    JointTraining(params, *folders, inpainters, root / "log", root / "runs").run(root / "joint")
     return root
 
 

@@ -65,7 +65,8 @@ def inpaint(root: Path, kind: str, out: Path, log: Path, runs: Path, **changes: 
 def joint(root: Path, work: Path, changes: dict[str, Any] | None = None) -> JointTraining:
     inpainters = {kind: root / f"inpainter_{kind}" for kind in ("rgb", "flow")}
     params = training_params(STEPS | (changes or {}))
-    return JointTraining(params, root / "frames", root / "homographies", root / "flow", inpainters, work / "log", work / "runs")
+    folders = (root / "frames", root / "homographies", root / "flow")
+    return JointTraining(params, *folders, inpainters, work / "log", work / "runs")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -166,7 +167,7 @@ def test_a_killed_stage_gives_the_weights_of_one_that_was_not(after: int, materi
 
     def command(work: str) -> list[str]:
         words = [sys.executable, str(ROOT / "stages" / "s5_train.py")]
-        for name in ("frames", "flow", "inpainter_rgb", "inpainter_flow"):
+        for name in ("frames", "homographies", "flow", "inpainter_rgb", "inpainter_flow"):
             words += [f"--{name.replace('_', '-')}", str(material / name)]
         return [*words, "--out", f"{work}/joint", "--log", f"{work}/log", "--checkpoints", f"{work}/runs"]
 
@@ -194,6 +195,20 @@ def test_a_changed_parameter_does_not_take_the_old_checkpoint(key: str, material
     old._save(3, [])
     assert joint(material, tmp_path)._resume()[0] == 3
     assert joint(material, tmp_path, {key: CHANGES[key]})._resume() == (0, [])
+
+
+def test_other_homographies_do_not_take_the_old_checkpoint(material: Path, tmp_path: Path) -> None:
+    """They make the median backgrounds."""
+    kind = {"background.kind": "median"}
+    copy = tmp_path / "copy"
+    shutil.copytree(material, copy)
+    joint(copy, tmp_path, kind)._save(3, [])
+    assert joint(copy, tmp_path, kind)._resume()[0] == 3
+    shutil.copy(copy / "homographies" / "held.npz", copy / "homographies" / "first.npz")
+    stored = dict(np.load(copy / "homographies" / "first.npz"))
+    stored["H"][:, 0, 2] += 1
+    np.savez(copy / "homographies" / "first.npz", **stored)
+    assert joint(copy, tmp_path, kind)._resume() == (0, [])
 
 
 def test_what_cannot_change_a_result_takes_the_old_checkpoint(material: Path, tmp_path: Path) -> None:
@@ -366,7 +381,14 @@ def test_a_folder_that_holds_no_inpainter(damage: str, material: Path, undisturb
 
 @pytest.fixture
 def frames(material: Path) -> TrainingFrames:
-    return TrainingFrames(material / "frames", material / "flow", SIZE)
+    return TrainingFrames(material / "frames", material / "flow", SIZE, half_background)
+
+
+def half_background(frames: FrameArchive, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """A background of one color a frame, known in the left half."""
+    known = np.zeros(SIZE[::-1], bool)
+    known[:, : SIZE[0] // 2] = True
+    return np.full((*SIZE[::-1], 3), (t, len(frames), 7), np.uint8), known
 
 
 def test_batches_are_a_function_of_seed_and_iteration(frames: TrainingFrames) -> None:
@@ -389,7 +411,7 @@ def test_every_frame_comes_once_an_epoch(size: int, frames: TrainingFrames) -> N
 
 def test_batches_hold_the_archives_frames(frames: TrainingFrames, material: Path) -> None:
     (batch,) = frames.batches(0, 0, 1, 12, 0)
-    for image, flow, valid, index in zip(*batch, strict=True):
+    for image, flow, valid, index in zip(batch.image, batch.flow, batch.flow_valid, batch.index, strict=True):
         name, t = frames.name(int(index)).split(":")
         stored = FrameArchive(material / "frames" / f"{name}.zip").image(int(t))
         colored = flow_image(*read_flow(material / "flow" / f"{name}.zip").read(int(t)))
@@ -399,13 +421,19 @@ def test_batches_hold_the_archives_frames(frames: TrainingFrames, material: Path
             assert tensor.shape == (3, SIZE[1], SIZE[0])
             expected = cv2.resize(source, SIZE, interpolation=cv2.INTER_AREA)
             assert (tensor.permute(1, 2, 0).numpy() == expected).all()
+    for background, known, index in zip(batch.background, batch.known, batch.index, strict=True):
+        t = int(frames.name(int(index)).split(":")[1])
+        assert background.flatten(1).unique(dim=1).flatten().tolist() == [t, 6, 7]
+        assert known.shape == (1, SIZE[1], SIZE[0])
+        assert known[..., : SIZE[0] // 2].all()
+        assert not known[..., SIZE[0] // 2 :].any()
 
 
 def test_the_scratch_file_gives_what_decoding_gives(
     frames: TrainingFrames, material: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "_CACHE_LIMIT", 0)
-    direct = TrainingFrames(material / "frames", material / "flow", SIZE)
+    direct = TrainingFrames(material / "frames", material / "flow", SIZE, half_background)
     assert frames._scratch is not None
     assert direct._scratch is None
     for _ in range(2):  # first read decodes, second reads the scratch file
@@ -417,7 +445,7 @@ def test_the_scratch_file_gives_what_decoding_gives(
 
 
 def test_loader_processes_give_the_same_batches(frames: TrainingFrames, material: Path) -> None:
-    fresh = TrainingFrames(material / "frames", material / "flow", SIZE)
+    fresh = TrainingFrames(material / "frames", material / "flow", SIZE, half_background)
     for a, b in zip(frames.batches(0, 0, 4, 5, 0), fresh.batches(0, 0, 4, 5, 2), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
@@ -432,10 +460,13 @@ def test_failed_pairs_are_told_apart(material: Path, tmp_path: Path) -> None:
         for t in range(6):
             archive.add(entry(t), encode_flow(np.zeros((80, 128, 2), np.float32), np.full((80, 128), t != 2)))
     data = TrainingFrames(material / "frames", tmp_path / "flow", SIZE)
-    known = {data.name(i): data[i][2] for i in range(len(data))}
-    assert [name for name, valid in known.items() if not valid] == ["first:2"]
-    without = TrainingFrames(material / "frames", None, SIZE)
-    assert not any(without[i][2] for i in range(len(without)))
+
+    def valid(data: TrainingFrames) -> dict[str, bool]:
+        (batch,) = data.batches(0, 0, 1, len(data), 0)
+        return {data.name(int(i)): bool(v) for i, v in zip(batch.index, batch.flow_valid, strict=True)}
+
+    assert [name for name, known in valid(data).items() if not known] == ["first:2"]
+    assert not any(valid(TrainingFrames(material / "frames", None, SIZE)).values())
 
 
 def test_no_training_sequence_is_one_error(material: Path, tmp_path: Path) -> None:

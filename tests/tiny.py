@@ -73,10 +73,9 @@ def small_params(changes: Mapping[str, Any] | None = None) -> Params:
 
 
 def training_params(changes: Mapping[str, Any] | None = None) -> SimpleNamespace:
-    """What the stage train reads."""
+    """The sections as the stage train gets them."""
     params = small_params(changes)
-    names = ("seed", "lambda_", "encoder", "detector", "synthesis", "sampling", "loss", "train", "compute")
-    return SimpleNamespace(**{name: getattr(params, name) for name in names})
+    return SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
 
 
 def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> None:
