@@ -1,4 +1,8 @@
-"""Inference: a single image -> box, cell probabilities, soft mask. No video, no inpainter."""
+"""Inference: a single image -> box, cell probabilities, soft mask. No video, no inpainter.
+
+Box and probabilities are the detector's. The mask is the student's where the model folder holds one, else that of
+the synthesis network.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,12 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from backdrop import datasets, spatial
-from backdrop.detector import Detector
+from backdrop.detector import Detector, Proposals
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.params import DetectorParams, SegmentParams, SynthesisParams
 from backdrop.synthesis import SynthesisNetwork
+from backdrop.unet import Student
 from backdrop.video import ArchiveWriter, FrameArchive, encode_png
 from backdrop.weights import load_network
 
@@ -37,7 +42,7 @@ class Prediction(NamedTuple):
 
 
 class Segmenter:
-    """D and S of a model folder, ready to predict.
+    """D, S and (after self-training) the student of a model folder, ready to predict.
 
     Example:
         >>> segmenter = Segmenter.load("models/joint")
@@ -45,19 +50,27 @@ class Segmenter:
     """
 
     def __init__(
-        self, detector: Detector, synthesis: SynthesisNetwork, size: tuple[int, int], device: torch.device
+        self,
+        detector: Detector,
+        synthesis: SynthesisNetwork,
+        size: tuple[int, int],
+        device: torch.device,
+        student: Student | None = None,
     ) -> None:
+        self.student = student
         self.detector = detector.eval().to(device)
         self.synthesis = synthesis.eval().to(device)
         self.size, self.device = size, device
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "auto") -> Segmenter:
-        """Read a model folder that stage train wrote.
+        """Read a model folder that stage train or stage student wrote.
 
         Raises:
-            BackdropError: the folder is no model folder, or its weights do not fit its config.
+            BackdropError: the folder is no model folder, its weights do not fit its config, or there is no GPU.
         """
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise BackdropError(f"device {device}: PyTorch sees no GPU here; set compute.device to auto or cpu")
         folder = Path(folder)
         state, config = load_network(folder)
         try:
@@ -68,10 +81,14 @@ class Segmenter:
                     {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
                 )
             width, height = config["size"]
-        except (KeyError, ValueError, RuntimeError) as error:
+            chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+            student = None
+            if "student" in config:
+                own = {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
+                student = Student.build(config["student"], own, chosen)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BackdropError(f"{folder}: weights and config.json do not fit: {str(error).splitlines()[0]}") from None
-        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        return cls(detector, synthesis, (width, height), torch.device(chosen))
+        return cls(detector, synthesis, (width, height), chosen, student)
 
     def predict(self, image: np.ndarray) -> Prediction:
         """Box and mask of one image.
@@ -83,20 +100,35 @@ class Segmenter:
 
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
-        """The same for several images, which may differ in size."""
+        """The same for several images, which may differ in size. Each is segmented by itself."""
+        x, proposals = self._propose(images)
+        cell, box = proposals.best()
+        if self.student is not None:
+            masks = self.student.masks(images)
+        else:
+            mask = self.synthesis(spatial.crop(x, box, self.synthesis.params.crop)).mask
+            masks = [
+                spatial.paste(mask[i : i + 1], box[i : i + 1], (image.shape[0], image.shape[1]))[0, 0]
+                .clamp(0, 1)
+                .cpu()
+                .numpy()
+                for i, image in enumerate(images)
+            ]
+        grid = self.detector.grid
+        p = proposals.p.reshape(-1, grid, grid).cpu().numpy()
+        return [Prediction(masks[i], box[i].cpu().numpy(), p[i], int(cell[i])) for i in range(len(images))]
+
+    @torch.inference_mode()
+    def detect(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The detector alone: the chosen boxes (B, 4), and the probabilities of their cells (B,)."""
+        proposals = self._propose(images)[1]
+        return proposals.best()[1].cpu().numpy(), proposals.p.amax(dim=1).cpu().numpy()
+
+    def _propose(self, images: Sequence[np.ndarray]) -> tuple[torch.Tensor, Proposals]:
         small = [cv2.resize(image, self.size, interpolation=cv2.INTER_AREA) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
         x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
-        proposals = self.detector(x)
-        cell, box = proposals.best()
-        mask = self.synthesis(spatial.crop(x, box, self.synthesis.params.crop)).mask
-        grid = self.detector.grid
-        results = []
-        for i, image in enumerate(images):
-            full = spatial.paste(mask[i : i + 1], box[i : i + 1], (image.shape[0], image.shape[1]))[0, 0]
-            p = proposals.p[i].cpu().numpy().reshape(grid, grid)
-            results.append(Prediction(full.clamp(0, 1).cpu().numpy(), box[i].cpu().numpy(), p, int(cell[i])))
-        return results
+        return x, self.detector(x)
 
 
 def segment_sequence(segmenter: Segmenter, frames: FrameArchive, path: Path, batch: int) -> None:
@@ -157,8 +189,9 @@ def segment_all(
     tasks = Parallel(n_jobs=jobs, return_as="generator_unordered")(
         delayed(_segment_one)(model_dir, frames_dir, out_dir, name, params.batch, device, jobs) for name in names
     )
-    for _ in tqdm(tasks, total=len(names), desc="segmenting", unit="sequence"):
-        pass
+    faults = [fault for fault in tqdm(tasks, total=len(names), desc="segmenting", unit="sequence") if fault]
+    if faults:
+        raise faults[0]
     if params.threshold is not None:
         chosen: tuple[float, str] = (params.threshold, "params")
     else:
@@ -170,8 +203,13 @@ def segment_all(
 
 def _segment_one(
     model_dir: Path, frames_dir: Path, out_dir: Path, name: str, batch: int, device: str, jobs: int
-) -> None:
+) -> BackdropError | None:
+    """A fault is returned: were it raised, joblib would kill the other processes in the middle of their files."""
     if jobs > 1:
         torch.set_num_threads(1)
-    segmenter = Segmenter.load(model_dir, device)
-    segment_sequence(segmenter, FrameArchive(frames_dir / f"{name}.zip"), out_dir / f"{name}.zip", batch)
+    try:
+        segmenter = Segmenter.load(model_dir, device)
+        segment_sequence(segmenter, FrameArchive(frames_dir / f"{name}.zip"), out_dir / f"{name}.zip", batch)
+    except BackdropError as fault:
+        return fault
+    return None

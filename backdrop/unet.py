@@ -1,0 +1,149 @@
+"""The student: a small U-Net that segments the subject in a single image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32, UInt8
+from torch import Tensor, nn
+
+from backdrop.encoder import normalize
+from backdrop.masks import Mask, Soft
+
+GUIDE_EPSILON = 1e-2
+"""Guided filter: variance of colors in [0, 1] below which a window counts as flat. (At 1e-3 and below, OpenCV's filter
+loses its way on gray images, whose three channels are one.)"""
+SPECK = 0.0005
+"""Components smaller than this share of the image are none."""
+
+
+def _block(inner: int, outer: int) -> nn.Sequential:
+    """Two 3 x 3 convolutions with batch norm."""
+    layers: list[nn.Module] = []
+    for source in (inner, outer):
+        layers += [nn.Conv2d(source, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+class StudentNetwork(nn.Module):
+    """U-Net on 2 x 2 pixels at a time: image -> logits of the foreground.
+
+    The first step folds 2 x 2 pixels into channels and the last unfolds them, so that the network sees fine detail
+    at the price of half the resolution.
+
+    Args:
+        channels: of the levels, finest first.
+    """
+
+    def __init__(self, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.channels = list(channels)
+        self.fold = nn.PixelUnshuffle(2)
+        self.down = nn.ModuleList(_block(a, b) for a, b in pairwise([12, *channels]))
+        self.up = nn.ModuleList(_block(fine + coarse, fine) for fine, coarse in pairwise(channels))
+        self.head = nn.Sequential(nn.Conv2d(channels[0], 4, 1), nn.PixelShuffle(2))
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
+        """Args: normalized image of any size; its border is repeated where the size does not divide evenly."""
+        height, width = image.shape[2:]
+        multiple = 2 ** len(self.channels)
+        x = F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        x = self.fold(x)
+        levels = []
+        for i, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if i else x)
+            levels.append(x)
+        for i in reversed(range(len(self.up))):
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = self.up[i](torch.cat([levels[i], x], dim=1))
+        return self.head(x)[:, :, :height, :width].float()
+
+
+class Student:
+    """A student network ready to predict.
+
+    Args:
+        network: trained.
+        size: (W, H), the resolution it was trained at.
+        guide: radius of the guided filter that fits the mask to the image's edges, as a share of the
+            image's diagonal; 0: none.
+    """
+
+    def __init__(self, network: StudentNetwork, size: tuple[int, int], guide: float, device: torch.device) -> None:
+        self.network = network.eval().to(device, memory_format=torch.channels_last)
+        self.size, self.guide, self.device = size, guide, device
+
+    @classmethod
+    def build(cls, config: dict[str, Any], state: dict[str, Tensor], device: torch.device) -> Student:
+        """From the key `student` of a model folder's config.json, and its weights (without the prefix)."""
+        network = StudentNetwork(config["channels"])
+        network.load_state_dict(state)
+        return cls(network, (config["size"][0], config["size"][1]), config["guide"], device)
+
+    @torch.inference_mode()
+    def soft(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:
+        """Soft masks at the working size, float32 in [0, 1], 1 = foreground: mean of the image and its mirror image,
+        one component.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each, of any sizes. Each is segmented by itself.
+        """
+        small = [cv2.resize(image, self.size, interpolation=cv2.INTER_AREA) for image in images]
+        pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
+        x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            logits = self.network(x) + self.network(x.flip(3)).flip(3)
+        return [near_subject(soft) for soft in (logits / 2).sigmoid()[:, 0].cpu().numpy()]
+
+    def masks(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "H W"]]:
+        """Soft masks at each image's own size, their edges drawn to the image's.
+
+        The working mask is enlarged and then passed through a guided filter (He, Sun and Tang 2010) whose guide is
+        the image itself: a mask's edge settles on the color edge within its reach.
+        """
+        return [sharpen(image, soft, self.guide) for image, soft in zip(images, self.soft(images), strict=True)]
+
+
+def subject_component(evidence: Soft, weight: Float32[np.ndarray, "H W"], level: float = 0.5) -> Mask:
+    """The connected component of evidence > level that holds most of evidence x weight, holes closed.
+
+    The method looks for one subject. Empty where no component is larger than a speck.
+    """
+    rough = cv2.medianBlur((evidence > level).astype(np.uint8), 5)
+    side = 2 * max(1, evidence.shape[0] // 64) + 1
+    rough = cv2.morphologyEx(rough, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(rough, connectivity=8)
+    if count < 2:
+        return np.zeros(evidence.shape, bool)
+    mass = np.bincount(labels.ravel(), (evidence * weight).ravel(), minlength=count)
+    mass[stats[:, cv2.CC_STAT_AREA] < SPECK * evidence.size] = 0
+    mass[0] = 0
+    best = int(mass.argmax())
+    return labels == best if mass[best] > 0 else np.zeros(evidence.shape, bool)
+
+
+def near_subject(soft: Soft) -> Soft:
+    """A soft mask without what is apart from its heaviest component: the subject is one."""
+    component = subject_component(soft, np.ones_like(soft))
+    if not component.any():
+        return soft
+    return soft * cv2.dilate(component.astype(np.uint8), np.ones((9, 9), np.uint8))
+
+
+def sharpen(
+    image: UInt8[np.ndarray, "H W 3"], soft: Float32[np.ndarray, "h w"], guide: float
+) -> Float32[np.ndarray, "H W"]:
+    """A soft mask of any size at the image's size, guided by the image (see `Student.masks`)."""
+    height, width = image.shape[:2]
+    full = cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
+    radius = round(guide * float(np.hypot(height, width)))
+    if radius < 1:
+        return full
+    filtered = cv2.ximgproc.guidedFilter(image.astype(np.float32) / 255, full, radius, GUIDE_EPSILON)  # type: ignore[attr-defined]
+    return filtered.clip(0, 1)

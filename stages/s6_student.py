@@ -1,0 +1,31 @@
+"""Frames, homographies, flow and models/joint/ -> models/segmenter/: self-training rounds; the student segments."""
+
+import argparse
+from pathlib import Path
+
+from backdrop.params import load_params
+from backdrop.stage import run
+from backdrop.student import SelfTraining, pass_through
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--joint", type=Path, required=True)
+    parser.add_argument("--frames", type=Path, required=True)
+    parser.add_argument("--homographies", type=Path, required=True)
+    parser.add_argument("--flow", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
+    args = parser.parse_args()
+    params = load_params("student", "stabilize", "seed", "compute")
+    if params.student.rounds == 0:
+        pass_through(args.joint, args.out, args.log)
+        return
+    SelfTraining(params, args.joint, args.frames, args.homographies, args.flow, args.log, args.checkpoints).run(
+        args.out
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from backdrop.cues import (
+    Cue,
+    Footage,
+    View,
+    background_flow,
+    background_keypoints,
+    frame_cues,
+    fuse,
+    median_background,
+    refit,
+    resampling,
+    scaled,
+)
+from backdrop.footage import Clip
+from backdrop.homography import stabilize_sequence
+
+SIZE = (160, 96)
+PARAMS = SimpleNamespace(cues=["flow", "median", "mog2"], gaps=[1, 2], neighbors=8, spacing=3, parallax=True)
+STABILIZE = SimpleNamespace(features=1000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
+
+
+class Pictures:
+    """Images as a sequence of frames."""
+
+    def __init__(self, frames: list[np.ndarray]) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def image(self, t: int) -> np.ndarray:
+        return self.frames[t]
+
+
+class Rendered(Pictures):
+    """A clip, each frame rendered once."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__([clip.frame(t) for t in range(len(clip))])
+        self.clip = clip
+
+
+def exact(clip: Clip) -> dict[str, np.ndarray]:
+    """The renderer's homographies in the pipeline's arrays."""
+    count = len(clip)
+    neighbor = np.array([*range(1, count), count - 2])
+    H = np.stack([clip.homography(int(u), t) for t, u in enumerate(neighbor)])
+    nothing = np.zeros(count, np.int64)
+    arrays = {"H": H, "neighbor": neighbor, "valid": np.ones(count, bool), "matches": nothing, "inliers": nothing}
+    return arrays | {"reason": np.array([""] * count)}
+
+
+@pytest.fixture(scope="module")
+def clip() -> Rendered:
+    return Rendered(Clip(3, "ptz", SIZE, 20, subject=1))
+
+
+def jaccard(value: np.ndarray, truth: np.ndarray) -> float:
+    found = value > 0.5
+    return (found & truth).sum() / max((found | truth).sum(), 1)
+
+
+def still(count: int) -> Pictures:
+    """A camera and a scene at rest, with sensor noise."""
+    background = Clip(0, "static", SIZE, 2).background(0).astype(np.float32)
+    rng = np.random.default_rng(0)
+    return Pictures(
+        [np.clip(background + rng.normal(0, 2, background.shape), 0, 255).astype(np.uint8) for _ in range(count)]
+    )
+
+
+def test_cues_are_silent_on_a_static_scene() -> None:
+    homographies = exact(Clip(0, "static", SIZE, 14))
+    footage = Footage(still(14), homographies, SIZE)
+    cues = frame_cues(footage, 6, PARAMS)
+    assert set(cues) == {"flow1", "flow2", "median", "mog2"}
+    for name, cue in cues.items():
+        assert (cue.value[cue.valid] > 0.5).mean() < 0.005, name
+
+
+def test_each_cue_sees_the_subject_and_their_mean_sees_it_better_than_flow(clip: Rendered) -> None:
+    footage = Footage(clip, exact(clip.clip), SIZE)
+    rows = []
+    for t in (4, 10, 15):
+        cues = frame_cues(footage, t, PARAMS)
+        truth = clip.clip.mask(t)
+        for name, cue in cues.items():
+            inside, outside = cue.value[truth & cue.valid].mean(), cue.value[~truth & cue.valid].mean()
+            assert inside > 2 * outside, name
+        rows.append([jaccard(cues["flow1"].value, truth), jaccard(fuse(cues, SIZE).value, truth)])
+    flow, fused = np.mean(rows, axis=0)
+    assert fused > flow
+
+
+def test_no_neighbor_no_evidence(clip: Rendered) -> None:
+    lost = exact(clip.clip)
+    lost["valid"][:] = False
+    cues = frame_cues(Footage(clip, lost, SIZE), 5, PARAMS)
+    fused = fuse(cues, SIZE)
+    assert not cues
+    assert not fused.valid.any()
+    assert not fused.value.any()
+
+
+def test_fusion_asks_only_the_cues_that_know() -> None:
+    left = np.zeros((4, 6), bool)
+    left[:, :3] = True
+    cues = {"a": Cue(np.full((4, 6), 0.8, np.float32), left), "b": Cue(np.full((4, 6), 0.2, np.float32), ~left)}
+    fused = fuse(cues, (6, 4))
+    assert np.allclose(fused.value[left], 0.8)
+    assert np.allclose(fused.value[~left], 0.2)
+
+
+def test_scaling_does_not_depend_on_the_unit_above_the_floor() -> None:
+    raw = np.random.default_rng(0).gamma(0.5, 40, (40, 60)).astype(np.float32) + 1
+    valid = np.ones(raw.shape, bool)
+    assert np.allclose(scaled(raw, valid, 0.1).value, scaled(7 * raw, valid, 0.1).value, atol=0.02)
+    assert not (scaled(raw / 1e4, valid, 1.0).value > 0.1).any()
+
+
+def test_refitting_without_the_subject_recovers_the_camera() -> None:
+    """A textured rectangle covers most of the view and moves by less than the inlier threshold: it pulls the camera."""
+    rng = np.random.default_rng(0)
+    small = rng.integers(0, 256, (2, 80, 120, 3), dtype=np.uint8)
+    scene, subject = (np.kron(part, np.ones((3, 3, 1), np.uint8)) for part in small)
+    images, masks = [], []
+    for t in range(4):
+        image = scene[20 : 20 + 192, 4 * t + 10 : 4 * t + 330].copy()
+        image[24:168, 40:280] = subject[:144, 2 * t : 2 * t + 240]  # the background moves by -4, the subject by -2
+        mask = np.zeros((192, 320), np.float32)
+        mask[24:168, 40:280] = 1
+        images.append(image)
+        masks.append(mask)
+    frames = Pictures(images)
+    plain = stabilize_sequence(frames, STABILIZE)
+    fresh = refit(frames, plain, masks.__getitem__, STABILIZE)
+    target = np.array([[1, 0, 4.0], [0, 1, 0], [0, 0, 1]])
+    corners = np.array([[0, 0, 1], [319, 0, 1], [0, 191, 1], [319, 191, 1.0]]).T
+
+    def error(H: np.ndarray) -> float:
+        ours, truth = H @ corners, target @ corners
+        return float(np.linalg.norm(ours[:2] / ours[2] - truth[:2] / truth[2], axis=0).max())
+
+    assert error(fresh["H"][1]) < 0.3
+    assert error(plain["H"][1]) > 3 * error(fresh["H"][1])
+    only = refit(frames, plain, masks.__getitem__, STABILIZE, range(2, 3))
+    assert np.array_equal(only["H"][1], plain["H"][1])
+    assert np.array_equal(only["H"][2], fresh["H"][2])
+
+
+def test_no_keypoint_lies_on_the_subject(clip: Rendered) -> None:
+    mask = clip.clip.mask(5).astype(np.float32)
+    points = background_keypoints(clip.image(5), mask, 500).points
+    assert len(points) > 50
+    columns, rows = np.rint(points).astype(int).clip(0, [SIZE[0] - 1, SIZE[1] - 1]).T
+    assert not mask[rows, columns].any()
+
+
+def test_background_flow_is_filled_in_under_the_subject() -> None:
+    flow = np.zeros((96, 160, 2), np.float32)
+    flow[..., 0] = np.linspace(1, 3, 160)[None]
+    subject = np.zeros((96, 160), np.float32)
+    subject[30:70, 60:100] = 1
+    moving = flow.copy()
+    moving[subject > 0] += 9
+    filled = background_flow(moving, np.ones((96, 160), bool), subject)
+    assert np.abs(filled - flow)[:, 8:-8].max() < 0.5
+
+
+def test_median_leaves_the_subject_out() -> None:
+    gray, red = np.full((8, 8, 3), 90, np.uint8), np.full((8, 8, 3), 200, np.uint8)
+    everywhere, nowhere = np.ones((8, 8), bool), np.zeros((8, 8), bool)
+    found = [View(red, everywhere, nowhere)] * 3 + [View(gray, everywhere, everywhere)] * 2
+    background, valid = median_background(found)
+    assert (background == 90).all()
+    assert valid.all()
+    assert (median_background([View(red, everywhere, everywhere)] * 3 + found[3:])[0] == 200).all()
+
+
+def test_resampling_keeps_the_edges() -> None:
+    H = resampling((854, 480), (320, 192))
+    for edge, small in (((-0.5, -0.5), (-0.5, -0.5)), ((853.5, 479.5), (319.5, 191.5))):
+        assert np.allclose((H @ (*edge, 1))[:2], small)

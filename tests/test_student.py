@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from backdrop import student as rounds
+from backdrop.cues import Cue, Footage, frame_cues, fuse
+from backdrop.detector import Detector
+from backdrop.errors import BackdropError
+from backdrop.footage import Clip
+from backdrop.params import Params, StudentParams
+from backdrop.segmenter import Segmenter
+from backdrop.student import (
+    IGNORED,
+    SelfTraining,
+    agreement,
+    augment,
+    pass_through,
+    pointing,
+    pseudo_mask,
+    student_loss,
+    targets,
+)
+from backdrop.synthesis import SynthesisNetwork
+from backdrop.unet import Student, StudentNetwork, sharpen, subject_component
+from backdrop.weights import save_network
+from tests.runs import make_run
+from tests.test_cues import Rendered, exact, jaccard
+
+
+@pytest.fixture
+def joint(tmp_path: Path, params: Params) -> Path:
+    """A model folder as stage train writes it, with random weights."""
+    torch.manual_seed(0)
+    synthesis = params.synthesis.model_copy(update={"crop": 32, "hidden": (20, 6), "decoder": [8, 16]})
+    parts = {"detector": Detector(params.detector, "none"), "synthesis": SynthesisNetwork(synthesis, "none")}
+    sections = {"detector": params.detector.model_dump(mode="json"), "synthesis": synthesis.model_dump(mode="json")}
+    save_network(tmp_path / "joint", parts, {"size": [64, 48], **sections})
+    return tmp_path / "joint"
+
+
+@pytest.fixture
+def small(params: Params) -> StudentParams:
+    changes = {"size": (64, 40), "channels": [8, 12], "iterations": 6, "batch": 4, "neighbors": 4, "spacing": 2}
+    return params.student.model_copy(update={**changes, "rounds": 2, "checkpoint_every": 2, "log_every": 2})
+
+
+def training(root: Path, joint: Path, params: Params, student: StudentParams, tag: str = "a") -> SelfTraining:
+    compute = params.compute.model_copy(update={"workers": 1, "device": "cpu", "precision": "32"})
+    section = SimpleNamespace(student=student, stabilize=params.stabilize, seed=3, compute=compute)
+    folders = (root / name for name in ("frames", "homographies", "flow"))
+    return SelfTraining(section, joint, *folders, root / f"log_{tag}", root / f"runs_{tag}")
+
+
+def test_a_crash_changes_nothing(
+    tmp_path: Path, joint: Path, params: Params, small: StudentParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, {"one": "train", "two": "all", "three": "test"}, frames=8)
+    training(tmp_path, joint, params, small, "whole").run(tmp_path / "whole")
+    calls = 0
+
+    def crash(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 10:  # in the second round
+            raise KeyboardInterrupt
+        return student_loss(logits, label)
+
+    monkeypatch.setattr(rounds, "student_loss", crash)
+    with pytest.raises(KeyboardInterrupt):
+        training(tmp_path, joint, params, small, "cut").run(tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+    training(tmp_path, joint, params, small, "cut").run(tmp_path / "cut")
+    assert calls < 10 + 6
+    first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not any((tmp_path / "runs_cut").iterdir())
+    curves = json.loads((tmp_path / "log_cut" / "metrics.json").read_text())
+    assert curves["round"] == 2
+
+
+def test_model_folder_holds_all_three_and_segments_single_images(
+    tmp_path: Path, joint: Path, params: Params, small: StudentParams
+) -> None:
+    make_run(tmp_path, {"one": "train"}, frames=6)
+    training(tmp_path, joint, params, small).run(tmp_path / "segmenter")
+    segmenter, plain = Segmenter.load(tmp_path / "segmenter", "cpu"), Segmenter.load(joint, "cpu")
+    assert segmenter.student is not None
+    assert plain.student is None
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (50 + 2 * i, 70, 3), dtype=np.uint8) for i in range(4)]
+    together, alone = segmenter.predict_batch(images), [segmenter.predict(image) for image in images[::-1]][::-1]
+    for image, one, other, before in zip(images, together, alone, plain.predict_batch(images), strict=True):
+        assert one.mask.shape == image.shape[:2]
+        assert one.mask.dtype == np.float32
+        assert 0 <= one.mask.min() <= one.mask.max() <= 1
+        assert np.allclose(one.mask, other.mask, atol=1e-4)
+        assert np.allclose(one.box, before.box, atol=1e-5)
+        assert np.allclose(one.p, before.p, atol=1e-5)
+
+
+def test_no_rounds_pass_the_papers_model_through(tmp_path: Path, joint: Path) -> None:
+    pass_through(joint, tmp_path / "segmenter", tmp_path / "log")
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "segmenter" / name).read_bytes() == (joint / name).read_bytes()
+    assert Segmenter.load(tmp_path / "segmenter", "cpu").student is None
+    with pytest.raises(BackdropError, match="no model folder"):
+        pass_through(tmp_path / "nothing", tmp_path / "segmenter", tmp_path / "log")
+
+
+def test_pseudo_masks_are_better_than_any_single_cue(small: StudentParams) -> None:
+    clip = Rendered(Clip(5, "handheld", (160, 96), 24, subject=2))
+    choice = small.model_copy(update={"size": (160, 96), "neighbors": 8, "spacing": 3})
+    footage, rows = Footage(clip, exact(clip.clip), choice.size), []
+    for t in (4, 9, 14, 19):
+        cues, truth = frame_cues(footage, t, choice), clip.clip.mask(t)
+        even = np.ones(truth.shape, np.float32)
+        fused = fuse(cues, choice.size)
+        soft, _ = pseudo_mask(clip.image(t), fused, cues["median"], even, choice)
+        rows.append([jaccard(soft, truth), *(jaccard(cue.value, truth) for cue in cues.values())])
+    mean = np.mean(rows, axis=0)
+    assert mean[0] > mean[1:].max()
+
+
+def test_detector_decides_between_two_blobs_where_it_is_sure() -> None:
+    evidence = np.zeros((40, 64), np.float32)
+    evidence[5:20, 5:25] = 1  # larger
+    evidence[22:34, 44:58] = 1
+    box = np.array([0.6, 0.4, 0.5, 0.7])
+    window = pointing(box, (64, 40))
+    for sure, left in ((0.0, True), (1.0, False)):
+        chosen = subject_component(evidence, 1 - sure * (1 - window))
+        assert chosen[10, 10] == left
+        assert chosen[28, 50] != left
+
+
+def test_agreement_is_none_by_chance_and_whole_inside() -> None:
+    window = pointing(np.array([0.0, 0.0, 0.5, 0.5]), (64, 40))
+    assert agreement(np.ones((40, 64), np.float32), window) == pytest.approx(0, abs=1e-6)
+    inside = (window > 0.99).astype(np.float32)
+    assert agreement(inside, window) == pytest.approx(1)
+    assert agreement(np.zeros((40, 64), np.float32), window) == 0
+
+
+def test_pseudo_mask_of_nothing_is_empty_and_knows_only_where_cues_are_low(small: StudentParams) -> None:
+    value = np.zeros((40, 64), np.float32)
+    value[:, :5] = 0.4
+    cue = Cue(value, np.ones((40, 64), bool))
+    soft, known = pseudo_mask(np.zeros((40, 64, 3), np.uint8), cue, None, np.ones((40, 64), np.float32), small)
+    assert not soft.any()
+    assert not known[:, :5].any()
+    assert known[:, 5:].all()
+
+
+def test_targets_leave_the_band_and_the_unknown_out() -> None:
+    stored = torch.tensor([[[0, 100, 200, IGNORED]]], dtype=torch.uint8)
+    hard = targets(stored, (0.35, 0.55))
+    assert hard[0, 0, 0].tolist() == [0, 0, 1, 0]
+    assert hard[0, 1, 0].tolist() == [1, 0, 1, 0]
+    soft = targets(stored, None)
+    assert torch.allclose(soft[0, 0, 0], torch.tensor([0, 100 / 254, 200 / 254, 0]))
+    logits = torch.zeros(1, 1, 1, 4, requires_grad=True)
+    student_loss(logits, hard).backward()
+    assert (logits.grad != 0).flatten().tolist() == [True, False, True, False]
+
+
+def test_image_and_mask_are_augmented_alike() -> None:
+    image = torch.zeros(6, 3, 40, 64)
+    image[:, :, 10:25, 20:45] = 1
+    label = torch.cat([image[:, :1], torch.ones(6, 1, 40, 64)], dim=1)
+    seen, moved = augment(image, label, torch.Generator().manual_seed(0))
+    again, _ = augment(image, label, torch.Generator().manual_seed(0))
+    assert torch.equal(seen, again)
+    known = moved[:, 1] > 0.99
+    for i in range(6):
+        bright, mask = seen[i].mean(dim=0)[known[i]], moved[i, 0][known[i]]
+        assert torch.corrcoef(torch.stack([bright, mask]))[0, 1] > 0.98
+
+
+def test_network_takes_any_size() -> None:
+    network = StudentNetwork([4, 6, 8]).eval()
+    for size in ((40, 64), (33, 47)):
+        assert network(torch.zeros(2, 3, *size)).shape == (2, 1, *size)
+
+
+def test_sharpening_moves_an_edge_to_the_images() -> None:
+    image = np.full((96, 160, 3), 60, np.uint8)
+    image[24:72, 40:120] = 180
+    truth = image[..., 0] > 100
+    coarse = np.zeros((24, 40), np.float32)
+    coarse[5:17, 11:29] = 1  # off by a working pixel, four of the image's
+    plain, guided = (sharpen(image, coarse, share) > 0.5 for share in (0.0, 0.05))
+    assert (guided != truth).sum() < 0.5 * (plain != truth).sum()
+
+
+def test_student_sees_one_subject() -> None:
+    network = StudentNetwork([4, 6])
+    student = Student(network, (64, 40), 0.0, torch.device("cpu"))
+    soft = student.soft([np.zeros((40, 64, 3), np.uint8)])[0]
+    assert soft.shape == (40, 64)
+    two = np.zeros((40, 64), np.float32)
+    two[2:20, 2:20] = 0.9
+    two[30:38, 50:60] = 0.9
+    from backdrop.unet import near_subject
+
+    kept = near_subject(two)
+    assert kept[10, 10] > 0.5
+    assert kept[34, 55] == 0
