@@ -87,7 +87,7 @@ def objective(terms: Mapping[str, Tensor], params: LossParams) -> Float[Tensor, 
     """L_joint: the weighted sum of all terms (Eq. 7).
 
     Args:
-        terms: scalars `bg`, `bg_flow`, `fg`, `phi`, `mask`, `p`, `scale`, `offset`; a missing one counts 0.
+        terms: scalars `bg`, `bg_flow`, `fg`, `phi`, `mask`, `p`, `auto`, `scale`, `offset`; a missing one counts 0.
     """
     weights = {
         "bg": params.alpha,
@@ -96,6 +96,7 @@ def objective(terms: Mapping[str, Tensor], params: LossParams) -> Float[Tensor, 
         "phi": params.gamma,
         "mask": params.eta,
         "p": params.zeta,
+        "auto": params.autoencoder,
         "scale": params.scale_prior,
         "offset": params.offset_prior,
     }

@@ -198,6 +198,10 @@ class Model(nn.Module):
         size = (image.shape[2], image.shape[3])
         crop = spatial.crop(images, box, self.synthesis.params.crop)
         foreground, mask = self.synthesis(crop)
+        if self.loss.autoencoder:
+            # Free colors would let a faint mask with glaring colors explain the image: they stay those of the crop.
+            distance = reconstruction(foreground, crop.detach(), self.synthesis.window)
+            terms["auto"] = distance if entangled else without_gradient_to(distance, crop)
         if schedule.window_mask:
             mask = self.synthesis.window.expand_as(mask)
         pasted = spatial.paste(torch.cat([foreground * mask, mask], dim=1), box, size)
@@ -223,5 +227,11 @@ def autoencode(
 ) -> Float[Tensor, ""]:
     """Loss of S as an auto-encoder on given boxes: L2 inside the focal window (start-up schedule)."""
     crop = spatial.crop(image, box, synthesis.params.crop)
-    foreground, _ = synthesis(crop)
-    return ((foreground - crop).square() * synthesis.window).mean() / synthesis.window.mean()
+    return reconstruction(synthesis(crop).foreground, crop, synthesis.window)
+
+
+def reconstruction(
+    foreground: Float[Tensor, "B 3 K K"], crop: Float[Tensor, "B 3 K K"], window: Float[Tensor, "1 1 K K"]
+) -> Float[Tensor, ""]:
+    """Mean square difference of S's colors from the crop, weighted by the focal window."""
+    return ((foreground - crop).square() * window).mean() / window.mean()

@@ -199,6 +199,7 @@ class LossParams(Section):
     area: Literal["box", "hole"] = Field(
         description="Area that L_bg is divided by: the box (papers) or the erased box."
     )
+    autoencoder: Weight = Field(description="Weight of S's colors being those of the crop (papers: 0).")
     scale_prior: Weight = Field(
         description="Weight of the prior that pulls the batch-mean box scale to `scale_target`."
     )

@@ -8,7 +8,7 @@ import torch
 from backdrop.losses import objective
 from backdrop.model import Model, Schedule, autoencode, without_gradient_to
 
-WEIGHTS = ("alpha", "alpha_flow", "beta", "gamma", "eta", "zeta", "scale_prior", "offset_prior")
+WEIGHTS = ("alpha", "alpha_flow", "beta", "gamma", "eta", "zeta", "autoencoder", "scale_prior", "offset_prior")
 OFF = dict.fromkeys(WEIGHTS, 0.0)
 
 # term -> (its weight, reaches p, reaches b, reaches S); METHOD's table of who learns from what
@@ -19,6 +19,7 @@ TABLE = {
     "phi": ("gamma", False, True, True),
     "mask": ("eta", False, False, True),
     "p": ("zeta", True, False, False),
+    "auto": ("autoencoder", False, False, True),
     "scale": ("scale_prior", False, True, False),
     "offset": ("offset_prior", False, True, False),
 }

@@ -64,7 +64,9 @@ def test_the_outer_ring_is_never_live() -> None:
     ],
 )
 def test_synthesis_masks_peak_at_one_and_vanish_at_the_border(crop, encoder, hidden, linears, decoder, skip) -> None:
-    values = SynthesisParams(crop=crop, encoder=encoder, hidden=hidden, linears=linears, decoder=decoder, window=4, skip=skip)
+    values = SynthesisParams(
+        crop=crop, encoder=encoder, hidden=hidden, linears=linears, decoder=decoder, window=4, skip=skip
+    )
     network = SynthesisNetwork(values, "none")
     foreground, mask = network(torch.randn(2, 3, crop, crop))
     assert foreground.shape == (2, 3, crop, crop)
