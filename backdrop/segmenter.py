@@ -1,7 +1,7 @@
 """Inference: a single image -> box, cell probabilities, soft mask. No video, no inpainter.
 
-Box and probabilities are the detector's. The mask is the student's where the model folder holds one, else that of
-the synthesis network.
+Cell probabilities are the detector's. Without a student, so is the box, and the mask is the synthesis network's. With
+one, the mask is the student's, and the box is the detector's drawn tight around the mask inside it.
 """
 
 from __future__ import annotations
@@ -114,9 +114,12 @@ class Segmenter:
                 .numpy()
                 for i, image in enumerate(images)
             ]
+        boxes = box.cpu().numpy()
+        if self.student is not None:
+            boxes = np.stack([tighten(own, mask) for own, mask in zip(boxes, masks, strict=True)])
         grid = self.detector.grid
         p = proposals.p.reshape(-1, grid, grid).cpu().numpy()
-        return [Prediction(masks[i], box[i].cpu().numpy(), p[i], int(cell[i])) for i in range(len(images))]
+        return [Prediction(masks[i], boxes[i], p[i], int(cell[i])) for i in range(len(images))]
 
     @torch.inference_mode()
     def detect(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -129,6 +132,24 @@ class Segmenter:
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
         x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
         return x, self.detector(x)
+
+
+def tighten(box: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The extent of what a soft mask shows (above 0.5) inside a box; the box itself where it shows nothing there.
+
+    Args:
+        box: (4,) cx, cy, w, h in [-1, 1] image coordinates. mask: (H, W) in [0, 1].
+    """
+    height, width = mask.shape
+    left, right = (np.array([box[0] - box[2] / 2, box[0] + box[2] / 2]) + 1) / 2 * width
+    top, bottom = (np.array([box[1] - box[3] / 2, box[1] + box[3] / 2]) + 1) / 2 * height
+    x0, y0 = max(0, int(left)), max(0, int(top))
+    inside = (mask[y0 : max(y0, int(np.ceil(bottom))), x0 : max(x0, int(np.ceil(right)))] > 0.5).astype(np.uint8)
+    x, y, w, h = cv2.boundingRect(inside) if inside.size else (0, 0, 0, 0)
+    if not w * h:
+        return box
+    cx, cy = (x0 + x + w / 2) / width * 2 - 1, (y0 + y + h / 2) / height * 2 - 1
+    return np.array([cx, cy, 2 * w / width, 2 * h / height], box.dtype)
 
 
 def segment_sequence(segmenter: Segmenter, frames: FrameArchive, path: Path, batch: int) -> None:

@@ -16,7 +16,7 @@ from backdrop.errors import BackdropError
 from backdrop.inpainter import Inpainter
 from backdrop.masks import Predictions, read_threshold
 from backdrop.params import SegmentParams
-from backdrop.segmenter import Prediction, Segmenter, segment_all, segment_sequence
+from backdrop.segmenter import Prediction, Segmenter, segment_all, segment_sequence, tighten
 from backdrop.training import JointTraining
 from backdrop.video import FrameArchive
 from backdrop.weights import save_network
@@ -239,3 +239,13 @@ def test_nothing_to_segment_is_one_error(material: Path, tmp_path: Path) -> None
     with pytest.raises(BackdropError, match="no sequence to segment"):
         segment_all(material / "joint", tmp_path / "frames", tmp_path / "out", params, 1, "cpu", lambda *_: (0, ""))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_box_is_drawn_tight_around_the_mask_inside_it() -> None:
+    mask = np.zeros((100, 200), np.float32)
+    mask[20:40, 50:70] = 0.9
+    mask[90:, 190:] = 1  # outside the box: not the subject's
+    box = tighten(np.array([-0.4, -0.4, 0.8, 1.0], np.float32), mask)
+    assert np.allclose(box, [120 / 200 - 1, 60 / 100 - 1, 40 / 200, 40 / 100])
+    own = np.array([0.0, 0.5, 0.2, 0.2], np.float32)
+    assert np.array_equal(tighten(own, mask), own)
