@@ -98,7 +98,8 @@ class TrainingFrames(Dataset):
     def fingerprint(self) -> str:
         """A hash of all frames and flow fields, by the check sums that their archives hold."""
         digest = hashlib.sha256()
-        for source in (*self.frames, *(self.flows or [])):
+        archives: list[FrameArchive | FlowArchive] = [*self.frames, *(self.flows or [])]
+        for source in archives:
             with zipfile.ZipFile(source.path) as archive:
                 for entry in archive.infolist():
                     digest.update(f"{entry.filename} {entry.CRC:08x} {entry.file_size}\n".encode())
