@@ -50,6 +50,9 @@ COLOR_FLOOR = 16.0
 """Least threshold of the color difference in gray levels: sensor noise and JPEG stay below."""
 MARGIN = 1.15
 """A cue reaches 0.5 this far above Otsu's threshold: cues spill over the subject more than they miss of it."""
+REACH = 0.2
+"""Smoothness of the background's flow, share of the image's height: what the masks miss of the subject must not
+explain its own motion away, as it does at 0.04."""
 MOG2_VARIANCE = 16.0
 MOG2_RATIO = 0.8
 """Share of the observations that is background, as in the baseline `backdrop.baselines.Mog2`."""
@@ -196,7 +199,7 @@ def residual_flow(
 
 
 def background_flow(
-    flow: Float32[np.ndarray, "H W 2"], inside: Valid, subject: Field | None, reach: float | None = None
+    flow: Float32[np.ndarray, "H W 2"], inside: Valid, subject: Field | None
 ) -> Float32[np.ndarray, "H W 2"]:
     """The residual flow that the background has or would have: parallax and what the homography left over.
 
@@ -216,7 +219,7 @@ def background_flow(
     calm = np.dstack([cv2.medianBlur(np.ascontiguousarray(flow[..., i]), 5) for i in (0, 1)])
     total = np.zeros_like(flow)
     mass = np.full(flow.shape[:2], 1e-8, np.float32)
-    for sigma, trust in ((reach or flow.shape[0] / 24, 1.0), (flow.shape[0] / 8, 1e-2), (flow.shape[0] / 2, 1e-5)):
+    for sigma, trust in ((flow.shape[0] * REACH, 1.0), (flow.shape[0] / 2, 1e-3)):
         total += trust * _blur(calm * weight[..., None], sigma)
         mass += trust * _blur(weight, sigma)
     return total / mass[..., None]

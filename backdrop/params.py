@@ -264,6 +264,7 @@ class StudentParams(Section):
     refit: bool = Field(description="From round 2 on, homographies from the background's keypoints alone.")
     parallax: bool = Field(description="From round 2 on, neighbors are warped by the background's flow as well.")
     gate: Fraction = Field(description="Weight of D's box in the choice of the component; 0: none.")
+    memory: Fraction = Field(description="Share of the student's own mask in the evidence, from round 2 on.")
     hard_from: Count = Field(description="Round from which pseudo-masks are hardened by `ignore`.")
     ignore: tuple[Fraction, Fraction] = Field(
         description="Soft pseudo-masks below become background, above foreground; between them they weigh nothing."

@@ -99,20 +99,32 @@ def pseudo_mask(
     median: Cue | None,
     weight: Float32[np.ndarray, "H W"],
     params: StudentParams,
+    student: Soft | None = None,
 ) -> tuple[Soft, Bool[np.ndarray, "H W"]]:
     """The soft pseudo-mask of a frame and where it is known.
 
-    Mean of the subject's component, of that component after a mild CRF, and of the median cue near it.
+    A weighted mean of the subject's component, of that component after the CRF (twice), of the median cue near it,
+    and of the student's mask of the round before, which also takes part in the evidence with a share of
+    `params.memory`: an E-step that goes wrong must not undo what was learned.
+
+    Args:
+        weight: where the subject is expected, in the choice of the component.
     """
-    component = subject_component(fused.value, weight)
+    evidence = fused.value
+    if student is not None:
+        evidence = (1 - params.memory) * evidence + params.memory * student
+        weight = weight * (0.2 + student)
+    component = subject_component(evidence, weight)
     if not component.any():
-        return np.zeros(component.shape, np.float32), fused.valid & (fused.value < 0.25)
+        return np.zeros(component.shape, np.float32), fused.valid & (evidence < 0.25)
     soft = component.astype(np.float32)
-    votes = [soft, refine(image, soft, 0.5, params.crf).astype(np.float32)]
+    votes = [soft, *[refine(image, soft, 0.5, params.crf).astype(np.float32)] * 2]
     if median is not None:
         side = 2 * max(2, image.shape[0] // 24) + 1
         near = cv2.dilate(soft, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-        votes.append(np.where(median.valid, median.value * near, votes[0]))
+        votes.append(np.where(median.valid, median.value * near, soft))
+    if student is not None and params.memory:
+        votes.append(student)
     return np.mean(votes, axis=0, dtype=np.float32), fused.valid | component
 
 
@@ -170,7 +182,9 @@ def _label(work: Work, span: range, params: StudentParams, detection: Detection,
             continue
         fused, median = _read(evidence[t])
         weight = 1 - trust * detection.confidence[t] * (1 - pointing(detection.box[t], params.size))
-        soft, known = pseudo_mask(footage.image(t), fused, median, weight.astype(np.float32), params)
+        soft, known = pseudo_mask(
+            footage.image(t), fused, median, weight.astype(np.float32), params, footage.subject(t)
+        )
         out[t] = np.where(known, np.rint(soft * (IGNORED - 1)), IGNORED)
     out.flush()
 

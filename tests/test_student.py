@@ -101,8 +101,35 @@ def test_model_folder_holds_all_three_and_segments_single_images(
         assert one.mask.dtype == np.float32
         assert 0 <= one.mask.min() <= one.mask.max() <= 1
         assert np.allclose(one.mask, other.mask, atol=1e-4)
-        assert np.allclose(one.box, before.box, atol=1e-5)
         assert np.allclose(one.p, before.p, atol=1e-5)
+
+
+def test_detector_is_the_same_with_and_without_student(
+    tmp_path: Path, joint: Path, params: Params, small: StudentParams
+) -> None:
+    make_run(tmp_path, {"one": "train"}, frames=4)
+    training(tmp_path, joint, params, small.model_copy(update={"rounds": 1})).run(tmp_path / "segmenter")
+    image = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    with_student, without = (
+        Segmenter.load(folder, "cpu").detect([image]) for folder in (tmp_path / "segmenter", joint)
+    )
+    for ours, theirs in zip(with_student, without, strict=True):
+        assert np.allclose(ours, theirs, atol=1e-6)
+
+
+def test_an_estep_gone_wrong_does_not_undo_the_student(small: StudentParams) -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)
+    image[10:30, 20:44] = 255
+    known = np.ones((40, 64), bool)
+    learned = np.zeros((40, 64), np.float32)
+    learned[10:30, 20:44] = 1
+    partial = Cue(learned * 0.45, known)  # just below the cues' own threshold
+    even = np.ones((40, 64), np.float32)
+    alone, _ = pseudo_mask(image, partial, partial, even, small)
+    backed, _ = pseudo_mask(image, partial, partial, even, small.model_copy(update={"memory": 0.3}), learned)
+    assert not alone.any()
+    assert jaccard(backed, learned > 0) > 0.9
 
 
 def test_no_rounds_pass_the_papers_model_through(tmp_path: Path, joint: Path) -> None:
