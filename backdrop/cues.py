@@ -197,7 +197,7 @@ def residual_flow(
     warped, inside = warp(source, H, (target.shape[1], target.shape[0]))
     both = np.where(inside[..., None], warped, target)
     gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (target, both)]
-    return _search(fine).calc(*gray, None).astype(np.float32), inside
+    return _search(fine).calc(*gray, None).astype(np.float32), inside  # type: ignore[call-overload]
 
 
 def background_flow(
@@ -257,9 +257,11 @@ def flow_cues(footage: Footage, t: int, gaps: list[int], stored: FlowArchive | N
         longer = 2 ** int(np.clip(np.ceil(np.log2(SLOW / moving)), 0, 2))
     cues = {}
     for gap in gaps:
-        found = first if gap * longer == gaps[0] else _speed(footage, t, gap * longer, stored)
-        if found is not None:
-            cues[f"flow{gap}"] = scaled(*found, MOTION_FLOOR)
+        for factor in (f for f in (4, 2, 1) if f <= longer):  # near the ends of a short sequence: what there is
+            found = first if gap * factor == gaps[0] else _speed(footage, t, gap * factor, stored)
+            if found is not None:
+                cues[f"flow{gap}"] = scaled(*found, MOTION_FLOOR)
+                break
     return cues
 
 
@@ -320,7 +322,8 @@ def _lay(footage: Footage, u: int, t: int, H: Float64[np.ndarray, "3 3"], parall
     mask = None if subject is None else cv2.warpPerspective(subject, H, footage.size)
     if mask is not None and parallax:
         flow, _ = residual_flow(footage.image(t), source, H, fine=False)
-        both = np.maximum(mask, footage.subject(t))  # flow onto the subject of either frame is none of the background
+        # flow onto the subject of either frame is none of the background
+        both = np.maximum(mask, footage.subject(t))  # type: ignore[arg-type]
         shift = background_flow(flow, inside, both)
         height, width = inside.shape
         x = np.arange(width, dtype=np.float32)[None, :] + shift[..., 0]

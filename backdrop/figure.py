@@ -101,10 +101,7 @@ def _body(leg: float, arm: float, build: float) -> list[tuple[str, float, float,
     ]
     grow = {"shoe": 1.0, "glove": 1.0}
     sides = [
-        [
-            (f"{side}_{n}", length, a * grow.get(g, build), b * grow.get(g, build), g)
-            for n, length, a, b, g in group
-        ]
+        [(f"{side}_{n}", length, a * grow.get(g, build), b * grow.get(g, build), g) for n, length, a, b, g in group]
         for side in ("far", "near")
         for group in (limb, legs)
     ]

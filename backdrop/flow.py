@@ -94,9 +94,7 @@ def dense_inverse_search(
         return search.calc(*gray, None).astype(np.float32)
     except cv2.error as error:  # its pyramid needs room, most of all in long and low images
         height, width = gray[0].shape
-        raise BackdropError(
-            f"DIS flow fails on {width} x {height} images ({error.err}): enlarge data.size"
-        ) from error
+        raise BackdropError(f"DIS flow fails on {width} x {height} images ({error.err}): enlarge data.size") from error
 
 
 class PtlflowModel:
@@ -419,9 +417,7 @@ class FlowArchive:
         Raises:
             BackdropError: the entry is missing or damaged.
         """
-        if (
-            self._zip is None or self._owner != os.getpid()
-        ):  # a forked child must not share the file's position
+        if self._zip is None or self._owner != os.getpid():  # a forked child must not share the file's position
             self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
         try:
             return decode_flow(self._zip.read(self._names[t]))
@@ -467,9 +463,7 @@ def flow_image(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"
     return colors[..., :-1].contiguous().float() / 255
 
 
-def magnitude(
-    flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]
-) -> Float32[np.ndarray, "h w"]:
+def magnitude(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]) -> Float32[np.ndarray, "h w"]:
     """Speed against the background in pixels; zero where invalid.
 
     The median flow of the valid pixels is taken off first: what is left of the camera's motion when

@@ -372,9 +372,7 @@ class _Motion:
         self._zoom = float(rng.uniform(0.98, 1.07))
         self._eye_y = self.foot - subject.height * 0.62
 
-    def _tabulate_subject(
-        self, rng: np.random.Generator, subject: Subject, frames: int, presence: bool
-    ) -> None:
+    def _tabulate_subject(self, rng: np.random.Generator, subject: Subject, frames: int, presence: bool) -> None:
         """Back and forth at nearly constant speed with soft turns; the gait follows the distance walked."""
         reach = {"static": self.half - 58, "ptz": self.half + 50, "handheld": self.half + 10}[self.mode]
         reach *= float(rng.uniform(0.9, 1.05))
@@ -438,9 +436,7 @@ class _Motion:
 
     def sway(self, index: int, time: float) -> float:
         """Shear of a tree (horizontal units for each unit of height)."""
-        return 0.022 * self._wave(40 + index % 12, 0.16, time) + 0.008 * self._wave(
-            52 + index % 8, 0.37, time
-        )
+        return 0.022 * self._wave(40 + index % 12, 0.16, time) + 0.008 * self._wave(52 + index % 8, 0.37, time)
 
     def gain(self, t: int) -> float:
         """Exposure drift as a factor on the picture."""
@@ -523,9 +519,7 @@ def _union(boxes: list[_Box | None]) -> _Box | None:
 def _warp(layer: _Layer, box: _Box, fine: int) -> np.ndarray:
     """(h * fine, w * fine, 4) float32: the layer inside a box of pixels, `fine` samples a pixel and axis."""
     # Sample s of pixel p lies at p + (s + 0.5) / fine - 0.5.
-    crop = np.array(
-        [[fine, 0, (0.5 - box[0]) * fine - 0.5], [0, fine, (0.5 - box[1]) * fine - 0.5], [0, 0, 1.0]]
-    )
+    crop = np.array([[fine, 0, (0.5 - box[0]) * fine - 0.5], [0, fine, (0.5 - box[1]) * fine - 0.5], [0, 0, 1.0]])
     shape = ((box[2] - box[0]) * fine, (box[3] - box[1]) * fine)
     return cv2.warpPerspective(
         layer.sprite.image,

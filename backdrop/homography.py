@@ -104,9 +104,7 @@ def keypoints(image: UInt8[np.ndarray, "h w 3"], features: int = 2000) -> Keypoi
     return Keypoints(points, np.ascontiguousarray(descriptors[:features], np.float32))
 
 
-def match(
-    source: Keypoints, target: Keypoints, ratio: float
-) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
+def match(source: Keypoints, target: Keypoints, ratio: float) -> tuple[Int[np.ndarray, " m"], Int[np.ndarray, " m"]]:
     """Indices of matching keypoints: mutual nearest neighbors that pass Lowe's ratio test.
 
     A source keypoint passes if its nearest descriptor is nearer than `ratio` times its second-nearest.
@@ -177,9 +175,7 @@ def estimate_homography(
     if count < max(4, params.min_inliers):
         return failed(f"{count} matches", count)
     try:
-        H, mask = cv2.findHomography(
-            a, b, cv2.USAC_MAGSAC, params.threshold, maxIters=10_000, confidence=0.9999
-        )
+        H, mask = cv2.findHomography(a, b, cv2.USAC_MAGSAC, params.threshold, maxIters=10_000, confidence=0.9999)
     except cv2.error as error:
         return failed(f"MAGSAC failed: {error.err}", count)
     if H is None or mask is None:
@@ -272,9 +268,7 @@ def stabilize_sequence(archive: Images, params: Stabilization) -> Homographies:
     }
 
 
-def chain(
-    homographies: Mapping[str, np.ndarray], source: int, target: int
-) -> Float64[np.ndarray, "3 3"] | None:
+def chain(homographies: Mapping[str, np.ndarray], source: int, target: int) -> Float64[np.ndarray, "3 3"] | None:
     """The homography from frame `source` to frame `target`, composed of the neighbors between them.
 
     Convention: pixel coordinates (x, y, 1) of the source to those of the target (see the module).
@@ -412,9 +406,7 @@ def stabilize_all(
     Warns on stderr of each sequence in which more than a third of the pairs failed.
     """
     names = usable_sequences(frames_dir)
-    calls = [
-        (name, Path(frames_dir) / f"{name}.zip", Path(out_dir) / f"{name}.npz", params) for name in names
-    ]
+    calls = [(name, Path(frames_dir) / f"{name}.zip", Path(out_dir) / f"{name}.npz", params) for name in names]
     rows = map_sequences(_stabilize_file, calls, workers, "stabilize")
     with atomic_path(Path(out_dir) / "index.csv") as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, INDEX_COLUMNS, extrasaction="ignore", lineterminator="\n")
@@ -425,8 +417,7 @@ def stabilize_all(
         if failed > FAILURES_TO_WARN * row["frames"]:
             share, reason = f"{failed} of {row['frames']} frame pairs", row["reason"]
             print(
-                f"warning: {row['sequence']}: {share} could not be stabilized and get no flow "
-                f"(most often: {reason})",
+                f"warning: {row['sequence']}: {share} could not be stabilized and get no flow (most often: {reason})",
                 file=sys.stderr,
             )
     return rows

@@ -49,7 +49,7 @@ class Inpainter(nn.Module):
         height, width = image.shape[2:]
         x = image * (1 - hole)
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")
-        levels = []
+        levels: list[Tensor] = []
         for block in self.down:
             x = block(x if not levels else F.max_pool2d(x, 2))
             levels.append(x)

@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     background: Tensor
     known: Tensor
     flow_valid: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]
 
 
 BackgroundOf = Callable[[FrameArchive, int], tuple[np.ndarray, np.ndarray]]
@@ -113,8 +113,7 @@ class TrainingFrames(Dataset):
             vectors, valid = self.flows[sequence].read(t)
             known = bool(valid.mean() > 0.5)
             if known:
-                colored = flow_image(vectors, valid)
-                colored = (np.asarray(colored).transpose(1, 2, 0) * 255).round().astype(np.uint8)
+                colored = (flow_image(vectors, valid).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
                 flow = cv2.resize(colored, self.size, interpolation=cv2.INTER_AREA)
         behind, seen = np.zeros_like(image), np.zeros(image.shape[:2], np.uint8)
         if self.background is not None:
@@ -123,7 +122,7 @@ class TrainingFrames(Dataset):
         # The last byte says that the row is whole: written last, so that another process never reads half a row.
         return np.concatenate([*planes, seen.ravel().astype(np.uint8), [known, 1]])
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         row = self._scratch[index] if self._scratch is not None else None
         if row is None or not row[-1]:
             row = self._decode(index).astype(np.uint8)

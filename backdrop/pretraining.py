@@ -73,11 +73,10 @@ def train_inpainter(
     fabric.seed_everything(seed, verbose=False)
     data = TrainingFrames(frames_dir, flow_dir if kind == "flow" else None, size)
     network = Inpainter(params.channels)
-    features = Features(weights) if params.perceptual else None
-    network.to(memory_format=torch.channels_last)
+    features = fabric.to_device(Features(weights)) if params.perceptual else None
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=params.rate, fused=True)
     model, optimizer = fabric.setup(network, optimizer)
-    features = fabric.to_device(features) if features is not None else None
     checkpoints = Checkpoints(
         checkpoint_dir, run_key(f"inpaint-{kind}", [params, seed, size, weights, data.fingerprint()])
     )

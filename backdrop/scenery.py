@@ -174,8 +174,7 @@ def _palette(town: int) -> _Palette:
     ]
     vary = rng.uniform(0.88, 1.08, (len(facades), 3))
     colors = tuple(
-        (float(c[0] * v[0]), float(c[1] * v[1]), float(c[2] * v[2]))
-        for c, v in zip(facades, vary, strict=True)
+        (float(c[0] * v[0]), float(c[1] * v[1]), float(c[2] * v[2])) for c, v in zip(facades, vary, strict=True)
     )
     grass = tint((104, 134, 72), float(rng.uniform(0.9, 1.1)))
     paving = tint((164, 156, 146), float(rng.uniform(0.9, 1.05)))
@@ -194,18 +193,14 @@ def _hills(canvas: Canvas, rng: np.random.Generator) -> None:
             for step in range(5):
                 dx = (step - 2) * 14 + rng.uniform(-4, 4)
                 top = (x + dx * 0.4, y + abs(dx) * 0.5 + 6)
-                canvas.polygon(
-                    [top, (x + dx + 5, y + 46), (x + dx - 7, y + 50)], tint(color, 0.86 + 0.07 * (step % 4))
-                )
+                canvas.polygon([top, (x + dx + 5, y + 46), (x + dx - 7, y + 50)], tint(color, 0.86 + 0.07 * (step % 4)))
     for row in range(4):
         foot = -18.0 + row * 12
         for x in np.arange(x0, x1, 11.0 + 1.5 * row) + rng.uniform(-2.5, 2.5):
             _conifer(canvas, rng, float(x + rng.uniform(-3, 3)), foot + 12, 25 + 3 * row, 0.95 - 0.06 * row)
 
 
-def _conifer(
-    canvas: Canvas, rng: np.random.Generator, x: float, y: float, height: float, light: float
-) -> None:
+def _conifer(canvas: Canvas, rng: np.random.Generator, x: float, y: float, height: float, light: float) -> None:
     height *= rng.uniform(0.75, 1.25)
     color = tint((82, 112, 84), light * rng.uniform(0.85, 1.15))
     for tier in range(4):
@@ -233,9 +228,7 @@ def _street(canvas: Canvas, rng: np.random.Generator, palette: _Palette) -> None
     _hedge(canvas, rng)
 
 
-def _house(
-    canvas: Canvas, rng: np.random.Generator, palette: _Palette, x: float, width: float, color: Color
-) -> None:
+def _house(canvas: Canvas, rng: np.random.Generator, palette: _Palette, x: float, width: float, color: Color) -> None:
     floors = int(rng.choice(4, p=(0.25, 0.35, 0.25, 0.15))) + 1
     floor = float(rng.uniform(33, 40))
     top = BASE - floors * floor
@@ -260,9 +253,7 @@ def _house(
     canvas.rectangle(x + width - 2.2, top, x + width - 0.6, BASE, tint(color, 0.55))
 
 
-def _courses(
-    canvas: Canvas, rng: np.random.Generator, box: tuple[float, float, float, float], color: Color
-) -> None:
+def _courses(canvas: Canvas, rng: np.random.Generator, box: tuple[float, float, float, float], color: Color) -> None:
     """Brick courses, siding, or broad plaster panels."""
     x0, y0, x1, y1 = box
     kind = int(rng.integers(3))
@@ -373,9 +364,7 @@ def _ground(canvas: Canvas, rng: np.random.Generator, palette: _Palette) -> None
     _beds(canvas, rng)
 
 
-def _slabs(
-    canvas: Canvas, rng: np.random.Generator, color: Color, band: tuple[float, float], side: float
-) -> None:
+def _slabs(canvas: Canvas, rng: np.random.Generator, color: Color, band: tuple[float, float], side: float) -> None:
     """Square slabs of the given side (facade depths): rows at equal depths, joints to the vanishing point."""
     near, far = BASE / band[1], BASE / band[0]
     rows = np.linspace(near, far, max(2, round((far - near) / side / 2.2)) + 1)
@@ -410,9 +399,7 @@ def _mown(canvas: Canvas, color: Color, band: tuple[float, float]) -> None:
         canvas.polygon(points, tint(color, (0.92, 1.08)[index % 2]))
 
 
-def _tufts(
-    canvas: Canvas, rng: np.random.Generator, color: Color, band: tuple[float, float], count: int
-) -> None:
+def _tufts(canvas: Canvas, rng: np.random.Generator, color: Color, band: tuple[float, float], count: int) -> None:
     """Fans of blades, larger when nearer, and some leaves; sorted so that nearer ones cover farther ones."""
     for y in np.sort(rng.uniform(*band, count)):
         x = float(rng.uniform(canvas.extent[0], canvas.extent[2]))
@@ -488,9 +475,7 @@ def _broadleaf(rng: np.random.Generator, density: float, height: float) -> Sprit
             angle, distance = rng.uniform(0, 2 * np.pi), radius * np.sqrt(rng.uniform(0, 1.1))
             dx, dy = distance * np.cos(angle), 0.85 * distance * np.sin(angle)
             light = 0.98 - 0.24 * (dx + 1.5 * dy) / radius + rng.uniform(-0.1, 0.1)
-            canvas.ellipse(
-                cx * height + dx, cy * height + dy, 2.7, 1.7, tint(leaf, light), float(rng.uniform(0, 180))
-            )
+            canvas.ellipse(cx * height + dx, cy * height + dy, 2.7, 1.7, tint(leaf, light), float(rng.uniform(0, 180)))
     return canvas.sprite()
 
 

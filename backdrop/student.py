@@ -118,14 +118,14 @@ def pseudo_mask(
     if not component.any():
         return np.zeros(component.shape, np.float32), fused.valid & (evidence < 0.25)
     soft = component.astype(np.float32)
-    votes = [soft, *[refine(image, soft, 0.5, params.crf).astype(np.float32)] * 2]
+    votes = [soft, *[refine(image, soft, 0.5, params.crf).astype(np.float32)] * 2]  # type: ignore[arg-type]
     if median is not None:
         side = 2 * max(2, image.shape[0] // 24) + 1
         near = cv2.dilate(soft, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
         votes.append(np.where(median.valid, median.value * near, soft))
     if student is not None and params.memory:
         votes.append(student)
-    return np.mean(votes, axis=0, dtype=np.float32), fused.valid | component
+    return np.mean(votes, axis=0, dtype=np.float32), fused.valid | component  # type: ignore[return-value]
 
 
 # E-step over sequences --------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Work(NamedTuple):
     labels: Path
     evidence: Path
     masks: Path | None
-    count: int
+    count: int  # type: ignore[assignment]
 
 
 def _chunks(work: Work) -> list[tuple[Work, range]]:
@@ -164,7 +164,7 @@ def _gather(work: Work, span: range, params: StudentParams) -> None:
     for t in span:
         if t % params.every:
             continue
-        cues = frame_cues(footage, t, params, stored)
+        cues = frame_cues(footage, t, params, stored)  # type: ignore[arg-type]
         fused = fuse(cues, params.size)
         median = cues.get("median", fused)
         out[t] = [np.rint(plane * 255) for plane in (fused.value, fused.valid, median.value, median.valid)]
@@ -303,7 +303,7 @@ class SelfTraining:
         self.fabric.seed_everything(params.seed, verbose=False)
         self.data = TrainingFrames(frames_dir, None, self.student.size)
         self.data.items = [(s, t) for s, t in self.data.items if t % self.student.every == 0]
-        self.network = StudentNetwork(self.student.channels).to(memory_format=torch.channels_last)
+        self.network = StudentNetwork(self.student.channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.student.rate, weight_decay=1e-3)
         self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
         key = run_key(

@@ -91,7 +91,7 @@ class JointTraining:
         self.data = TrainingFrames(frames_dir, flow_dir if with_flow else None, params.train.size, background)
         flow = load_inpainter(inpainter_dirs["flow"]) if with_flow else None
         self.network = build_model(params, load_inpainter(inpainter_dirs["rgb"]), flow)
-        self.network.to(memory_format=torch.channels_last)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = [self.network.synthesis.decoder_parameters(), list(self.network.detector.box_head.parameters())]
         chosen = {id(parameter) for group in groups for parameter in group}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]

@@ -76,7 +76,7 @@ class Student:
     """
 
     def __init__(self, network: StudentNetwork, size: tuple[int, int], guide: float, device: torch.device) -> None:
-        self.network = network.eval().to(device, memory_format=torch.channels_last)
+        self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.size, self.guide, self.device = size, guide, device
 
     @classmethod

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -11,6 +12,7 @@ from backdrop.cues import (
     View,
     background_flow,
     background_keypoints,
+    flow_cues,
     frame_cues,
     fuse,
     median_background,
@@ -97,6 +99,30 @@ def test_each_cue_sees_the_subject_and_their_mean_sees_it_better_than_flow(clip:
         rows.append([jaccard(cues["flow1"].value, truth), jaccard(fuse(cues, SIZE).value, truth)])
     flow, fused = np.mean(rows, axis=0)
     assert fused > flow
+
+
+def test_a_slow_subject_is_seen_further_ahead() -> None:
+    rng = np.random.default_rng(0)
+    scene, subject = (
+        np.kron(rng.integers(0, 256, shape, dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
+        for shape in ((24, 40, 3), (10, 12, 3))
+    )
+    images = []
+    for t in range(17):
+        image = scene.copy()
+        shift = np.array([[1, 0, 30 + 0.35 * t], [0, 1, 25]])
+        cover = cv2.warpAffine(np.full(subject.shape[:2], 255, np.uint8), shift, SIZE)
+        moved = cv2.warpAffine(subject, shift, SIZE)
+        images.append(np.where(cover[..., None] > 127, moved, image))
+    still_camera = {
+        "H": np.stack([np.eye(3)] * 17),
+        "neighbor": np.array([*range(1, 17), 15]),
+        "valid": np.ones(17, bool),
+    }
+    truth = np.zeros((96, 160), bool)
+    truth[26:64, 34:80] = True
+    cues = flow_cues(Footage(Pictures(images), still_camera, SIZE), 8, [1, 2])
+    assert jaccard(cues["flow2"].value, truth) > 0.6
 
 
 def test_no_neighbor_no_evidence(clip: Rendered) -> None:

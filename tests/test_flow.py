@@ -61,9 +61,7 @@ def texture(seed: int = 0) -> np.ndarray:
     for _ in range(500):
         corners = rng.uniform(0, WIDTH + 120, 2) + rng.uniform(-25, 25, (rng.integers(3, 6), 2))
         cv2.fillPoly(image, [corners.astype(np.int32)], rng.uniform(0, 255, 3).tolist(), cv2.LINE_AA)
-    return np.clip(image + cv2.GaussianBlur(rng.normal(0, 20, image.shape), (0, 0), 1), 0, 255).astype(
-        np.uint8
-    )
+    return np.clip(image + cv2.GaussianBlur(rng.normal(0, 20, image.shape), (0, 0), 1), 0, 255).astype(np.uint8)
 
 
 def view(dx: float = 0, dy: float = 0, seed: int = 0) -> np.ndarray:
@@ -132,9 +130,7 @@ def test_the_exact_flow_of_the_embedded_footage_is_found(mode: str) -> None:
         flow, valid = pair_flow(target, source, H, dense_inverse_search)
         camera_and_all, occluded = clip.flow(t, t + 1)
         grid = np.stack(np.meshgrid(np.arange(320.0), np.arange(192.0)), 2)
-        there = (grid + camera_and_all).reshape(
-            1, -1, 2
-        )  # in the neighbor; H takes it to the stabilized view
+        there = (grid + camera_and_all).reshape(1, -1, 2)  # in the neighbor; H takes it to the stabilized view
         truth = cv2.perspectiveTransform(there, H).reshape(grid.shape) - grid
         error, speed = np.linalg.norm(flow - truth, axis=2), np.linalg.norm(truth, axis=2)
         subject, seen = clip.mask(t), valid & ~occluded
@@ -176,9 +172,7 @@ def test_files_keep_flow_to_a_128th_of_a_pixel(height: int, width: int, seed: in
 
 def test_files_follow_the_kitti_layout() -> None:
     flow = np.array([[[1.5, -2.25], [0, 0]]], np.float32)
-    bgr = cv2.imdecode(
-        np.frombuffer(encode_flow(flow, np.array([[True, False]])), np.uint8), cv2.IMREAD_UNCHANGED
-    )
+    bgr = cv2.imdecode(np.frombuffer(encode_flow(flow, np.array([[True, False]])), np.uint8), cv2.IMREAD_UNCHANGED)
     assert bgr[0, 0, ::-1].tolist() == [32768 + 96, 32768 - 144, 1]
     assert bgr[0, 1, ::-1].tolist() == [32768, 32768, 0]
 
@@ -192,9 +186,7 @@ def test_flow_that_the_encoding_cannot_hold_is_invalid(wild: float) -> None:
     assert (decoded == 0).all()
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"no picture", cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()]
-)
+@pytest.mark.parametrize("data", [b"", b"no picture", cv2.imencode(".png", np.zeros((4, 4, 3), np.uint8))[1].tobytes()])
 def test_bytes_that_are_no_flow_are_refused(data: bytes) -> None:
     with pytest.raises(BackdropError, match="no flow PNG"):
         decode_flow(data)
@@ -243,9 +235,7 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"no zip")
     with pytest.raises(BackdropError, match=r"walk\.zip is no archive"):
         read_flow(path)
-    flow_sequence(
-        Frames([view()] * 2), homographies([np.eye(3)] * 2, [1, 0], [True] * 2), dense_inverse_search, path
-    )
+    flow_sequence(Frames([view()] * 2), homographies([np.eye(3)] * 2, [1, 0], [True] * 2), dense_inverse_search, path)
     data = bytearray(path.read_bytes())
     data[200:400] = bytes(200)
     path.write_bytes(bytes(data))
@@ -409,9 +399,7 @@ def test_other_networks_keep_their_flow() -> None:
     assert type(ours.corr) is not type(theirs.corr)
 
 
-def test_nothing_is_printed_by_the_import(
-    flownet2: tuple[Any, Path], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_printed_by_the_import(flownet2: tuple[Any, Path], capfd: pytest.CaptureFixture[str]) -> None:
     load_flow_model("flownet2", str(flownet2[1]))
     assert capfd.readouterr() == ("", "")
 
@@ -425,9 +413,7 @@ def test_nothing_is_printed_by_the_import(
         ("flownet2", None, r"flownet2 needs flow\.checkpoint.*things"),
     ],
 )
-def test_wrong_names_are_answered_with_the_right_ones(
-    name: str, checkpoint: str | None, message: str
-) -> None:
+def test_wrong_names_are_answered_with_the_right_ones(name: str, checkpoint: str | None, message: str) -> None:
     with pytest.raises(BackdropError, match=message):
         load_flow_model(name, checkpoint)
 

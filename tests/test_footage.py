@@ -188,9 +188,7 @@ def test_any_order_and_thread_count_gives_the_same_bits() -> None:
         paint_world.cache_clear()
         paint_flat.cache_clear()
         second = Clip(5, "handheld", SIZE, 20, subject=2)
-        assert all(
-            np.array_equal(second.frame(t), frame) for t, frame in zip((8, 7, 0), forward[::-1], strict=True)
-        )
+        assert all(np.array_equal(second.frame(t), frame) for t, frame in zip((8, 7, 0), forward[::-1], strict=True))
         np.testing.assert_array_equal(first.mask(7), second.mask(7))
     finally:
         cv2.setNumThreads(threads)
@@ -280,9 +278,7 @@ def test_keypoints_recover_the_exact_homography() -> None:
     assert np.median(errors) < 0.4
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"mode": "orbit"}, {"size": (40, 30)}, {"size": (96, 160)}, {"frames": 0}]
-)
+@pytest.mark.parametrize("arguments", [{"mode": "orbit"}, {"size": (40, 30)}, {"size": (96, 160)}, {"frames": 0}])
 def test_bad_arguments_are_named(arguments: dict) -> None:
     with pytest.raises(BackdropError, match="footage"):
         Clip(0, **({"mode": "ptz", "size": (160, 96), "frames": 4} | arguments))
@@ -304,9 +300,7 @@ def test_render_all_writes_videos_and_their_truth(tmp_path) -> None:
             assert np.abs(one.astype(int) - two).mean() < 2.0
     plan = plans[-1]
     clip = Clip(plan.seed, plan.mode, (160, 96), 5, subject=plan.subject, town=0, stretch=plan.stretch)
-    decoded = [
-        image for _, _, image in decode_video(tmp_path / "one" / "videos" / "test" / f"{plan.name}.mp4")
-    ]
+    decoded = [image for _, _, image in decode_video(tmp_path / "one" / "videos" / "test" / f"{plan.name}.mp4")]
     assert len(decoded) == 5
     assert difference(decoded[3], clip.frame(3), np.ones((96, 160), bool)) < 8.0
     with zipfile.ZipFile(tmp_path / "one" / "truth" / f"{plan.name}.zip") as archive:

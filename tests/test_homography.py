@@ -198,9 +198,7 @@ def degenerate(kind: str) -> np.ndarray:
     }[kind]
 
 
-@pytest.mark.parametrize(
-    "kind", ["on a line", "nearly on a line", "one point", "NaN", "infinite", "few", "none"]
-)
+@pytest.mark.parametrize("kind", ["on a line", "nearly on a line", "one point", "NaN", "infinite", "few", "none"])
 def test_degenerate_points_are_recorded(kind: str) -> None:
     points = cloud(degenerate(kind))
     pair = estimate_homography(points, points, SIZE, PARAMS)
