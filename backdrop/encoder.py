@@ -97,7 +97,7 @@ class Features(nn.Module):
 
 
 def feature_distance(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Float[Tensor, "B"]:
-    """L2 of phi: mean square difference of each level, levels weighted equally, an image each."""
+    """L2(phi(a), phi(b)) (Eq. 4, sampled: Eq. 13): mean square difference, levels weighted equally, an image each."""
     return torch.stack(
         [F.mse_loss(a, b, reduction="none").float().mean(dim=(1, 2, 3)) for a, b in zip(left, right, strict=True)]
     ).mean(dim=0)

@@ -210,7 +210,7 @@ class Model(nn.Module):
         if self.loss.gamma:
             with torch.no_grad():
                 seen = tuple(level.repeat(count, 1, 1, 1) for level in self.features(image))
-            distance = feature_distance(self.features(composed), seen)  # Eq. 4, sampled: Eq. 13
+            distance = feature_distance(self.features(composed), seen)
             terms["phi"] = (weight.flatten() * distance).sum() / len(image)
         if schedule.window_mask:
             return pasted[: len(image), 3:], composed[: len(image)]

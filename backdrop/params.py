@@ -159,7 +159,7 @@ class SynthesisParams(Section):
 
 
 class SamplingParams(Section):
-    """How cells are drawn (Eqs. 8-10)."""
+    """How cells are drawn (002 section 3.4)."""
 
     kind: Literal["importance", "uniform", "gumbel", "exact"] = Field(
         description="importance (the papers'), uniform, gumbel (softmax relaxation), exact (sum over all live cells)."
@@ -179,7 +179,7 @@ class SamplingParams(Section):
 
 
 class LossParams(Section):
-    """Weights and variants of the losses (Eqs. 2-7 of the journal version)."""
+    """Weights and variants of the losses (002 section 3.3)."""
 
     alpha: Weight = Field(description="Weight of L_bg (papers: 0.1).")
     alpha_flow: Weight = Field(description="Weight of L_bg on flow images (papers: 0.1); 0 trains without flow.")

@@ -42,7 +42,7 @@ def draw(
     params: SamplingParams,
     generator: torch.Generator | None = None,
 ) -> Draw:
-    """Draw `sampling.cells` cells an image as `sampling.kind` says (Eq. 9: weights p_c / q_c, c ~ q)."""
+    """Draw `sampling.cells` cells an image as `sampling.kind` says (for Eq. 8; Eq. 9: weights p_c / q_c, c ~ q)."""
     batch = len(p)
     if params.kind == "exact":
         cells = live.nonzero().expand(-1, batch)

@@ -109,8 +109,9 @@ class JointTraining:
         ]
         sections += [params.loss, params.background, params.train, self.data.fingerprint()]
         weights = [inpainter_dirs[kind] / "model.safetensors" for kind in sorted(inpainter_dirs)]
-        if background is not None and background.image is None:
-            weights += sorted(homographies_dir.glob("*.npz"))
+        if background is not None:
+            seen = background.image is not None
+            weights += [Path(params.background.file)] if seen else sorted(homographies_dir.glob("*.npz"))
         self.checkpoints = Checkpoints(checkpoint_dir, run_key("train", sections, *weights))
         self.total = params.train.detector_iterations + params.train.synthesis_iterations + params.train.iterations
 

@@ -474,7 +474,8 @@ def _add_stream(container: Any, image: np.ndarray, fps: float | int, codec: str,
     if codec == "h264":
         # 4:2:0 halves both sides, which odd sizes do not allow in H.264
         stream.pix_fmt = "yuv444p" if width % 2 or height % 2 else "yuv420p"
-        stream.options = {"crf": f"{51 * loss:.1f}", "preset": "veryfast"}
+        # x264's macroblock tree reads memory that it has not written: the same frames then give several files
+        stream.options = {"crf": f"{51 * loss:.1f}", "preset": "veryfast", "x264-params": "mbtree=0"}
     else:
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
         scale = str(round(2 + 29 * loss))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,16 @@ def test_library_imports_go_one_way() -> None:
     for part in parts - {"spatial"}:
         others = {f"backdrop/{other}.py" for other in parts - {part, "spatial"}}
         assert not edges[f"backdrop/{part}.py"] & others
+
+
+def test_each_equation_stands_in_exactly_one_docstring() -> None:
+    found: dict[int, list[str]] = {number: [] for number in range(1, 14)}
+    for path in (ROOT / "backdrop").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
+                for number in re.findall(r"Eq\. (\d+)", ast.get_docstring(node) or ""):
+                    found[int(number)].append(f"{path.name}:{getattr(node, 'name', '')}")
+    assert {number: places for number, places in found.items() if len(places) != 1} == {}
 
 
 def test_no_tracked_file_names_a_path_of_a_machine() -> None:
