@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 
 from backdrop.footage import render_all
-
 from backdrop.params import load_params
 from backdrop.stage import run, worker_count
 

@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-from backdrop.scores import choose_threshold
-
 from backdrop.params import load_params
+from backdrop.scores import choose_threshold
 from backdrop.segmenter import segment_all
 from backdrop.stage import run, worker_count
 
