@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from runs import HEIGHT, WIDTH, make_run, scene, write_frames
 
 from backdrop.baselines import Mog2, _resampling, clean, flow_mask, flow_soft, otsu
 from backdrop.flow import FlowArchive
 from backdrop.homography import load_homographies
 from backdrop.scores import jaccard
 from backdrop.video import FrameArchive
+from tests.runs import HEIGHT, WIDTH, make_run, scene, write_frames
 
 
 def square() -> np.ndarray:

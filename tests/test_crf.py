@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runs import make_run
 
 from backdrop.crf import refine, refine_all, unary_energy
 from backdrop.errors import BackdropError
 from backdrop.masks import MaskArchive, Predictions
 from backdrop.scores import jaccard
 from backdrop.video import FrameArchive
+from tests.runs import make_run
 
 PAPERS = {
     "enabled": True,

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
 
 from backdrop.errors import BackdropError
 from backdrop.evaluation import RESULTS, SUMMARY, Evaluation, score_all
 from backdrop.masks import box_from_mask
+from tests.runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
 
 
 def evaluate(root: Path, layout: str = "videos", workers: int = 1) -> Evaluation:

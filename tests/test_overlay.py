@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from runs import make_run, scene, write_frames
 
 from backdrop.masks import MaskArchive, Predictions
 from backdrop.overlay import BLUE, GREEN, RED, SHEET_WIDTH, contact_sheet, contact_sheet_all, draw_detection, draw_mask
 from backdrop.video import FrameArchive
+from tests.runs import make_run, scene, write_frames
 
 GRAY = np.full((160, 320, 3), 128, np.uint8)
 

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from runs import make_run, write_frames, write_predictions
 
 from backdrop.masks import box_from_mask, box_pixels, resize_mask, split_truth
 from backdrop.scores import (
@@ -28,6 +27,7 @@ from backdrop.scores import (
     precision_recall,
     statistics,
 )
+from tests.runs import make_run, write_frames, write_predictions
 
 masks = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 30)))
 
