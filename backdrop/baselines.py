@@ -15,9 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from backdrop.flow import magnitude
-from backdrop.homography import chain
+from backdrop.homography import Images, chain
 from backdrop.masks import Mask, Soft, resize_mask
-from backdrop.video import FrameArchive
 
 WORKING_DIAGONAL = 490.0
 """Diagonal in pixels of the images that MOG2 and the cleaning see (480p by half): a quarter of the time, and
@@ -112,10 +111,11 @@ class Mog2:
         homographies: as in `backdrop.homography`.
     """
 
-    def __init__(self, frames: FrameArchive, homographies: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, frames: Images, homographies: Mapping[str, np.ndarray]) -> None:
         self.frames = frames
         self.homographies = homographies
-        self.size = frames.size
+        height, width = frames.image(0).shape[:2]
+        self.size = (width, height)
         self.small = working_size(self.size)
         gap = max(1, int(abs(homographies["neighbor"][0]))) if len(frames) > 1 else 1
         self.stride = gap * max(1, round(SPACING / gap))

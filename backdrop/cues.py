@@ -1,13 +1,16 @@
 """Label-free cues of the moving subject: what one frame owes to its stabilized neighbors.
 
-Three kinds of evidence, each weak alone, wrong in different places, and computed without any label:
+Four kinds of evidence, each weak alone, wrong in different places, and computed without any label:
 
     flow     speed against the background over several gaps, as DIS sees it between stabilized frames
     median   color difference to the median of stabilized neighbors (the papers' known background B, made per
              frame so that it works with a moving camera)
     mog2     OpenCV's mixture model over the same stabilized neighbors
+    mosaic   the baseline `backdrop.baselines.Mog2`: a longer window in the order of time, never told of masks
 
-Each cue is scaled in each frame by Otsu's rule so that 0.5 is its threshold, and `fuse` takes their mean.
+Each cue is scaled in each frame by Otsu's rule so that 0.5 is its threshold. `fuse` takes their mean, weighted by
+`consensus`: which kind fails depends on the footage (background subtraction on a slow subject that covers itself,
+flow on one that stands while its limbs move), so a sequence's cues count by their agreement with one another.
 The E-step of the self-training rounds is this module, too: given soft masks of the subject, `refit` estimates
 the homographies from the background's keypoints alone, neighbors are warped by the background's residual flow
 filled in under the subject (parallax), and the subject is left out of the median.
@@ -19,13 +22,14 @@ pixel centers at integers. Masks and cues say 1 for foreground.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
+from backdrop.baselines import Mog2
 from backdrop.flow import FlowArchive
 from backdrop.homography import (
     Homographies,
@@ -38,6 +42,7 @@ from backdrop.homography import (
     warp,
 )
 from backdrop.masks import resize_soft
+from backdrop.unet import subject_component
 
 Field = Float32[np.ndarray, "H W"]
 Valid = Bool[np.ndarray, "H W"]
@@ -115,6 +120,7 @@ class Footage:
         self._scale = resampling((stored[1], stored[0]), size)
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._capacity = capacity
+        self._mosaic: Mog2 | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -133,6 +139,12 @@ class Footage:
             return None
         H = chain(self.homographies, source, target)
         return None if H is None else self._scale @ H @ np.linalg.inv(self._scale)
+
+    def mosaic(self, t: int) -> Field:
+        """The baseline's mask of frame t at the working size, float32 in [0, 1]."""
+        if self._mosaic is None:
+            self._mosaic = Mog2(self.frames, self.homographies)
+        return cv2.resize(self._mosaic.mask(t).astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
 
     def subject(self, t: int) -> Field | None:
         """The soft mask of frame t, where there are masks."""
@@ -170,14 +182,53 @@ def scaled(raw: Field, valid: Valid, floor: float) -> Cue:
     return Cue(value.astype(np.float32), valid)
 
 
-def fuse(cues: Mapping[str, Cue], size: tuple[int, int]) -> Cue:
-    """Mean of the cues that are valid at a pixel; 0 and not valid where none is."""
+def fuse(cues: Mapping[str, Cue], size: tuple[int, int], weights: Mapping[str, float] | None = None) -> Cue:
+    """Weighted mean of the cues that are valid at a pixel; 0 and not valid where none is.
+
+    Args:
+        weights: of the cues by name, positive; None: all alike.
+    """
     total = np.zeros((size[1], size[0]), np.float32)
-    count = np.zeros_like(total)
-    for cue in cues.values():
-        total += np.where(cue.valid, cue.value, 0)
-        count += cue.valid
-    return Cue(total / np.maximum(count, 1), count > 0)
+    mass = np.zeros_like(total)
+    for name, cue in cues.items():
+        weight = 1.0 if weights is None else weights[name]
+        total += np.where(cue.valid, weight * cue.value, 0)
+        mass += weight * cue.valid
+    known = mass > 0
+    return Cue(total / np.where(known, mass, 1), known)
+
+
+def consensus(
+    frames: Sequence[Mapping[str, Cue]], size: tuple[int, int], power: float, passes: int = 2
+) -> dict[str, float]:
+    """How far each cue of a sequence is to be trusted: J of its subject with the fused cues' subject, to a power.
+
+    Begins with equal weights and repeats with the weights found. (The idea of STAPLE, Warfield et al. 2004: who agrees
+    with the weighted majority weighs more.)
+
+    Args:
+        frames: cues of some of the sequence's frames.
+        power: 0: all weights 1.
+
+    Returns:
+        A weight in [1e-4, 1] for each cue that any frame has, the largest 1.
+    """
+    names = sorted({name for cues in frames for name in cues})
+    weights = dict.fromkeys(names, 1.0)
+    if not power:
+        return weights
+    even = np.ones((size[1], size[0]), np.float32)
+    own = [{name: subject_component(cue.value, even) for name, cue in cues.items()} for cues in frames]
+    for _ in range(passes):
+        agreed: dict[str, list[float]] = {name: [] for name in names}
+        for cues, subjects in zip(frames, own, strict=True):
+            fused = subject_component(fuse(cues, size, weights).value, even)
+            for name, subject in subjects.items():
+                either = np.count_nonzero(subject | fused)
+                agreed[name].append(np.count_nonzero(subject & fused) / either if either else 0.0)
+        raw = {name: max(float(np.mean(values)), 0.01) ** power for name, values in agreed.items()}
+        weights = {name: max(value / max(raw.values()), 1e-4) for name, value in raw.items()}
+    return weights
 
 
 # Motion -----------------------------------------------------------------------------------------------
@@ -391,7 +442,7 @@ def mog2_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View]) -> Cue | None
 
 
 def frame_cues(footage: Footage, t: int, params: CueChoice, stored: FlowArchive | None = None) -> dict[str, Cue]:
-    """All cues of frame t that `params.cues` names and that its neighbors allow: flow<gap>, median, mog2."""
+    """All cues of frame t that `params.cues` names and that its neighbors allow: flow<gap>, median, mog2, mosaic."""
     cues: dict[str, Cue] = {}
     if "flow" in params.cues:
         cues |= flow_cues(footage, t, params.gaps, stored)
@@ -401,7 +452,16 @@ def frame_cues(footage: Footage, t: int, params: CueChoice, stored: FlowArchive 
             cue = measure(footage.image(t), found) if name in params.cues else None
             if cue is not None:
                 cues[name] = cue
+    if "mosaic" in params.cues and cues:  # without cues no neighbor could be laid over the frame
+        value = footage.mosaic(t)
+        cues["mosaic"] = Cue(value, np.ones(value.shape, bool))
     return cues
+
+
+def cue_names(params: CueChoice) -> list[str]:
+    """The names that `frame_cues` may give."""
+    flows = [f"flow{gap}" for gap in params.gaps] if "flow" in params.cues else []
+    return flows + [name for name in ("median", "mog2", "mosaic") if name in params.cues]
 
 
 # E-step: the camera without the subject ---------------------------------------------------------------
@@ -465,6 +525,8 @@ __all__ = [
     "View",
     "background_flow",
     "background_keypoints",
+    "consensus",
+    "cue_names",
     "flow_cues",
     "frame_cues",
     "fuse",

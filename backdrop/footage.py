@@ -600,19 +600,15 @@ _FIRST = {"train": 0, "val": 400, "test": 800}  # subjects and stretches of diff
 def plan_clips(params: FootageSettings) -> list[Plan]:
     """Which clips make up the data set.
 
-    Modes are taken in turn. Training clips show about half as many subjects as clips, each in two modes, on
-    one stretch of the street a mode. Every validation and test clip has a subject and a stretch of its own.
+    Modes are taken in turn. Every clip has a subject and a stretch of the street of its own.
     """
     plans, modes = [], list(params.modes)
-    people = max(1, (params.train + 1) // 2)
     for split, count in (("train", params.train), ("val", params.val), ("test", params.test)):
         for index in range(count):
-            turn, mode = index // len(modes), modes[index % len(modes)]
-            who = (index + turn) % people if split == "train" else index
-            where = index % len(modes) if split == "train" else index
+            mode = modes[index % len(modes)]
             first = _FIRST[split] + 1200 * params.seed
             seed = 100003 * params.seed + 5 * _FIRST[split] + index
-            plans.append(Plan(f"{split}_{index:02d}_{mode}", split, seed, mode, first + who, first + where))
+            plans.append(Plan(f"{split}_{index:02d}_{mode}", split, seed, mode, first + index, first + index))
     return plans
 
 

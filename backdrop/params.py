@@ -217,6 +217,9 @@ class TrainParams(Section):
     decoder_rate: Positive = Field(description="Learning rate of S's decoder (papers: 1e-4).")
     box_rate: Positive = Field(description="Learning rate of the detector's box outputs (papers: that of the rest).")
     decay: bool = Field(description="Cosine decay of the rates to zero (papers: no).")
+    augment: bool = Field(
+        description="Random changes of color and handedness of image and background together (papers: none)."
+    )
     detector_iterations: CountOrZero = Field(description="Iterations before, in which only p learns (papers: 0).")
     synthesis_iterations: CountOrZero = Field(
         description="Iterations before, in which S learns as an auto-encoder on random crops (papers: 0)."
@@ -257,7 +260,10 @@ class StudentParams(Section):
     rate: Positive = Field(description="AdamW's learning rate.")
     decay: bool = Field(description="Cosine decay of the rate to zero, in each round.")
     every: Count = Field(description="Pseudo-masks and training take every n-th stored frame.")
-    cues: list[Literal["flow", "median", "mog2"]] = Field(min_length=1, description="Cues that are fused.")
+    cues: list[Literal["flow", "median", "mog2", "mosaic"]] = Field(min_length=1, description="Cues that are fused.")
+    consensus: Annotated[float, Field(ge=0, le=8)] = Field(
+        description="A sequence's cues weigh by their agreement with one another to this power; 0: all alike."
+    )
     gaps: list[Count] = Field(min_length=1, description="Gaps of the flow cue in frames; multiples of stabilize.gap.")
     neighbors: Annotated[int, Field(ge=2)] = Field(description="Frames around a frame that make its background.")
     spacing: Count = Field(description="Frames between two of them: a slow subject must uncover what is behind it.")

@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from backdrop.crf import refine
-from backdrop.cues import Cue, Footage, frame_cues, fuse, refit
+from backdrop.cues import Cue, Footage, consensus, cue_names, frame_cues, fuse, refit
 from backdrop.encoder import normalize
 from backdrop.flow import FlowArchive
 from backdrop.homography import Homographies, load_homographies, save_homographies
@@ -55,6 +55,8 @@ from backdrop.unet import Student, StudentNetwork, subject_component
 from backdrop.video import FrameArchive
 from backdrop.weights import load_network, save_network
 
+CONSENSUS_FRAMES = 40
+"""Frames of a sequence, spread over it, by which the weights of its cues are judged."""
 CHUNK = 25
 """Frames a task of the E-step: few enough to keep all cores busy, many enough that neighbors are read once."""
 IGNORED = 255
@@ -100,6 +102,7 @@ def pseudo_mask(
     weight: Float32[np.ndarray, "H W"],
     params: StudentParams,
     student: Soft | None = None,
+    trust: float = 1.0,
 ) -> tuple[Soft, Bool[np.ndarray, "H W"]]:
     """The soft pseudo-mask of a frame and where it is known.
 
@@ -109,6 +112,7 @@ def pseudo_mask(
 
     Args:
         weight: where the subject is expected, in the choice of the component.
+        trust: weight of the median cue, in [0, 1].
     """
     evidence = fused.value
     if student is not None:
@@ -118,14 +122,15 @@ def pseudo_mask(
     if not component.any():
         return np.zeros(component.shape, np.float32), fused.valid & (evidence < 0.25)
     soft = component.astype(np.float32)
-    votes = [soft, *[refine(image, soft, 0.5, params.crf).astype(np.float32)] * 2]  # type: ignore[arg-type]
+    votes = [(1.0, soft), (2.0, refine(image, soft, 0.5, params.crf).astype(np.float32))]  # type: ignore[arg-type]
     if median is not None:
         side = 2 * max(2, image.shape[0] // 24) + 1
         near = cv2.dilate(soft, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-        votes.append(np.where(median.valid, median.value * near, soft))
+        votes.append((trust, np.where(median.valid, median.value * near, soft)))
     if student is not None and params.memory:
-        votes.append(student)
-    return np.mean(votes, axis=0, dtype=np.float32), fused.valid | component  # type: ignore[return-value]
+        votes.append((1.0, student))
+    mean = np.sum([share * vote for share, vote in votes], axis=0) / sum(share for share, _ in votes)
+    return mean.astype(np.float32), fused.valid | component
 
 
 # E-step over sequences --------------------------------------------------------------------------------
@@ -156,7 +161,7 @@ def _footage(work: Work, size: tuple[int, int], params: StudentParams) -> Footag
 
 
 def _gather(work: Work, span: range, params: StudentParams) -> None:
-    """Fused evidence and median cue of some frames into `work.evidence`: (N, 4, H, W) uint8."""
+    """The cues of some frames into `work.evidence`: (N, cues, H, W) uint8, in the order of `cue_names`."""
     cv2.setNumThreads(1)
     footage = _footage(work, params.size, params)
     stored = FlowArchive(work.flow)
@@ -165,13 +170,34 @@ def _gather(work: Work, span: range, params: StudentParams) -> None:
         if t % params.every:
             continue
         cues = frame_cues(footage, t, params, stored)  # type: ignore[arg-type]
-        fused = fuse(cues, params.size)
-        median = cues.get("median", fused)
-        out[t] = [np.rint(plane * 255) for plane in (fused.value, fused.valid, median.value, median.valid)]
+        for plane, name in zip(out[t], cue_names(params), strict=True):  # type: ignore[arg-type]
+            if name in cues:
+                plane[:] = np.where(cues[name].valid, np.rint(cues[name].value * (IGNORED - 1)), IGNORED)
     out.flush()
 
 
-def _label(work: Work, span: range, params: StudentParams, detection: Detection, trust: float) -> None:
+def _read(planes: UInt8[np.ndarray, "K H W"], params: StudentParams) -> dict[str, Cue]:
+    """The cues that `_gather` wrote of a frame; those it did not have are valid nowhere and left out."""
+    cues = {
+        name: Cue((plane % IGNORED).astype(np.float32) / (IGNORED - 1), plane != IGNORED)
+        for name, plane in zip(cue_names(params), planes, strict=True)  # type: ignore[arg-type]
+    }
+    return {name: cue for name, cue in cues.items() if cue.valid.any()}
+
+
+def _weigh(work: Work, params: StudentParams) -> dict[str, float]:
+    """The weights of a sequence's cues, by their consensus."""
+    cv2.setNumThreads(1)
+    evidence = np.load(work.evidence, mmap_mode="r")
+    kept = np.arange(0, work.count, params.every)
+    some = kept[np.linspace(0, len(kept) - 1, min(CONSENSUS_FRAMES, len(kept))).round().astype(int)]
+    weights = consensus([_read(evidence[t], params) for t in some], params.size, params.consensus)
+    return dict.fromkeys(cue_names(params), 1e-4) | weights  # type: ignore[arg-type]
+
+
+def _label(
+    work: Work, span: range, params: StudentParams, weights: dict[str, float], detection: Detection, trust: float
+) -> None:
     """Pseudo-masks of some frames into `work.labels`: (N, H, W) uint8."""
     cv2.setNumThreads(1)
     footage = _footage(work, params.size, params)
@@ -180,21 +206,20 @@ def _label(work: Work, span: range, params: StudentParams, detection: Detection,
     for t in span:
         if t % params.every:
             continue
-        fused, median = _read(evidence[t])
+        cues = _read(evidence[t], params)
+        fused = fuse(cues, params.size, weights)
         weight = 1 - trust * detection.confidence[t] * (1 - pointing(detection.box[t], params.size))
         soft, known = pseudo_mask(
-            footage.image(t), fused, median, weight.astype(np.float32), params, footage.subject(t)
+            footage.image(t),
+            fused,
+            cues.get("median", fused),
+            weight.astype(np.float32),
+            params,
+            footage.subject(t),
+            weights.get("median", 1.0),
         )
         out[t] = np.where(known, np.rint(soft * (IGNORED - 1)), IGNORED)
     out.flush()
-
-
-def _read(planes: UInt8[np.ndarray, "4 H W"]) -> tuple[Cue, Cue]:
-    value, valid, median, median_valid = planes
-    return (
-        Cue(value.astype(np.float32) / 255, valid > 127),
-        Cue(median.astype(np.float32) / 255, median_valid > 127),
-    )
 
 
 def _refit(work: Work, span: range, params: StabilizeParams, size: tuple[int, int]) -> Homographies:
@@ -345,16 +370,18 @@ class SelfTraining:
             if number:
                 self._predict(works)
                 works = self._refit(works) if self.student.refit else works
+            kinds = len(cue_names(self.student))
             for work in works:
                 width, height = self.student.size
-                _allocate(work.evidence, (work.count, 4, height, width), 0)
+                _allocate(work.evidence, (work.count, kinds, height, width), IGNORED)
                 _allocate(work.labels, (work.count, height, width), IGNORED)
             chunks = [chunk for work in works for chunk in _chunks(work)]
             self._parallel(_gather, [(*chunk, self.student) for chunk in chunks], f"cues, round {number + 1}")
-            detections = {work.name: self._detect(work) for work in works}
+            weights = self._parallel(_weigh, [(work, self.student) for work in works], "weights of the cues")
+            facts = {work.name: (own, *self._detect(work, own)) for work, own in zip(works, weights, strict=True)}
             self._parallel(
                 _label,
-                [(work, span, self.student, *detections[work.name]) for work, span in chunks],
+                [(work, span, self.student, *facts[work.name]) for work, span in chunks],
                 f"pseudo-masks, round {number + 1}",
             )
             for work in works:
@@ -417,7 +444,7 @@ class SelfTraining:
             fresh.append(work._replace(homographies=path))
         return fresh
 
-    def _detect(self, work: Work) -> tuple[Detection, float]:
+    def _detect(self, work: Work, weights: dict[str, float]) -> tuple[Detection, float]:
         """D's boxes of a sequence, and how far to trust them there: `gate` times the mean agreement with the cues."""
         archive, evidence = FrameArchive(work.frames), np.load(work.evidence, mmap_mode="r")
         if not self.student.gate:
@@ -429,7 +456,9 @@ class SelfTraining:
         for span in (kept[k : k + 16] for k in range(0, len(kept), 16)):
             boxes[span], confidence[span] = segmenter.detect([archive.image(t) for t in span])
             windows = (pointing(boxes[t], self.student.size) for t in span)
-            agreements += [agreement(_read(evidence[t])[0].value, w) for t, w in zip(span, windows, strict=True)]
+            for t, window in zip(span, windows, strict=True):
+                fused = fuse(_read(evidence[t], self.student), self.student.size, weights)
+                agreements.append(agreement(fused.value, window))
         return Detection(boxes, confidence), self.student.gate * float(np.mean(agreements))
 
     # M-step

@@ -14,9 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from backdrop import overlay
+from backdrop.augmentation import ColorChange, mirrored
 from backdrop.background import Backgrounds
 from backdrop.detector import Detector
-from backdrop.encoder import Features, denormalize
+from backdrop.encoder import Features, denormalize, normalize
 from backdrop.inpainter import Inpainter
 from backdrop.loop import (
     Batch,
@@ -32,7 +33,6 @@ from backdrop.loop import (
     open_live,
     run_key,
     set_rates,
-    to_images,
 )
 from backdrop.losses import objective
 from backdrop.model import Model, Schedule, Step, autoencode
@@ -150,7 +150,7 @@ class JointTraining:
         self, iteration: int, batch: Batch, name: str, schedule: Schedule
     ) -> tuple[dict[str, Tensor], Step | None]:
         """One optimizer step; what is logged of it."""
-        image = to_images(self.fabric, batch.image)
+        image, flow, behind, seen = self._pictures(batch, iteration)
         generator = generator_at(self.params.seed, iteration, self.fabric.device)
         step = None
         if name == "synthesis":
@@ -159,12 +159,9 @@ class JointTraining:
                 loss = autoencode(self.network.synthesis, image, boxes)
             terms = {"autoencoder": loss}
         else:
-            flow = to_images(self.fabric, batch.flow) if self.params.loss.alpha_flow else None
-            valid = batch.flow_valid.to(self.fabric.device)
-            known = None
-            if self.data.background is not None:
-                known = to_images(self.fabric, batch.background), batch.known.to(self.fabric.device) > 0
-            step = self.model(image, flow, valid, schedule, generator, known)
+            known = (behind, seen > 0) if self.data.background is not None else None
+            with_flow = flow if self.params.loss.alpha_flow else None
+            step = self.model(image, with_flow, batch.flow_valid.to(self.fabric.device), schedule, generator, known)
             terms = step.terms
             loss = objective(terms, self.params.loss)
         check_finite(terms, iteration, lambda: frame_names(self.data, batch))
@@ -173,6 +170,24 @@ class JointTraining:
         set_rates(self.optimizer, self.rates, self._decay(iteration))
         self.optimizer.step()
         return terms, step
+
+    def _pictures(self, batch: Batch, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Normalized image, flow image and known background of a batch, and where that is known; augmented alike."""
+        image, flow, behind = (
+            picture.to(self.fabric.device, non_blocking=True).float() / 255
+            for picture in (batch.image, batch.flow, batch.background)
+        )
+        seen = batch.known.to(self.fabric.device)
+        if self.params.train.augment:
+            # A stream of its own: the draws of cells stay those of a run without augmentation.
+            generator = generator_at(self.params.seed + 1, iteration)
+            change = ColorChange(len(image), generator)
+            image, behind = change(image), change(behind)
+            image, flow, behind, seen = mirrored((image, flow, behind, seen), generator)
+        image, flow, behind = (
+            normalize(picture).contiguous(memory_format=torch.channels_last) for picture in (image, flow, behind)
+        )
+        return image, flow, behind, seen
 
     def _decay(self, iteration: int) -> float:
         """Each phase has a cosine of its own."""
