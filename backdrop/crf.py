@@ -45,6 +45,7 @@ class CRFChoice(Protocol):
     bilateral_sxy: float
     bilateral_srgb: float
     bilateral_compat: float
+    reference_diagonal: float | None
 
 
 def unary_energy(soft: Float[np.ndarray, "H W"], threshold: float, params: CRFChoice) -> Float32[np.ndarray, "2 N"]:
@@ -65,6 +66,20 @@ def unary_energy(soft: Float[np.ndarray, "H W"], threshold: float, params: CRFCh
 def _logit(p: np.ndarray | float) -> Any:
     p = np.clip(np.asarray(p, np.float64), QUANTUM, 1 - QUANTUM)
     return np.log(p) - np.log1p(-p)
+
+
+def reach(sxy: float, size: tuple[int, int], reference: float | None) -> float:
+    """Reach of a kernel in pixels: `sxy`, scaled from an image of diagonal `reference` to one of this size.
+
+    The scale is taken to the hundredth, so that a diagonal in whole pixels gives its own size exactly `sxy`. Scaling
+    never takes a reach below a pixel, where the kernel no longer joins neighbors.
+
+    Args:
+        size: (H, W) of the image. reference: pixels; None: `sxy` as it is.
+    """
+    if reference is None:
+        return sxy
+    return max(min(1.0, sxy), sxy * round(float(np.hypot(*size)) / reference, 2))
 
 
 def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFChoice) -> Bool[np.ndarray, "H W"]:
@@ -91,12 +106,12 @@ def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFCho
     crf = DenseCRF2D(width, height, 2)
     crf.setUnaryEnergy(unary_energy(soft, threshold, params))
     if params.gaussian_compat:  # a term of weight 0 costs as much as any other
-        crf.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
+        sxy = reach(params.gaussian_sxy, mask.shape, params.reference_diagonal)
+        crf.addPairwiseGaussian(sxy=sxy, compat=params.gaussian_compat)
     if params.bilateral_compat:
         pixels = np.require(image, np.uint8, ["C", "W"])
-        crf.addPairwiseBilateral(
-            sxy=params.bilateral_sxy, srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat
-        )
+        sxy = reach(params.bilateral_sxy, mask.shape, params.reference_diagonal)
+        crf.addPairwiseBilateral(sxy=sxy, srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat)
     background, foreground = np.array(crf.inference(params.iterations)).reshape(2, height, width)
     return foreground > background
 
@@ -124,6 +139,8 @@ def _check(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFCho
         value = getattr(params, key)
         if value is None or not np.isfinite(value) or value < 0:
             raise BackdropError(f"crf.{key} must be a number of at least 0, not {value}")
+    if params.reference_diagonal is not None and not 0 < params.reference_diagonal < np.inf:
+        raise BackdropError(f"crf.reference_diagonal must be null or positive, not {params.reference_diagonal}")
 
 
 # Sequences --------------------------------------------------------------------------------------------

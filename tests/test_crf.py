@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.crf import refine, refine_all, unary_energy
+from backdrop.crf import reach, refine, refine_all, unary_energy
 from backdrop.errors import BackdropError
 from backdrop.masks import MaskArchive, Predictions
 from backdrop.scores import jaccard
@@ -29,6 +29,7 @@ PAPERS = {
     "bilateral_sxy": 80,
     "bilateral_srgb": 13,
     "bilateral_compat": 10,
+    "reference_diagonal": None,
 }
 PLAIN = {"gaussian_compat": 0, "bilateral_compat": 0}  # no pairwise term
 
@@ -87,6 +88,25 @@ def test_a_crf_that_is_told_to_do_nothing_does_nothing(scene: tuple[np.ndarray, 
         np.testing.assert_array_equal(refine(image, soft, 0.4, params(**changes)), soft > 0.4)
 
 
+def test_the_reach_scales_with_the_image() -> None:
+    assert reach(15, (192, 320), None) == 15
+    assert reach(15, (192, 320), 373) == 15  # exactly, though the diagonal is 373.18
+    assert reach(15, (384, 640), 373) == 30
+    assert reach(15, (480, 854), 373) == pytest.approx(15 * np.hypot(480, 854) / np.hypot(192, 320), rel=0.003)
+    assert reach(3, (20, 32), 373) == 1  # not below a pixel ...
+    assert reach(0.5, (20, 32), 373) == 0.5  # ... unless it is asked for
+
+
+def test_a_reference_is_a_reach_in_pixels_of_the_image(scene: tuple[np.ndarray, ...]) -> None:
+    """The scene's diagonal is 100 pixels, so half of that doubles what the kernels reach."""
+    image, truth, _ = scene
+    noisy = (0.2 * truth + 0.8 * np.random.default_rng(0).random(truth.shape)).astype(np.float32)
+    doubled = refine(image, noisy, 0.5, params(gaussian_sxy=2, bilateral_sxy=4))
+    scaled = refine(image, noisy, 0.5, params(gaussian_sxy=1, bilateral_sxy=2, reference_diagonal=50))
+    np.testing.assert_array_equal(scaled, doubled)
+    assert not np.array_equal(refine(image, noisy, 0.5, params(gaussian_sxy=1, bilateral_sxy=2)), doubled)
+
+
 def test_memory_layout_does_not_matter(scene: tuple[np.ndarray, ...]) -> None:
     image, _, soft = scene
     expected = refine(image, soft, 0.5, params())
@@ -104,6 +124,7 @@ def test_memory_layout_does_not_matter(scene: tuple[np.ndarray, ...]) -> None:
         ({"bilateral_srgb": None}, "crf.bilateral_srgb"),
         ({"bilateral_sxy": float("nan")}, "crf.bilateral_sxy"),
         ({"bilateral_compat": float("inf")}, "crf.bilateral_compat"),
+        ({"reference_diagonal": 0}, "crf.reference_diagonal"),
         ({"confidence": 1}, "crf.confidence"),
         ({"confidence": 0.5}, "crf.confidence"),
         ({"iterations": -1}, "crf.iterations"),
