@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -150,15 +150,15 @@ def refine_all(
     frames_dir: str | Path,
     predictions_dir: str | Path,
     out_dir: str | Path,
-    davis_dir: str | Path,
+    davis_dir: str | Path | None,
     params: CRFChoice,
     threshold: float,
     workers: int = 0,
 ) -> list[str]:
     """Final masks of every sequence that has predictions, each sequence whole or not at all.
 
-    Writes `out_dir`/<sequence>.zip (000000.png, 0/255) and, for other tools,
-    `davis_dir`/Annotations/<sequence>/<frame's name>.png. Memory does not grow with the frames:
+    Writes `out_dir`/<sequence>.zip (000000.png, 0/255) and, for other tools, where `davis_dir` is
+    given, `davis_dir`/Annotations/<sequence>/<frame's name>.png. Memory does not grow with the frames:
     processes refine a few frames at a time, and this one writes what they return, in order.
 
     Args:
@@ -187,15 +187,17 @@ def refine_all(
         with tqdm(total=sum(sequences.values()), desc="refine", unit="frame", disable=None) as progress:
             for name, count in sequences.items():
                 names = FrameArchive(Path(frames_dir) / f"{name}.zip").names
+                annotations = None if davis_dir is None else Path(davis_dir) / "Annotations" / name
                 with (
                     ArchiveWriter(Path(out_dir) / f"{name}.zip") as archive,
-                    _atomic_folder(Path(davis_dir) / "Annotations" / name) as folder,
+                    nullcontext() if annotations is None else _atomic_folder(annotations) as folder,
                 ):
                     t = 0
                     while t < count:
                         for png in next(chunks):
                             archive.add(entry(t), png)
-                            (folder / f"{names[t]}.png").write_bytes(png)
+                            if folder is not None:
+                                (folder / f"{names[t]}.png").write_bytes(png)
                             progress.update()
                             t += 1
     return list(sequences)

@@ -9,6 +9,7 @@ from zipfile import ZipFile
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,8 @@ from backdrop.errors import BackdropError
 from backdrop.masks import MaskArchive, Predictions
 from backdrop.scores import jaccard
 from backdrop.video import FrameArchive
-from tests.runs import make_run
+from tests.runs import make_run, write_predictions
+from tests.tiny import run_stage, small_values
 
 PAPERS = {
     "enabled": True,
@@ -174,6 +176,37 @@ def test_all_frames_of_all_sequences_are_refined(tmp_path: Path) -> None:
         np.testing.assert_array_equal(masks.gray(t), expected * 255)
         picture = cv2.imread(str(tmp_path / f"out1/davis/Annotations/b/{t:05d}.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(picture, masks.gray(t))
+
+
+def test_without_a_davis_folder_there_are_archives_alone(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "test"}, frames=2)
+    refine_all(tmp_path / "frames", tmp_path / "predictions", tmp_path / "out", None, params(), 0.5, 1)
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a.zip"]
+
+
+def refine_stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Archives of data/masks and data/masks_paper after the stage."""
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_values()))
+    run_stage("refine", folder, monkeypatch)
+    assert (folder / "data" / "davis" / "Annotations" / "a").is_dir()
+    names = ("masks", "masks_paper")
+    return tuple({path.name: path.read_bytes() for path in (folder / "data" / name).iterdir()} for name in names)  # type: ignore[return-value]
+
+
+def test_the_papers_masks_are_refined_beside_those_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = make_run(tmp_path / "data", {"a": "test"}, frames=2)["a"]
+    shipped, paper = refine_stage(tmp_path, monkeypatch)
+    assert list(shipped) == ["a.zip"]
+    assert paper == shipped, "without a student both are the same"
+    soft = {t: np.roll(mask, 40, axis=1) * 0.4 for t, mask in enumerate(truth)}
+    write_predictions(tmp_path / "data" / "predictions_paper", "a", soft, [np.array([0, 0, 1, 1.0])] * 2)
+    again, paper = refine_stage(tmp_path, monkeypatch)
+    assert again == shipped
+    assert not MaskArchive(tmp_path / "data" / "masks_paper" / "a.zip").gray(0).any(), "all is below the threshold"
+    threshold = tmp_path / "data" / "predictions_paper" / "threshold.json"
+    threshold.write_text('{"threshold": 0.2, "chosen_on": "validation"}')
+    refine_stage(tmp_path, monkeypatch)
+    assert MaskArchive(tmp_path / "data" / "masks_paper" / "a.zip").gray(0).any()
 
 
 def test_a_damaged_prediction_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
