@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -45,6 +45,7 @@ class CRFChoice(Protocol):
     bilateral_sxy: float
     bilateral_srgb: float
     bilateral_compat: float
+    reference_diagonal: float | None
 
 
 def unary_energy(soft: Float[np.ndarray, "H W"], threshold: float, params: CRFChoice) -> Float32[np.ndarray, "2 N"]:
@@ -65,6 +66,20 @@ def unary_energy(soft: Float[np.ndarray, "H W"], threshold: float, params: CRFCh
 def _logit(p: np.ndarray | float) -> Any:
     p = np.clip(np.asarray(p, np.float64), QUANTUM, 1 - QUANTUM)
     return np.log(p) - np.log1p(-p)
+
+
+def reach(sxy: float, size: tuple[int, int], reference: float | None) -> float:
+    """Reach of a kernel in pixels: `sxy`, scaled from an image of diagonal `reference` to one of this size.
+
+    The scale is taken to the hundredth, so that a diagonal in whole pixels gives its own size exactly `sxy`. Scaling
+    never takes a reach below a pixel, where the kernel no longer joins neighbors.
+
+    Args:
+        size: (H, W) of the image. reference: pixels; None: `sxy` as it is.
+    """
+    if reference is None:
+        return sxy
+    return max(min(1.0, sxy), sxy * round(float(np.hypot(*size)) / reference, 2))
 
 
 def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFChoice) -> Bool[np.ndarray, "H W"]:
@@ -91,12 +106,12 @@ def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFCho
     crf = DenseCRF2D(width, height, 2)
     crf.setUnaryEnergy(unary_energy(soft, threshold, params))
     if params.gaussian_compat:  # a term of weight 0 costs as much as any other
-        crf.addPairwiseGaussian(sxy=params.gaussian_sxy, compat=params.gaussian_compat)
+        sxy = reach(params.gaussian_sxy, mask.shape, params.reference_diagonal)
+        crf.addPairwiseGaussian(sxy=sxy, compat=params.gaussian_compat)
     if params.bilateral_compat:
         pixels = np.require(image, np.uint8, ["C", "W"])
-        crf.addPairwiseBilateral(
-            sxy=params.bilateral_sxy, srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat
-        )
+        sxy = reach(params.bilateral_sxy, mask.shape, params.reference_diagonal)
+        crf.addPairwiseBilateral(sxy=sxy, srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat)
     background, foreground = np.array(crf.inference(params.iterations)).reshape(2, height, width)
     return foreground > background
 
@@ -124,6 +139,8 @@ def _check(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFCho
         value = getattr(params, key)
         if value is None or not np.isfinite(value) or value < 0:
             raise BackdropError(f"crf.{key} must be a number of at least 0, not {value}")
+    if params.reference_diagonal is not None and not 0 < params.reference_diagonal < np.inf:
+        raise BackdropError(f"crf.reference_diagonal must be null or positive, not {params.reference_diagonal}")
 
 
 # Sequences --------------------------------------------------------------------------------------------
@@ -133,15 +150,15 @@ def refine_all(
     frames_dir: str | Path,
     predictions_dir: str | Path,
     out_dir: str | Path,
-    davis_dir: str | Path,
+    davis_dir: str | Path | None,
     params: CRFChoice,
     threshold: float,
     workers: int = 0,
 ) -> list[str]:
     """Final masks of every sequence that has predictions, each sequence whole or not at all.
 
-    Writes `out_dir`/<sequence>.zip (000000.png, 0/255) and, for other tools,
-    `davis_dir`/Annotations/<sequence>/<frame's name>.png. Memory does not grow with the frames:
+    Writes `out_dir`/<sequence>.zip (000000.png, 0/255) and, for other tools, where `davis_dir` is
+    given, `davis_dir`/Annotations/<sequence>/<frame's name>.png. Memory does not grow with the frames:
     processes refine a few frames at a time, and this one writes what they return, in order.
 
     Args:
@@ -170,15 +187,17 @@ def refine_all(
         with tqdm(total=sum(sequences.values()), desc="refine", unit="frame", disable=None) as progress:
             for name, count in sequences.items():
                 names = FrameArchive(Path(frames_dir) / f"{name}.zip").names
+                annotations = None if davis_dir is None else Path(davis_dir) / "Annotations" / name
                 with (
                     ArchiveWriter(Path(out_dir) / f"{name}.zip") as archive,
-                    _atomic_folder(Path(davis_dir) / "Annotations" / name) as folder,
+                    nullcontext() if annotations is None else _atomic_folder(annotations) as folder,
                 ):
                     t = 0
                     while t < count:
                         for png in next(chunks):
                             archive.add(entry(t), png)
-                            (folder / f"{names[t]}.png").write_bytes(png)
+                            if folder is not None:
+                                (folder / f"{names[t]}.png").write_bytes(png)
                             progress.update()
                             t += 1
     return list(sequences)

@@ -24,6 +24,7 @@ from backdrop.masks import (
     Mask,
     MaskArchive,
     Predictions,
+    Soft,
     box_from_mask,
     read_threshold,
     resize_mask,
@@ -48,10 +49,15 @@ RESULTS = {
     "method": ("method",),
     "method_raw": ("method_raw",),
     "method_best_threshold": ("method_best_threshold",),
+    "method_paper": ("method_paper",),
+    "method_paper_raw": ("method_paper_raw",),
     "flow_threshold": ("baselines", "flow_threshold"),
     "mog2": ("baselines", "mog2"),
 }
-"""What is scored, and where it stands in scores.json."""
+"""What is scored, and where it stands in scores.json. `method` is what ships; `method_paper` is D and S alone, without
+the student (the papers' method); `_raw` is before the CRF."""
+BOXED = ("method", "method_paper")
+"""Results that have a box: what `Segmenter.predict` gives, and D's own."""
 DROPPING_LAYOUTS = ("davis",)
 """Layouts whose first and last frame are not scored, as DAVIS2016 has it."""
 MEASURES = ("J", "F", "precision", "recall")
@@ -70,7 +76,7 @@ class Evaluation:
         summary: scores.json. DAVIS's statistics are taken within each sequence, then averaged over
             sequences; mAP50 and centre_hit are over all frames with a subject.
         per_sequence: a row a sequence and result (`SEQUENCE_COLUMNS`).
-        per_frame: a row a frame and result (`FRAME_COLUMNS`); the box columns with the method only.
+        per_frame: a row a frame and result (`FRAME_COLUMNS`); the box columns with results in `BOXED` only.
     """
 
     summary: dict[str, Any]
@@ -85,6 +91,8 @@ class Folders:
     frames: Path
     predictions: Path
     masks: Path
+    predictions_paper: Path
+    masks_paper: Path
     flow: Path
     homographies: Path
 
@@ -97,9 +105,11 @@ class Chunk(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """chosen: by the stage segment; oracle: best on the scored frames; flow: None means Otsu's in each frame."""
+    """chosen, paper: by the stage segment, for what ships and for the papers' method; oracle: best on the scored
+    frames, of what ships; flow: None means Otsu's in each frame."""
 
     chosen: float
+    paper: float
     oracle: float
     flow: float | None
 
@@ -112,18 +122,15 @@ class Detections(NamedTuple):
     truth: np.ndarray
 
 
-def score_all(
-    frames_dir: str | Path,
-    predictions_dir: str | Path,
-    masks_dir: str | Path,
-    flow_dir: str | Path,
-    homographies_dir: str | Path,
-    layout: str,
-    workers: int = 0,
-) -> Evaluation:
-    """Score the final masks, the soft masks at two thresholds, and both baselines.
+Boxes = dict[str, dict[str, Detections]]
+"""Result (of `BOXED`) -> sequence -> its boxes."""
+
+
+def score_all(folders: Folders, layout: str, workers: int = 0) -> Evaluation:
+    """Score the final masks, the soft masks at two thresholds, the papers' method, and both baselines.
 
     Args:
+        folders: of the archives. A missing archive is wrong in all its frames; missing frames are an error.
         layout: of the data; it decides whether first and last frames count (`DROPPING_LAYOUTS`).
         workers: processes; 0: one a core.
 
@@ -133,8 +140,7 @@ def score_all(
     Raises:
         BackdropError: an archive or threshold.json is damaged (it is named).
     """
-    folders = Folders(*map(Path, (frames_dir, predictions_dir, masks_dir, flow_dir, homographies_dir)))
-    index = read_index(frames_dir, usable=True)
+    index = read_index(folders.frames, usable=True)
     drop = layout in DROPPING_LAYOUTS
     scored, counts = _scored_frames(folders, index.loc[index["split"].isin(["test", "all"]), "sequence"], drop)
     header = {"protocol": "drop_first_last" if drop else "all_frames", **counts}
@@ -142,22 +148,26 @@ def score_all(
         return Evaluation(header, pd.DataFrame(columns=SEQUENCE_COLUMNS), pd.DataFrame(columns=FRAME_COLUMNS))
     validation, _ = _scored_frames(folders, index.loc[index["split"] == "val", "sequence"], False)
     chosen, chosen_on = read_threshold(folders.predictions)
+    paper, paper_on = read_threshold(folders.predictions_paper)
     thresholds = Thresholds(
         chosen,
+        paper,
         _grid_search(_soft_grid, "oracle threshold", scored, folders, workers),
         _grid_search(_flow_grid, "flow threshold", validation, folders, workers) if validation else None,
     )
-    rows, detections = _score(scored, folders, thresholds, workers)
+    rows, boxes = _score(scored, folders, thresholds, workers)
     per_frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS))
-    per_sequence = _per_sequence(per_frame, detections)
+    per_sequence = _per_sequence(per_frame, boxes)
     labels = {
         "method": chosen_on,
         "method_raw": chosen_on,
         "method_best_threshold": "oracle: best mean J on the scored frames",
+        "method_paper": paper_on,
+        "method_paper_raw": paper_on,
         "flow_threshold": "otsu" if thresholds.flow is None else "validation",
         "mog2": "default",
     }
-    return Evaluation(header | _summary(per_frame, per_sequence, detections, labels), per_sequence, per_frame)
+    return Evaluation(header | _summary(per_frame, per_sequence, boxes, labels), per_sequence, per_frame)
 
 
 def _scored_frames(folders: Folders, names: Iterable[str], drop: bool) -> tuple[list[Chunk], dict[str, int]]:
@@ -239,36 +249,46 @@ def _truth(frames: FrameArchive, t: int) -> tuple[Mask, Mask | None]:
 
 def _score(
     chunks: Sequence[Chunk], folders: Folders, thresholds: Thresholds, workers: int
-) -> tuple[list[dict[str, Any]], dict[str, Detections]]:
-    """Rows of the table of frames, and each sequence's boxes."""
+) -> tuple[list[dict[str, Any]], Boxes]:
+    """Rows of the table of frames, and the boxes."""
     rows: list[dict[str, Any]] = []
-    boxes: dict[str, list[Detections]] = {}
+    boxes: dict[str, dict[str, list[Detections]]] = {result: {} for result in BOXED}
     results = _each(_score_chunk, chunks, (folders, thresholds), workers, "score")
     for chunk, (part, detections) in zip(chunks, results, strict=True):
         rows += part
-        boxes.setdefault(chunk.sequence, []).append(detections)
-    return rows, {name: _concatenate(parts) for name, parts in boxes.items()}
+        for result in BOXED:
+            boxes[result].setdefault(chunk.sequence, []).append(detections[result])
+    return rows, {
+        result: {name: _concatenate(parts) for name, parts in found.items()} for result, found in boxes.items()
+    }
 
 
 def _concatenate(parts: Iterable[Detections]) -> Detections:
     return Detections(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
-def _score_chunk(chunk: Chunk, folders: Folders, thresholds: Thresholds) -> tuple[list[dict[str, Any]], Detections]:
+def _score_chunk(
+    chunk: Chunk, folders: Folders, thresholds: Thresholds
+) -> tuple[list[dict[str, Any]], dict[str, Detections]]:
     frames = FrameArchive(folders.frames / f"{chunk.sequence}.zip")
     rivals = _Rivals(chunk.sequence, folders, frames, thresholds)
     count = len(chunk.frames)
-    detections = Detections(np.full((count, 4), np.nan), np.full(count, np.nan), np.full((count, 4), np.nan))
+    detections = {
+        result: Detections(np.full((count, 4), np.nan), np.full(count, np.nan), np.full((count, 4), np.nan))
+        for result in BOXED
+    }
     rows = []
     for i, t in enumerate(chunk.frames):
         truth, void = _truth(frames, t)
-        detection = _detection(rivals.soft, t, truth if void is None else truth & ~void)
-        for target, value in zip(detections, detection, strict=True):
-            target[i] = value
+        boxes = {}
+        for result in BOXED:
+            boxes[result] = _detection(rivals.soft[result], t, truth if void is None else truth & ~void)
+            for target, value in zip(detections[result], boxes[result], strict=True):
+                target[i] = value
         for result, (mask, threshold) in rivals.masks(t, truth.shape[::-1]).items():
             row = {"sequence": chunk.sequence, "frame": t, "name": frames.names[t], "result": result}
             row |= _measures(mask, truth, void) | {"threshold": threshold}
-            rows.append(row | (_box_measures(*detection) if result == "method" else {}))
+            rows.append(row | (_box_measures(*boxes[result]) if result in BOXED else {}))
     return rows, detections
 
 
@@ -277,32 +297,51 @@ class _Rivals:
 
     def __init__(self, sequence: str, folders: Folders, frames: FrameArchive, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
-        self.final: MaskArchive | None = _open(MaskArchive, folders.masks / f"{sequence}.zip")
-        self.soft: Predictions | None = _open(Predictions, folders.predictions / f"{sequence}.zip")
+        self.final: dict[str, MaskArchive | None] = {
+            "method": _open(MaskArchive, folders.masks / f"{sequence}.zip"),
+            "method_paper": _open(MaskArchive, folders.masks_paper / f"{sequence}.zip"),
+        }
+        self.soft: dict[str, Predictions | None] = {
+            "method": _open(Predictions, folders.predictions / f"{sequence}.zip"),
+            "method_paper": _open(Predictions, folders.predictions_paper / f"{sequence}.zip"),
+        }
         self.flow: FlowArchive | None = _open(FlowArchive, folders.flow / f"{sequence}.zip")
         homographies = _open(load_homographies, folders.homographies / f"{sequence}.npz")
         self.mog2 = None if homographies is None else Mog2(frames, homographies)
 
     def masks(self, t: int, size: tuple[int, int]) -> dict[str, tuple[Mask | None, float]]:
         """Result -> (mask at size (width, height), threshold); None where it is missing."""
-        chosen, oracle, flow_threshold = self.thresholds
-        final = self.final.gray(t) > 127 if self.final is not None and self.final.has(t) else None
-        has_soft = self.soft is not None and self.soft.has(t)
-        soft = resize_soft(self.soft.soft(t), size) if self.soft is not None and has_soft else None
-        moving, used = None, flow_threshold if flow_threshold is not None else np.nan
-        if self.flow is not None and t < len(self.flow):
-            flow, valid = self.flow.read(t)
-            speed = flow_soft(flow, valid)
-            used = otsu(speed, valid) if flow_threshold is None else flow_threshold
-            moving = flow_mask(speed, used)
+        limits = self.thresholds
+        soft, paper = self._soft("method", t, size), self._soft("method_paper", t, size)
+        moving, used = self._moving(t)
         subtracted = None if self.mog2 is None else self.mog2.mask(t)
         return {
-            "method": (None if final is None else resize_mask(final, size), chosen),
-            "method_raw": (None if soft is None else soft > chosen, chosen),
-            "method_best_threshold": (None if soft is None else soft > oracle, oracle),
+            "method": (self._final("method", t, size), limits.chosen),
+            "method_raw": (None if soft is None else soft > limits.chosen, limits.chosen),
+            "method_best_threshold": (None if soft is None else soft > limits.oracle, limits.oracle),
+            "method_paper": (self._final("method_paper", t, size), limits.paper),
+            "method_paper_raw": (None if paper is None else paper > limits.paper, limits.paper),
             "flow_threshold": (None if moving is None else resize_mask(moving, size), used),
             "mog2": (None if subtracted is None else resize_mask(subtracted, size), MOG2_VARIANCE),
         }
+
+    def _final(self, result: str, t: int, size: tuple[int, int]) -> Mask | None:
+        archive = self.final[result]
+        return resize_mask(archive.gray(t) > 127, size) if archive is not None and archive.has(t) else None
+
+    def _soft(self, result: str, t: int, size: tuple[int, int]) -> Soft | None:
+        archive = self.soft[result]
+        return resize_soft(archive.soft(t), size) if archive is not None and archive.has(t) else None
+
+    def _moving(self, t: int) -> tuple[Mask | None, float]:
+        """The mask of thresholded flow at the stored frame's size, and its threshold."""
+        given = self.thresholds.flow
+        if self.flow is None or t >= len(self.flow):
+            return None, np.nan if given is None else given
+        flow, valid = self.flow.read(t)
+        speed = flow_soft(flow, valid)
+        used = otsu(speed, valid) if given is None else given
+        return flow_mask(speed, used), used
 
 
 def _measures(mask: Mask | None, truth: Mask, void: Mask | None) -> dict[str, float]:
@@ -335,7 +374,7 @@ def _box_measures(box: np.ndarray, confidence: float, subject: np.ndarray) -> di
 # Tables -----------------------------------------------------------------------------------------------
 
 
-def _per_sequence(per_frame: pd.DataFrame, detections: dict[str, Detections]) -> pd.DataFrame:
+def _per_sequence(per_frame: pd.DataFrame, boxes: Boxes) -> pd.DataFrame:
     rows = []
     for (sequence, result), part in per_frame.groupby(["sequence", "result"], sort=False):
         row = {"sequence": sequence, "result": result, "frames": len(part)}
@@ -343,22 +382,23 @@ def _per_sequence(per_frame: pd.DataFrame, detections: dict[str, Detections]) ->
             values = statistics(part[measure].to_numpy())
             row |= {f"{measure}_{key}": value for key, value in values._asdict().items()}
         row |= {key: part[key].mean() for key in ("precision", "recall", "threshold")}
-        if result == "method":
-            row |= {"mAP50": average_precision(*detections[str(sequence)]), "centre_hit": part["centre_hit"].mean()}
+        if result in BOXED:
+            found = boxes[str(result)][str(sequence)]
+            row |= {"mAP50": average_precision(*found), "centre_hit": part["centre_hit"].mean()}
         rows.append(row)
     return pd.DataFrame(rows, columns=list(SEQUENCE_COLUMNS))
 
 
 def _summary(
-    per_frame: pd.DataFrame, per_sequence: pd.DataFrame, detections: dict[str, Detections], labels: dict[str, str]
+    per_frame: pd.DataFrame, per_sequence: pd.DataFrame, boxes: Boxes, labels: dict[str, str]
 ) -> dict[str, Any]:
     """The nested dictionary of scores.json; what is not a number (no subject anywhere) is left out."""
     summary: dict[str, Any] = {}
     for result, place in RESULTS.items():
         means = per_sequence.loc[per_sequence["result"] == result, list(SUMMARY)].mean()
         values = {key: round(float(means[key]), 12) for key in SUMMARY}  # a mean of equal thresholds is that threshold
-        if result == "method":
-            values["mAP50"] = average_precision(*_concatenate(detections.values()))
+        if result in BOXED:
+            values["mAP50"] = average_precision(*_concatenate(boxes[result].values()))
             values["centre_hit"] = float(per_frame.loc[per_frame["result"] == result, "centre_hit"].mean())
         level = summary
         for key in place[:-1]:

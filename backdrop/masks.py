@@ -8,6 +8,7 @@ stored as 8 bits: 0..255 for 0..1. Boxes are (cx, cy, w, h) in image coordinates
 
 from __future__ import annotations
 
+import filecmp
 import io
 import json
 import os
@@ -136,6 +137,14 @@ def read_threshold(predictions_dir: Path | str) -> tuple[float, str]:
         raise BackdropError(f"{show(path)} does not exist: run the stage segment") from fault
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise BackdropError(f"{show(path)} holds no threshold ({fault}): run the stage segment again") from fault
+
+
+def same_predictions(first: Path | str, second: Path | str) -> bool:
+    """Whether two folders of predictions hold the same, to the byte, threshold included."""
+    names = [{path.name for path in Path(folder).iterdir()} for folder in (first, second)]
+    if names[0] != names[1]:
+        return False
+    return all(filecmp.cmp(Path(first) / name, Path(second) / name, shallow=False) for name in names[0])
 
 
 # Sizes ------------------------------------------------------------------------------------------------

@@ -242,6 +242,10 @@ class CRFParams(Section):
     )
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = Field(description="Probability a thresholded label is given.")
     iterations: Count = Field(description="Mean-field iterations (papers: 5).")
+    reference_diagonal: Positive | None = Field(
+        description="Diagonal in pixels of the images for which both sxy are meant (373: 320 x 192); they grow and "
+        "shrink with an image's own diagonal. null: pixels of whatever image comes (papers)."
+    )
     gaussian_sxy: Positive = Field(description="Smoothness kernel, pixels (default of the CRF: 3).")
     gaussian_compat: Weight = Field(description="Smoothness kernel, weight (3).")
     bilateral_sxy: Positive = Field(description="Appearance kernel, pixels (80).")

@@ -1,13 +1,16 @@
 """Inference: a single image -> box, cell probabilities, soft mask. No video, no inpainter.
 
 Cell probabilities are the detector's. Without a student, so is the box, and the mask is the synthesis network's. With
-one, the mask is the student's, and the box is the detector's drawn tight around the mask inside it.
+one, the mask is the student's, and the box is the extent of the student's subject where the detector's box meets it.
+The same folder then also gives what detector and synthesis network find alone: the papers' method.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +21,13 @@ from joblib import Parallel, delayed
 from tqdm import tqdm
 
 from backdrop import datasets, spatial
-from backdrop.detector import Detector, Proposals
+from backdrop.detector import Detector
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
+from backdrop.masks import BOXES, box_from_mask, box_pixels, entry
 from backdrop.params import DetectorParams, SegmentParams, SynthesisParams
 from backdrop.synthesis import SynthesisNetwork
-from backdrop.unet import Student
+from backdrop.unet import Student, subject_component
 from backdrop.video import ArchiveWriter, FrameArchive, encode_png
 from backdrop.weights import load_network
 
@@ -39,6 +43,16 @@ class Prediction(NamedTuple):
     box: np.ndarray
     p: np.ndarray
     cell: int
+
+
+class _Found(NamedTuple):
+    """What D finds in a batch: normalized images at its size (B, 3, h, w), and of each the chosen box (B, 4) and cell
+    (B,), and all probabilities (B, rows * columns)."""
+
+    x: torch.Tensor
+    box: torch.Tensor
+    cell: torch.Tensor
+    p: torch.Tensor
 
 
 class Segmenter:
@@ -101,67 +115,108 @@ class Segmenter:
     @torch.inference_mode()
     def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
         """The same for several images, which may differ in size. Each is segmented by itself."""
-        x, proposals = self._propose(images)
-        cell, box = proposals.best()
-        if self.student is not None:
-            masks = self.student.masks(images)
-        else:
-            mask = self.synthesis(spatial.crop(x, box, self.synthesis.params.crop)).mask
-            masks = [
-                spatial.paste(mask[i : i + 1], box[i : i + 1], (image.shape[0], image.shape[1]))[0, 0]
-                .clamp(0, 1)
-                .cpu()
-                .numpy()
-                for i, image in enumerate(images)
-            ]
-        boxes = box.cpu().numpy()
-        if self.student is not None:
-            boxes = np.stack([tighten(own, mask) for own, mask in zip(boxes, masks, strict=True)])
-        grid = self.detector.grid
-        p = proposals.p.reshape(-1, grid, grid).cpu().numpy()
-        return [Prediction(masks[i], boxes[i], p[i], int(cell[i])) for i in range(len(images))]
+        found = self._detect(images)
+        return self._by_synthesis(images, found) if self.student is None else self._by_student(images, found)
+
+    @torch.inference_mode()
+    def predict_both(self, images: Sequence[np.ndarray]) -> list[tuple[Prediction, Prediction]]:
+        """For each image what `predict` gives, and what D and S find without the student; D runs once.
+
+        D's box is as it is in the second, not drawn to any mask. Without a student, both are the same.
+        """
+        found = self._detect(images)
+        alone = self._by_synthesis(images, found)
+        return list(zip(alone if self.student is None else self._by_student(images, found), alone, strict=True))
 
     @torch.inference_mode()
     def detect(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """The detector alone: the chosen boxes (B, 4), and the probabilities of their cells (B,)."""
-        proposals = self._propose(images)[1]
-        return proposals.best()[1].cpu().numpy(), proposals.p.amax(dim=1).cpu().numpy()
+        found = self._detect(images)
+        return found.box.cpu().numpy(), found.p.amax(dim=1).cpu().numpy()
 
-    def _propose(self, images: Sequence[np.ndarray]) -> tuple[torch.Tensor, Proposals]:
+    def _detect(self, images: Sequence[np.ndarray]) -> _Found:
         small = [cv2.resize(image, self.size, interpolation=cv2.INTER_AREA) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
         x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
-        return x, self.detector(x)
+        proposals = self.detector(x)
+        cell, box = proposals.best()
+        return _Found(x, box, cell, proposals.p)
+
+    def _by_synthesis(self, images: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
+        """The mask of S, pasted into the image at D's box."""
+        crops = self.synthesis(spatial.crop(found.x, found.box, self.synthesis.params.crop)).mask
+        masks = [
+            spatial.paste(crop[None], box[None], (image.shape[0], image.shape[1]))[0, 0].clamp(0, 1).cpu().numpy()
+            for image, crop, box in zip(images, crops, found.box, strict=True)
+        ]
+        return self._predictions(masks, list(found.box.cpu().numpy()), found)
+
+    def _by_student(self, images: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
+        """The student's mask, and D's box drawn to it."""
+        assert self.student is not None  # both callers ask first
+        masks = self.student.masks(images)
+        boxes = [tighten(box, mask) for box, mask in zip(found.box.cpu().numpy(), masks, strict=True)]
+        return self._predictions(masks, boxes, found)
+
+    def _predictions(self, masks: Sequence[np.ndarray], boxes: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
+        grid = self.detector.grid
+        p = found.p.reshape(-1, grid, grid).cpu().numpy()
+        return [Prediction(mask, boxes[i], p[i], int(found.cell[i])) for i, mask in enumerate(masks)]
 
 
 def tighten(box: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The extent of what a soft mask shows (above 0.5) inside a box; the box itself where it shows nothing there.
+    """The extent of the subject that a soft mask shows, where a box meets it; the box itself where it misses it.
+
+    The subject is one component (`unet.subject_component`). All of it counts: a box that is too small does not cut it.
 
     Args:
         box: (4,) cx, cy, w, h in [-1, 1] image coordinates. mask: (H, W) in [0, 1].
     """
     height, width = mask.shape
-    left, right = (np.array([box[0] - box[2] / 2, box[0] + box[2] / 2]) + 1) / 2 * width
-    top, bottom = (np.array([box[1] - box[3] / 2, box[1] + box[3] / 2]) + 1) / 2 * height
-    x0, y0 = max(0, int(left)), max(0, int(top))
-    inside = (mask[y0 : max(y0, int(np.ceil(bottom))), x0 : max(x0, int(np.ceil(right)))] > 0.5).astype(np.uint8)
-    x, y, w, h = cv2.boundingRect(inside) if inside.size else (0, 0, 0, 0)
-    if not w * h:
-        return box
-    cx, cy = (x0 + x + w / 2) / width * 2 - 1, (y0 + y + h / 2) / height * 2 - 1
-    return np.array([cx, cy, 2 * w / width, 2 * h / height], box.dtype)
+    subject = subject_component(mask, np.ones_like(mask))
+    left, top, right, bottom = box_pixels(box, (width, height))
+    rows = slice(max(0, int(top)), max(0, int(np.ceil(bottom))))
+    columns = slice(max(0, int(left)), max(0, int(np.ceil(right))))
+    extent = box_from_mask(subject) if subject[rows, columns].any() else None
+    return box if extent is None else extent.astype(box.dtype)
 
 
-def segment_sequence(segmenter: Segmenter, frames: FrameArchive, path: Path, batch: int) -> None:
-    """Predict every frame of a sequence and write its archive (soft masks as 8-bit PNG, `predictions.npz`)."""
-    boxes, cells, probabilities = [], [], []
-    with ArchiveWriter(path) as writer:
-        for prediction, t in _stream(segmenter, frames, batch):
-            writer.add(f"{t:06d}.png", encode_png((prediction.mask * 255).round().astype(np.uint8)))
+@contextmanager
+def _writer(path: Path) -> Iterator[Callable[[Prediction], None]]:
+    """What takes the predictions of a sequence in order; its archive takes its place when the block ends well."""
+    boxes: list[np.ndarray] = []
+    cells: list[int] = []
+    probabilities: list[np.ndarray] = []
+    with ArchiveWriter(path) as archive:
+
+        def add(prediction: Prediction) -> None:
+            archive.add(entry(len(boxes)), encode_png((prediction.mask * 255).round().astype(np.uint8)))
             boxes.append(prediction.box)
             cells.append(prediction.cell)
             probabilities.append(prediction.p)
-        writer.add("predictions.npz", _npz(box=np.stack(boxes), cell=np.array(cells), p=np.stack(probabilities)))
+
+        yield add
+        archive.add(BOXES, _npz(box=np.stack(boxes), cell=np.array(cells), p=np.stack(probabilities)))
+
+
+def segment_sequence(
+    segmenter: Segmenter, frames: FrameArchive, path: Path, batch: int, paper: Path | None = None
+) -> None:
+    """Predict every frame of a sequence and write its archive (soft masks as 8-bit PNG, `predictions.npz`).
+
+    Args:
+        paper: the archive of what D and S find alone; None: not asked for.
+    """
+    with _writer(path) as ship, nullcontext() if paper is None else _writer(paper) as keep:
+        for start in range(0, len(frames), batch):
+            images = [frames.image(t) for t in range(start, min(start + batch, len(frames)))]
+            if keep is None:
+                for prediction in segmenter.predict_batch(images):
+                    ship(prediction)
+            else:
+                for shipped, alone in segmenter.predict_both(images):
+                    ship(shipped)
+                    keep(alone)
 
 
 def _npz(**arrays: np.ndarray) -> bytes:
@@ -178,16 +233,11 @@ def _npz(**arrays: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
-def _stream(segmenter: Segmenter, frames: FrameArchive, batch: int) -> Iterator[tuple[Prediction, int]]:
-    for start in range(0, len(frames), batch):
-        steps = range(start, min(start + batch, len(frames)))
-        yield from zip(segmenter.predict_batch([frames.image(t) for t in steps]), steps, strict=True)
-
-
 def segment_all(
     model_dir: Path,
     frames_dir: Path,
     out_dir: Path,
+    paper_dir: Path,
     params: SegmentParams,
     workers: int,
     device: str,
@@ -196,41 +246,57 @@ def segment_all(
     """Segment every sequence that is not for training alone; choose the threshold and write threshold.json.
 
     Args:
+        out_dir: gets what ships. paper_dir: gets what D and S find alone, and a threshold of its own; a copy of
+            `out_dir` where the model has no student.
         choose_threshold: (frames_dir, predictions_dir) -> (threshold, what it was chosen on), by validation
             sequences with ground truth; asked only when `params.threshold` is null.
+
+    Returns:
+        What threshold.json of `out_dir` holds.
     """
-    Segmenter.load(model_dir, device)  # a wrong folder is named once, not by every process
+    # loaded here, too: a wrong folder is named once, not by every process
+    student = Segmenter.load(model_dir, device).student is not None
     index = datasets.read_index(frames_dir, usable=True)
     names = index[index["split"] != "train"]["sequence"].tolist()
     if not names:
         raise BackdropError(f"{frames_dir}/index.csv lists no sequence to segment: all are in the training split")
-    out_dir.mkdir(parents=True, exist_ok=True)
+    folders = [out_dir, paper_dir] if student else [out_dir]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
     jobs = 1 if cuda else min(workers, len(names))
     tasks = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_segment_one)(model_dir, frames_dir, out_dir, name, params.batch, device, jobs) for name in names
+        delayed(_segment_one)(model_dir, frames_dir, folders, name, params.batch, device, jobs) for name in names
     )
     faults = [fault for fault in tqdm(tasks, total=len(names), desc="segmenting", unit="sequence") if fault]
     if faults:
         raise faults[0]
-    if params.threshold is not None:
-        chosen: tuple[float, str] = (params.threshold, "params")
-    else:
-        chosen = choose_threshold(frames_dir, out_dir)
-    result = {"threshold": float(chosen[0]), "chosen_on": chosen[1]}
-    (out_dir / "threshold.json").write_text(json.dumps(result, indent=2) + "\n")
+    results = [_write_threshold(frames_dir, folder, params.threshold, choose_threshold) for folder in folders]
+    if not student:
+        shutil.copytree(out_dir, paper_dir, dirs_exist_ok=True)
+    return results[0]
+
+
+def _write_threshold(
+    frames_dir: Path, folder: Path, given: float | None, choose: Callable[[Path, Path], tuple[float, str]]
+) -> dict[str, Any]:
+    threshold, chosen_on = choose(frames_dir, folder) if given is None else (given, "params")
+    result = {"threshold": float(threshold), "chosen_on": chosen_on}
+    (folder / "threshold.json").write_text(json.dumps(result, indent=2) + "\n")
     return result
 
 
 def _segment_one(
-    model_dir: Path, frames_dir: Path, out_dir: Path, name: str, batch: int, device: str, jobs: int
+    model_dir: Path, frames_dir: Path, folders: Sequence[Path], name: str, batch: int, device: str, jobs: int
 ) -> BackdropError | None:
     """A fault is returned: were it raised, joblib would kill the other processes in the middle of their files."""
     if jobs > 1:
         torch.set_num_threads(1)
     try:
         segmenter = Segmenter.load(model_dir, device)
-        segment_sequence(segmenter, FrameArchive(frames_dir / f"{name}.zip"), out_dir / f"{name}.zip", batch)
+        path, *paper = (folder / f"{name}.zip" for folder in folders)
+        frames = FrameArchive(frames_dir / f"{name}.zip")
+        segment_sequence(segmenter, frames, path, batch, paper[0] if paper else None)
     except BackdropError as fault:
         return fault
     return None

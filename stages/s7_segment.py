@@ -1,4 +1,7 @@
-"""Frames -> data/predictions/: soft masks, boxes, cell probabilities, and the threshold."""
+"""Frames -> data/predictions/: soft masks, boxes, cell probabilities, and the threshold.
+
+The same of detector and synthesis network without the student, the papers' method -> data/predictions_paper/.
+"""
 
 import argparse
 from pathlib import Path
@@ -14,10 +17,12 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out-paper", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("segment", "compute")
     workers = worker_count(params.compute.workers)
-    segment_all(args.model, args.frames, args.out, params.segment, workers, params.compute.device, choose_threshold)
+    folders = (args.model, args.frames, args.out, args.out_paper)
+    segment_all(*folders, params.segment, workers, params.compute.device, choose_threshold)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from backdrop.datasets import read_index
-from backdrop.evaluation import score_all
+from backdrop.evaluation import Folders, score_all
 from backdrop.overlay import contact_sheet_all
 from backdrop.params import load_params
 from backdrop.provenance import provenance
@@ -18,14 +18,23 @@ def main() -> None:
     parser.add_argument("--homographies", type=Path, required=True)
     parser.add_argument("--flow", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
+    parser.add_argument("--predictions-paper", type=Path, required=True)
     parser.add_argument("--masks", type=Path, required=True)
+    parser.add_argument("--masks-paper", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("data.layout", "seed", "compute")
     workers = worker_count(params.compute.workers)
-    scores = score_all(
-        args.frames, args.predictions, args.masks, args.flow, args.homographies, params.data_layout, workers
+    folders = Folders(
+        args.frames,
+        args.predictions,
+        args.masks,
+        args.predictions_paper,
+        args.masks_paper,
+        args.flow,
+        args.homographies,
     )
+    scores = score_all(folders, params.data_layout, workers)
     args.out.mkdir(parents=True, exist_ok=True)
     scores.per_sequence.to_csv(args.out / "per_sequence.csv", index=False)
     scores.per_frame.to_csv(args.out / "per_frame.csv", index=False)

@@ -109,10 +109,13 @@ def make_run(
         stored = {t: mask.astype(np.uint8) * 255 for t, mask in enumerate(masks)}
         write_frames(root / "frames", name, images, stored)
         boxes = [box_from_mask(mask) for mask in masks]
-        write_predictions(root / "predictions", name, {t: m * 1.0 for t, m in enumerate(masks)}, boxes)
-        write_masks(root / "masks", name, dict(enumerate(masks)))
+        for kind in ("", "_paper"):
+            write_predictions(root / f"predictions{kind}", name, {t: m * 1.0 for t, m in enumerate(masks)}, boxes)
+            write_masks(root / f"masks{kind}", name, dict(enumerate(masks)))
         write_motion(root, name, masks)
         truth[name] = masks
     write_index(root / "frames", [{"sequence": n, "split": s, "frames": frames} for n, s in splits.items()])
-    (root / "predictions" / "threshold.json").write_text(json.dumps({"threshold": threshold, "chosen_on": "default"}))
+    for kind in ("", "_paper"):
+        path = root / f"predictions{kind}" / "threshold.json"
+        path.write_text(json.dumps({"threshold": threshold, "chosen_on": "default"}))
     return truth

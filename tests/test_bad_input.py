@@ -289,6 +289,7 @@ MISSING = {
     ("train", "models/inpainter_flow"): ("models/inpainter_flow", "no model folder"),
     ("train", "data/flow"): ("data/flow/one.zip", "run the stage flow"),
     ("refine", "data/predictions"): ("data/predictions/threshold.json", "run the stage segment"),
+    ("refine", "data/predictions_paper"): ("data/predictions_paper/threshold.json", "run the stage segment"),
     ("score", "data/predictions/threshold.json"): ("data/predictions/threshold.json", "run the stage segment"),
     ("score", "data/frames/two.zip"): ("data/frames/two.zip", "run the stage frames"),
 }
@@ -309,8 +310,8 @@ def outputs(folder: Path, name: str) -> None:
         "flow": ["data/flow"],
         "inpaint": ["models/inpainter_rgb", "models/inpainter_flow"],
         "train": ["models/joint"],
-        "segment": ["data/predictions"],
-        "refine": ["data/masks"],
+        "segment": ["data/predictions", "data/predictions_paper"],
+        "refine": ["data/masks", "data/masks_paper"],
     }.get(name, []):
         shutil.rmtree(folder / out, ignore_errors=True)
 

@@ -9,15 +9,17 @@ from zipfile import ZipFile
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.crf import refine, refine_all, unary_energy
+from backdrop.crf import reach, refine, refine_all, unary_energy
 from backdrop.errors import BackdropError
 from backdrop.masks import MaskArchive, Predictions
 from backdrop.scores import jaccard
 from backdrop.video import FrameArchive
-from tests.runs import make_run
+from tests.runs import make_run, write_predictions
+from tests.tiny import run_stage, small_values
 
 PAPERS = {
     "enabled": True,
@@ -29,6 +31,7 @@ PAPERS = {
     "bilateral_sxy": 80,
     "bilateral_srgb": 13,
     "bilateral_compat": 10,
+    "reference_diagonal": None,
 }
 PLAIN = {"gaussian_compat": 0, "bilateral_compat": 0}  # no pairwise term
 
@@ -87,6 +90,25 @@ def test_a_crf_that_is_told_to_do_nothing_does_nothing(scene: tuple[np.ndarray, 
         np.testing.assert_array_equal(refine(image, soft, 0.4, params(**changes)), soft > 0.4)
 
 
+def test_the_reach_scales_with_the_image() -> None:
+    assert reach(15, (192, 320), None) == 15
+    assert reach(15, (192, 320), 373) == 15  # exactly, though the diagonal is 373.18
+    assert reach(15, (384, 640), 373) == 30
+    assert reach(15, (480, 854), 373) == pytest.approx(15 * np.hypot(480, 854) / np.hypot(192, 320), rel=0.003)
+    assert reach(3, (20, 32), 373) == 1  # not below a pixel ...
+    assert reach(0.5, (20, 32), 373) == 0.5  # ... unless it is asked for
+
+
+def test_a_reference_is_a_reach_in_pixels_of_the_image(scene: tuple[np.ndarray, ...]) -> None:
+    """The scene's diagonal is 100 pixels, so half of that doubles what the kernels reach."""
+    image, truth, _ = scene
+    noisy = (0.2 * truth + 0.8 * np.random.default_rng(0).random(truth.shape)).astype(np.float32)
+    doubled = refine(image, noisy, 0.5, params(gaussian_sxy=2, bilateral_sxy=4))
+    scaled = refine(image, noisy, 0.5, params(gaussian_sxy=1, bilateral_sxy=2, reference_diagonal=50))
+    np.testing.assert_array_equal(scaled, doubled)
+    assert not np.array_equal(refine(image, noisy, 0.5, params(gaussian_sxy=1, bilateral_sxy=2)), doubled)
+
+
 def test_memory_layout_does_not_matter(scene: tuple[np.ndarray, ...]) -> None:
     image, _, soft = scene
     expected = refine(image, soft, 0.5, params())
@@ -104,6 +126,7 @@ def test_memory_layout_does_not_matter(scene: tuple[np.ndarray, ...]) -> None:
         ({"bilateral_srgb": None}, "crf.bilateral_srgb"),
         ({"bilateral_sxy": float("nan")}, "crf.bilateral_sxy"),
         ({"bilateral_compat": float("inf")}, "crf.bilateral_compat"),
+        ({"reference_diagonal": 0}, "crf.reference_diagonal"),
         ({"confidence": 1}, "crf.confidence"),
         ({"confidence": 0.5}, "crf.confidence"),
         ({"iterations": -1}, "crf.iterations"),
@@ -153,6 +176,37 @@ def test_all_frames_of_all_sequences_are_refined(tmp_path: Path) -> None:
         np.testing.assert_array_equal(masks.gray(t), expected * 255)
         picture = cv2.imread(str(tmp_path / f"out1/davis/Annotations/b/{t:05d}.png"), cv2.IMREAD_UNCHANGED)
         np.testing.assert_array_equal(picture, masks.gray(t))
+
+
+def test_without_a_davis_folder_there_are_archives_alone(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "test"}, frames=2)
+    refine_all(tmp_path / "frames", tmp_path / "predictions", tmp_path / "out", None, params(), 0.5, 1)
+    assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a.zip"]
+
+
+def refine_stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Archives of data/masks and data/masks_paper after the stage."""
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_values()))
+    run_stage("refine", folder, monkeypatch)
+    assert (folder / "data" / "davis" / "Annotations" / "a").is_dir()
+    names = ("masks", "masks_paper")
+    return tuple({path.name: path.read_bytes() for path in (folder / "data" / name).iterdir()} for name in names)  # type: ignore[return-value]
+
+
+def test_the_papers_masks_are_refined_beside_those_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = make_run(tmp_path / "data", {"a": "test"}, frames=2)["a"]
+    shipped, paper = refine_stage(tmp_path, monkeypatch)
+    assert list(shipped) == ["a.zip"]
+    assert paper == shipped, "without a student both are the same"
+    soft = {t: np.roll(mask, 40, axis=1) * 0.4 for t, mask in enumerate(truth)}
+    write_predictions(tmp_path / "data" / "predictions_paper", "a", soft, [np.array([0, 0, 1, 1.0])] * 2)
+    again, paper = refine_stage(tmp_path, monkeypatch)
+    assert again == shipped
+    assert not MaskArchive(tmp_path / "data" / "masks_paper" / "a.zip").gray(0).any(), "all is below the threshold"
+    threshold = tmp_path / "data" / "predictions_paper" / "threshold.json"
+    threshold.write_text('{"threshold": 0.2, "chosen_on": "validation"}')
+    refine_stage(tmp_path, monkeypatch)
+    assert MaskArchive(tmp_path / "data" / "masks_paper" / "a.zip").gray(0).any()
 
 
 def test_a_damaged_prediction_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:

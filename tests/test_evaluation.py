@@ -10,14 +10,13 @@ import pandas as pd
 import pytest
 
 from backdrop.errors import BackdropError
-from backdrop.evaluation import RESULTS, SUMMARY, Evaluation, score_all
+from backdrop.evaluation import BOXED, RESULTS, SUMMARY, Evaluation, Folders, score_all
 from backdrop.masks import box_from_mask
 from tests.runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
 
 
 def evaluate(root: Path, layout: str = "videos", workers: int = 1) -> Evaluation:
-    folders = (root / name for name in ("frames", "predictions", "masks", "flow", "homographies"))
-    return score_all(*folders, layout=layout, workers=workers)
+    return score_all(Folders(**{name: root / name for name in Folders.__dataclass_fields__}), layout, workers)
 
 
 def find(summary: dict, result: str) -> dict:
@@ -38,12 +37,15 @@ def test_perfect_predictions_score_one(tmp_path: Path) -> None:
     }
     for result in RESULTS:
         assert set(SUMMARY) <= set(find(summary, result)), result
-    for result in ("method", "method_raw", "method_best_threshold"):
+    for result in ("method", "method_raw", "method_best_threshold", "method_paper", "method_paper_raw"):
         values = find(summary, result)
         assert [values[key] for key in ("J_mean", "F_mean", "J_recall", "precision", "recall")] == [1] * 5
         assert values["J_decay"] == 0
-    assert summary["method"]["mAP50"] == pytest.approx(1)
-    assert summary["method"]["centre_hit"] == 1
+    for result in RESULTS:
+        assert ("mAP50" in find(summary, result)) == ("centre_hit" in find(summary, result)) == (result in BOXED)
+    for result in BOXED:
+        assert summary[result]["mAP50"] == pytest.approx(1)
+        assert summary[result]["centre_hit"] == 1
     assert summary["baselines"]["flow_threshold"]["J_mean"] > 0.95
     assert summary["baselines"]["flow_threshold"]["threshold_chosen_on"] == "otsu"
     assert 0 < summary["baselines"]["mog2"]["J_mean"] < 1
@@ -67,7 +69,7 @@ def test_a_missing_prediction_is_wrong_not_absent(tmp_path: Path) -> None:
     box = [box_from_mask(mask) for mask in truth["a"]]
     write_masks(tmp_path / "masks", "a", {t: truth["a"][t] for t in (0, 1, 2)})
     write_predictions(tmp_path / "predictions", "a", {t: truth["a"][t] * 1.0 for t in (0, 1)}, box[:2])
-    for folder in ("masks", "predictions"):
+    for folder in ("masks", "predictions", "masks_paper", "predictions_paper"):
         (tmp_path / folder / "b.zip").unlink()
     evaluation = evaluate(tmp_path)
     table = evaluation.per_sequence.set_index(["sequence", "result"])
@@ -79,6 +81,35 @@ def test_a_missing_prediction_is_wrong_not_absent(tmp_path: Path) -> None:
     assert evaluation.summary["method"]["J_mean"] == 0.375
     assert evaluation.summary["method"]["centre_hit"] == 0.25
     assert evaluation.summary["frames_without_prediction"] == 5
+    for result in ("method_paper", "method_paper_raw"):
+        assert evaluation.summary[result]["J_mean"] == evaluation.summary[result]["F_mean"] == 0.5
+    assert evaluation.summary["method_paper"]["centre_hit"] == 0.5
+
+
+def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
+    """Masks before and after the CRF, boxes and threshold: each from predictions_paper and masks_paper."""
+    truth = make_run(tmp_path, {"a": "all"}, frames=4)["a"]
+    around = np.array([0.0, 0.0, 2.0, 2.0])  # the whole image: holds the subject's center, overlaps it little
+    soft = {t: np.where(mask, 0.4, 0.28) for t, mask in enumerate(truth)}
+    write_predictions(tmp_path / "predictions_paper", "a", soft, [around] * 4)
+    write_masks(tmp_path / "masks_paper", "a", {t: mask & (t < 3) for t, mask in enumerate(truth)})
+    path = tmp_path / "predictions_paper" / "threshold.json"
+    path.write_text(json.dumps({"threshold": 0.3, "chosen_on": "validation"}))
+    evaluation = evaluate(tmp_path)
+    paper, raw = (evaluation.summary[result] for result in ("method_paper", "method_paper_raw"))
+    assert (paper["J_mean"], raw["J_mean"]) == (0.75, 1)
+    assert paper["threshold"] == raw["threshold"] == 0.3
+    assert paper["threshold_chosen_on"] == raw["threshold_chosen_on"] == "validation"
+    assert (paper["mAP50"], paper["centre_hit"]) == (0, 1)
+    for result in ("method", "method_raw"):
+        assert evaluation.summary[result]["J_mean"] == 1
+        assert evaluation.summary[result]["threshold"] == 0.5
+    assert evaluation.summary["method"]["mAP50"] == pytest.approx(1)
+    table = evaluation.per_sequence.set_index("result")
+    assert (table.loc["method_paper", "J_mean"], table.loc["method_paper", "centre_hit"]) == (0.75, 1)
+    frames = evaluation.per_frame
+    assert frames[frames["result"] == "method_paper"]["box_iou"].max() < 0.5
+    assert frames[frames["result"] == "method_paper_raw"]["box_iou"].isna().all()
 
 
 def test_frames_without_truth_are_counted_and_not_scored(tmp_path: Path) -> None:
@@ -174,8 +205,9 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(one.per_sequence, two.per_sequence)
 
 
-def test_a_missing_threshold_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["predictions", "predictions_paper"])
+def test_a_missing_threshold_is_named(folder: str, tmp_path: Path) -> None:
     make_run(tmp_path, {"a": "all"}, frames=2)
-    (tmp_path / "predictions" / "threshold.json").unlink()
-    with pytest.raises(BackdropError, match="threshold.json"):
+    (tmp_path / folder / "threshold.json").unlink()
+    with pytest.raises(BackdropError, match=f"{folder}/threshold.json"):
         evaluate(tmp_path)

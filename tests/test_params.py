@@ -41,6 +41,7 @@ def test_presets_hold_the_numbers_in_which_the_papers_differ(tmp_path: Path) -> 
     assert [p.loss.p_prior for p in seen.values()] == ["l2", "l2", "l1"]
     assert [p.loss.alpha_flow > 0 for p in seen.values()] == [False, True, True]
     assert [p.crf.enabled for p in seen.values()] == [False, True, True]
+    assert [p.crf.reference_diagonal for p in seen.values()] == [None] * 3
     assert [p.loss.bg_perceptual for p in seen.values()] == [True, True, False]
     assert [p.detector.offset_unit for p in seen.values()] == ["cell", "box", "box"]
     for p in seen.values():

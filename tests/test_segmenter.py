@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -14,12 +14,13 @@ import torch
 
 from backdrop.errors import BackdropError
 from backdrop.inpainter import Inpainter
-from backdrop.masks import Predictions, read_threshold
+from backdrop.masks import Predictions, read_threshold, same_predictions
 from backdrop.params import SegmentParams
 from backdrop.segmenter import Prediction, Segmenter, segment_all, segment_sequence, tighten
 from backdrop.training import JointTraining
+from backdrop.unet import StudentNetwork
 from backdrop.video import FrameArchive
-from backdrop.weights import save_network
+from backdrop.weights import load_network, save_network
 from tests.runs import HEIGHT, WIDTH
 from tests.tiny import training_params, write_material
 
@@ -53,6 +54,18 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def segmenter(material: Path) -> Segmenter:
     return Segmenter.load(material / "joint", "cpu")
+
+
+@pytest.fixture(scope="module")
+def taught(material: Path) -> Path:
+    """The same model with an untrained student, as stage student saves it."""
+    _, config = load_network(material / "joint")
+    own = Segmenter.load(material / "joint", "cpu")
+    torch.manual_seed(3)
+    networks = {"detector": own.detector, "synthesis": own.synthesis, "student": StudentNetwork([4, 8])}
+    student_config = {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0}
+    save_network(material / "taught", networks, {**config, "student": student_config})
+    return material / "taught"
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +147,35 @@ def test_loading_twice_gives_the_same_network(material: Path, segmenter: Segment
     assert not segmenter.synthesis.training
 
 
+def test_a_model_with_a_student_also_gives_what_ships_without(
+    material: Path, taught: Path, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter, calls = Segmenter.load(taught, "cpu"), []
+    monkeypatch.setattr(segmenter.detector, "forward", counted(segmenter.detector.forward, calls))
+    both = segmenter.predict_both(images)
+    assert len(calls) == 1, "D runs once"
+    papers = Segmenter.load(material / "joint", "cpu").predict_batch(images)
+    for (shipped, alone), paper, again in zip(both, papers, segmenter.predict_batch(images), strict=True):
+        assert same(alone, paper)
+        assert same(shipped, again)
+        assert not np.array_equal(shipped.mask, alone.mask)
+        assert shipped.cell == alone.cell
+        assert np.array_equal(shipped.box, tighten(alone.box, shipped.mask))
+
+
+def counted(function: Callable, calls: list[int]) -> Callable:
+    def wrapper(*arguments: object) -> object:
+        calls.append(1)
+        return function(*arguments)
+
+    return wrapper
+
+
+def test_without_a_student_both_are_the_same(segmenter: Segmenter, images: list[np.ndarray]) -> None:
+    for shipped, alone in segmenter.predict_both(images[:2]):
+        assert shipped is alone
+
+
 # ------------------------------------------------------------------------------------------ wrong folders
 
 
@@ -180,14 +222,19 @@ def test_a_gpu_that_is_not_there_is_named(material: Path) -> None:
 # ------------------------------------------------------------------------------------------------- stages
 
 
-def segment(material: Path, out: Path, threshold: float | None = None, batch: int = 4, workers: int = 1) -> dict:
+def segment(
+    material: Path, out: Path, threshold: float | None = None, batch: int = 4, workers: int = 1, model: str = "joint"
+) -> dict:
+    """Into `out` and `out`_paper."""
+
     def choose(frames: Path, predictions: Path) -> tuple[float, str]:
         assert frames == material / "frames"
         assert (predictions / "val_1.zip").is_file(), "the threshold is asked for when the predictions are there"
-        return 0.25, "validation"
+        return (0.25 if predictions == out else 0.4), "validation"
 
+    paper = out.with_name(f"{out.name}_paper")
     params = SegmentParams(threshold=threshold, batch=batch)
-    return segment_all(material / "joint", material / "frames", out, params, workers, "cpu", choose)
+    return segment_all(material / model, material / "frames", out, paper, params, workers, "cpu", choose)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +256,26 @@ def test_what_is_not_for_training_alone_is_segmented(
         assert np.abs(stored.soft(t) - found.mask).max() <= 0.5 / 255 + 1e-4
         assert stored.box[t] == pytest.approx(found.box, abs=1e-4)
         assert stored.cell[t] == found.cell
+
+
+def test_without_a_student_the_papers_method_is_a_copy_of_what_ships(predictions: Path) -> None:
+    paper = predictions.with_name("predictions_paper")
+    assert read_threshold(paper) == (0.25, "validation")
+    assert same_predictions(predictions, paper)
+
+
+def test_with_a_student_the_papers_method_lies_beside_what_ships(
+    predictions: Path, taught: Path, material: Path, tmp_path: Path
+) -> None:
+    assert segment(material, tmp_path / "out", model=taught.name)["threshold"] == 0.25
+    paper = tmp_path / "out_paper"
+    assert read_threshold(paper) == (0.4, "validation"), "a choice of its own"
+    assert not same_predictions(tmp_path / "out", paper)
+    for name in ("val_1.zip", "test_1.zip", "test_2.zip"):
+        assert (paper / name).read_bytes() == (predictions / name).read_bytes(), "as D and S of the same weights"
+        assert (tmp_path / "out" / name).read_bytes() != (predictions / name).read_bytes()
+    segment(material, tmp_path / "given", threshold=0.7, model=taught.name)
+    assert read_threshold(tmp_path / "given_paper") == (0.7, "params")
 
 
 def test_the_threshold_is_written(predictions: Path, material: Path, tmp_path: Path) -> None:
@@ -236,16 +303,38 @@ def test_the_batch_size_does_not_matter(
 def test_nothing_to_segment_is_one_error(material: Path, tmp_path: Path) -> None:
     write_material(tmp_path, {"only": "train"}, 2)
     params = SegmentParams(threshold=0.5, batch=4)
+    folders = (material / "joint", tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
     with pytest.raises(BackdropError, match="no sequence to segment"):
-        segment_all(material / "joint", tmp_path / "frames", tmp_path / "out", params, 1, "cpu", lambda *_: (0, ""))
+        segment_all(*folders, params, 1, "cpu", lambda *_: (0, ""))
     assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out_paper").exists()
 
 
-def test_a_box_is_drawn_tight_around_the_mask_inside_it() -> None:
+SUBJECT = [120 / 200 - 1, 60 / 100 - 1, 40 / 200, 40 / 100]
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        [-0.4, -0.4, 0.8, 1.0],  # too large
+        [-0.4, -0.4, 0.1, 0.2],  # too small: does not cut the subject
+        [-0.8, -0.4, 0.7, 0.2],  # beside, and meets it
+        [-1.0, -1.0, 1.2, 1.4],  # reaches beyond the image
+    ],
+)
+def test_a_box_that_meets_the_subject_becomes_its_extent(box: list[float]) -> None:
     mask = np.zeros((100, 200), np.float32)
     mask[20:40, 50:70] = 0.9
-    mask[90:, 190:] = 1  # outside the box: not the subject's
-    box = tighten(np.array([-0.4, -0.4, 0.8, 1.0], np.float32), mask)
-    assert np.allclose(box, [120 / 200 - 1, 60 / 100 - 1, 40 / 200, 40 / 100])
-    own = np.array([0.0, 0.5, 0.2, 0.2], np.float32)
+    mask[90:, 190:] = 1  # apart from the subject and smaller
+    found = tighten(np.array(box, np.float32), mask)
+    assert np.allclose(found, SUBJECT)
+    assert found.dtype == np.float32
+
+
+@pytest.mark.parametrize("box", [[0.0, 0.5, 0.2, 0.2], [-2.0, -2.0, 0.1, 0.1], [2.0, 2.0, 0.1, 0.1]])
+def test_a_box_that_misses_the_subject_stays(box: list[float]) -> None:
+    mask = np.zeros((100, 200), np.float32)
+    own = np.array(box, np.float32)
+    assert np.array_equal(tighten(own, mask), own)
+    mask[20:40, 50:70] = 0.9
     assert np.array_equal(tighten(own, mask), own)
