@@ -78,6 +78,8 @@ class DataSection(Protocol):
     @property
     def test(self) -> list[str]: ...
     @property
+    def only(self) -> list[str]: ...
+    @property
     def strict(self) -> bool: ...
     @property
     def quality(self) -> int: ...
@@ -472,19 +474,26 @@ def assign_splits(
     return sequences
 
 
-def _split_by_globs(sequences: list[Sequence], globs: dict[str, list[str]]) -> list[Sequence]:
-    def matches(sequence: Sequence, glob: str) -> bool:
-        names = {sequence.name, Path(sequence.source).name, Path(sequence.source).stem}
-        return any(fnmatchcase(name, glob) for name in names)
+def _matches(sequence: Sequence, glob: str) -> bool:
+    names = {sequence.name, Path(sequence.source).name, Path(sequence.source).stem}
+    return any(fnmatchcase(name, glob) for name in names)
 
-    for split, patterns in globs.items():
-        for glob in patterns:
-            if not any(matches(s, glob) for s in sequences):
-                names = ", ".join(s.name for s in sequences[:20])
-                raise BackdropError(f"data.{split}: no sequence matches {glob!r}; there are {names}")
+
+def _matched(sequences: list[Sequence], key: str, globs: Iterable[str]) -> list[Sequence]:
+    """The sequences that any of the globs of the parameter `key` matches; a glob that matches none is an error."""
+    globs = list(globs)
+    for glob in globs:
+        if not any(_matches(s, glob) for s in sequences):
+            names = ", ".join(s.name for s in sequences[:20])
+            raise BackdropError(f"{key}: no sequence matches {glob!r}; there are {names}")
+    return [s for s in sequences if any(_matches(s, glob) for glob in globs)]
+
+
+def _split_by_globs(sequences: list[Sequence], globs: dict[str, list[str]]) -> list[Sequence]:
+    named = {split: _matched(sequences, f"data.{split}", patterns) for split, patterns in globs.items()}
     chosen = []
     for sequence in sequences:
-        hits = [split for split, patterns in globs.items() if any(matches(sequence, g) for g in patterns)]
+        hits = [split for split, matched in named.items() if sequence in matched]
         if len(hits) > 1:
             raise BackdropError(f"data.val and data.test both match {sequence.name}; a sequence has one split")
         chosen.append(replace(sequence, split=hits[0] if hits else "train"))
@@ -782,6 +791,8 @@ def extract_all(data: DataSection, out_dir: Path | str, workers: int = 1) -> pd.
     """
     out_dir = Path(out_dir)
     sequences = list_sequences(data.layout, data.root)
+    if data.only:
+        sequences = _matched(sequences, "data.only", data.only)
     sequences = assign_splits(sequences, data.protocol, data.val, data.test)
     threads = max(1, workers // len(sequences))  # one long video uses the cores by itself
     with _staging(out_dir) as folder:

@@ -92,6 +92,13 @@ class Detector(nn.Module):
         self.register_buffer("live", live_cells(self.grid), persistent=False)
         self.register_buffer("centers", cell_centers(self.grid), persistent=False)
 
+    @torch.no_grad()
+    def start_boxes(self, side: tuple[float, float]) -> None:
+        """Let all boxes begin with these sides (width, height as shares of the image), as far as the range allows."""
+        low, high = self.params.scale
+        share = (torch.tensor(side) - low) / (high - low)
+        self.box_head.bias[:2] = share.clamp(0.05, 0.95).logit()  # type: ignore[index]
+
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Proposals:
         """Args: normalized image of any size; it is resampled to `detector.input` squared."""
         side = self.params.input

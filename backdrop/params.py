@@ -58,6 +58,7 @@ class DataParams(Section):
     )
     val: list[str] = Field(description="Globs over sequence names for the validation split (held_out).")
     test: list[str] = Field(description="Globs over sequence names for the test split (held_out).")
+    only: list[str] = Field(description="Globs over sequence names: the others are left out; empty: all are taken.")
     strict: bool = Field(description="Turn a skipped or damaged video into an error.")
     quality: Annotated[int, Field(ge=1, le=100)] = Field(description="JPEG quality of the stored frames.")
 
@@ -223,6 +224,9 @@ class TrainParams(Section):
     detector_iterations: CountOrZero = Field(description="Iterations before, in which only p learns (papers: 0).")
     synthesis_iterations: CountOrZero = Field(
         description="Iterations before, in which S learns as an auto-encoder on random crops (papers: 0)."
+    )
+    box_start: Weight = Field(
+        description="First size of all boxes, in times what moves in the flow; 0: the middle of detector.scale."
     )
     box_fixed: CountOrZero = Field(description="Joint iterations in which boxes do not learn (papers: 0).")
     window_mask: CountOrZero = Field(

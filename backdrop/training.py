@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,8 +16,10 @@ from tqdm import tqdm
 from backdrop import overlay
 from backdrop.augmentation import ColorChange, mirrored
 from backdrop.background import Backgrounds
+from backdrop.baselines import flow_mask, flow_soft, otsu
 from backdrop.detector import Detector
 from backdrop.encoder import Features, denormalize, normalize
+from backdrop.flow import FlowArchive
 from backdrop.inpainter import Inpainter
 from backdrop.loop import (
     Batch,
@@ -35,11 +37,15 @@ from backdrop.loop import (
     set_rates,
 )
 from backdrop.losses import objective
+from backdrop.masks import box_from_mask
 from backdrop.model import Model, Schedule, Step, autoencode
 from backdrop.params import TrainParams
 from backdrop.pretraining import load_inpainter
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.weights import save_network
+
+START_FRAMES = 12
+"""Frames of a sequence that the boxes' first size is estimated from."""
 
 
 def build_model(params: SimpleNamespace, inpainter: Inpainter, inpainter_flow: Inpainter | None) -> Model:
@@ -68,6 +74,26 @@ def phase(train: TrainParams, iteration: int) -> tuple[str, Schedule]:
     return "joint", Schedule(True, joint >= train.box_fixed, joint < train.window_mask)
 
 
+def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:
+    """How large what moves is: width and height as shares of the image, of most frames' largest moving blob.
+
+    The third quartile over frames spread over the sequences, of thresholded stabilized flow (`backdrop.baselines`);
+    None where nothing moves. No ground truth is read.
+    """
+    sides = []
+    for flow in flows:
+        for t in np.linspace(0, len(flow) - 1, min(START_FRAMES, len(flow))).round().astype(int):
+            vectors, valid = flow.read(int(t))
+            soft = flow_soft(vectors, valid)
+            box = box_from_mask(flow_mask(soft, otsu(soft, valid)))
+            if box is not None:
+                sides.append(box[2:] / 2)
+    if not sides:
+        return None
+    width, height = np.quantile(np.array(sides), 0.75, axis=0)
+    return float(width), float(height)
+
+
 class JointTraining:
     """Joint training of D and S; `run` trains to the end and writes the model folder."""
 
@@ -91,6 +117,10 @@ class JointTraining:
         self.data = TrainingFrames(frames_dir, flow_dir if with_flow else None, params.train.size, background)
         flow = load_inpainter(inpainter_dirs["flow"]) if with_flow else None
         self.network = build_model(params, load_inpainter(inpainter_dirs["rgb"]), flow)
+        if params.train.box_start and self.data.flows:
+            moving = moving_size(self.data.flows)
+            if moving is not None:
+                self.network.detector.start_boxes(tuple(params.train.box_start * side for side in moving))  # type: ignore[arg-type]
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         groups = [self.network.synthesis.decoder_parameters(), list(self.network.detector.box_head.parameters())]
         chosen = {id(parameter) for group in groups for parameter in group}

@@ -26,7 +26,7 @@ from backdrop.errors import BackdropError, StrictError
 def section(root: Path, **changed) -> SimpleNamespace:
     """A section `data` of the parameters."""
     values = {"layout": "videos", "root": str(root), "size": None, "every": 1, "limit": None, "protocol": "self"}
-    return SimpleNamespace(**{**values, "val": [], "test": [], "strict": False, "quality": 90, **changed})
+    return SimpleNamespace(**{**values, "val": [], "test": [], "only": [], "strict": False, "quality": 90, **changed})
 
 
 def picture(t: int = 0, size: tuple[int, int] = (48, 32)) -> np.ndarray:
