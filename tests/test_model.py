@@ -90,6 +90,27 @@ def test_entangled_training_lets_every_loss_reach_p_and_b(make_model) -> None:
     assert not s
 
 
+def test_entangled_background_loss_moves_boxes_to_where_the_error_is(make_model) -> None:
+    """Its gradient reaches the box through the hole as well; were it by the area alone, boxes could but shrink."""
+    model = make_model(**OFF | {"alpha": 1.0, "disentangled": False, "grid": 1})
+    step = model(*images(1))
+    (center,) = torch.autograd.grad(step.terms["bg"], step.box)
+    assert center[0, :2].abs().min() > 0
+
+
+def test_one_box_for_the_image_learns_from_both_losses(make_model) -> None:
+    for weight in ("alpha", "beta"):
+        assert gradients(make_model(**OFF | {weight: 1.0, "disentangled": False, "grid": 1}))[:2] == (False, True)
+
+
+def test_boxes_do_not_learn_while_they_are_fixed(make_model) -> None:
+    for schedule in (Schedule(boxes_learn=False), Schedule(synthesis=False)):
+        model = make_model(disentangled=False)
+        objective(model(*images(), schedule=schedule).terms, model.loss).backward()
+        assert model.detector.box_head.weight.grad is None
+        assert model.detector.head.weight.grad.any()
+
+
 def test_the_sampled_losses_are_unbiased(make_model) -> None:
     """Averaged over many draws, every importance-weighted term and its gradient on p equals the sum over cells."""
     image, flow = images(1)
