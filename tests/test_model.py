@@ -93,9 +93,9 @@ def test_entangled_training_lets_every_loss_reach_p_and_b(make_model) -> None:
 def test_entangled_background_loss_moves_boxes_to_where_the_error_is(make_model) -> None:
     """Its gradient reaches the box through the hole as well; were it by the area alone, boxes could but shrink."""
     model = make_model(**OFF | {"alpha": 1.0, "disentangled": False, "grid": 1})
-    step = model(*images(1))
-    (center,) = torch.autograd.grad(step.terms["bg"], step.box)
-    assert center[0, :2].abs().min() > 0
+    step = model(*images())
+    (gradient,) = torch.autograd.grad(step.terms["bg"], step.proposals.box)
+    assert gradient[..., :2].abs().min() > 0
 
 
 def test_one_box_for_the_image_learns_from_both_losses(make_model) -> None:
