@@ -1,10 +1,11 @@
 # make demo: everything from a fresh clone to scored masks of the embedded footage.
 # make test: the quick tests; make test-all adds the slow ones; make lint; make params composes params.yaml from conf/.
+# make ablations: the grid of conf/ablation/ as DVC experiments, into docs/ablations.md (hours; goes on where it was stopped).
 PYTHON ?= python3.11
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: env demo test test-all lint params graph clean
+.PHONY: env demo test test-all lint params ablations graph clean
 
 env: $(VENV)/ready
 
@@ -29,7 +30,10 @@ test-all: env
 lint: env
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
-	$(RUN) mypy backdrop stages
+	$(RUN) mypy backdrop stages benchmarks
+
+ablations: env
+	$(RUN) python -m benchmarks.ablations
 
 params: env
 	$(RUN) python -m backdrop.params

@@ -1,4 +1,4 @@
-"""The detector D: an image -> for each cell of an 8 x 8 grid a probability p_c and a box b_c."""
+"""The detector D: an image -> for each cell of an 8 x 8 grid a probability p_c and a box b_c; or one box alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from backdrop.encoder import resnet
 from backdrop.params import DetectorParams
 
-STRIDE = 16  # of the ResNet-18 trunk up to its third stage
 _OFF = -1e4  # logit of a border cell: exactly 0 after a float32 softmax
 
 
@@ -42,9 +41,11 @@ def select(values: Float[Tensor, "B C N"], cell: Int[Tensor, "B"]) -> Float[Tens
 
 
 def live_cells(grid: int) -> Tensor:
-    """(C,) bool: True for the cells that may be chosen, i.e. all but the outer ring."""
+    """(C,) bool: True for the cells that may be chosen, i.e. all but the outer ring; a cell that is alone is live."""
     live = torch.zeros(grid, grid, dtype=torch.bool)
     live[1:-1, 1:-1] = True
+    if grid == 1:
+        live[:] = True
     return live.flatten()
 
 
@@ -61,6 +62,9 @@ class Detector(nn.Module):
     scale = min + (max - min) sigmoid(s); offset = tanh(o) * limit; the center is clamped to the image.
     The border cells' logits are set to a large negative value BEFORE the softmax, so that the live cells
     share the whole mass.
+
+    With `detector.grid` 1 the same head regresses one box, from the mean of the features over the image (2022,
+    Fig. 11d): p is 1 and nothing can be learned about it.
     """
 
     live: Tensor
@@ -69,7 +73,7 @@ class Detector(nn.Module):
     def __init__(self, params: DetectorParams, weights: str) -> None:
         super().__init__()
         self.params = params
-        self.grid = params.input // STRIDE
+        self.grid = params.grid
         network = resnet("resnet18", weights)
         self.trunk = nn.Sequential(
             network.conv1,
@@ -105,6 +109,8 @@ class Detector(nn.Module):
         with torch.autocast(image.device.type, enabled=False):  # antialiasing knows no bfloat16
             small = F.interpolate(image.float(), (side, side), mode="bilinear", align_corners=False, antialias=True)
         features = self.trunk(small)
+        if self.grid == 1:
+            features = features.mean(dim=(2, 3), keepdim=True)
         p = self.head(features).flatten(1).float().masked_fill(~self.live, _OFF).softmax(dim=1)
         raw = self.box_head(features).flatten(2).transpose(1, 2).float()
         low, high = self.params.scale

@@ -60,7 +60,7 @@ class Inpainter(nn.Module):
 
     def background(self, image: Float[Tensor, "B 3 H W"], hole: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Ibar: the output inside the hole, the image itself outside it."""
-        return torch.where(hole > 0.5, self(image, hole), image)
+        return hole * self(image, hole) + (1 - hole) * image
 
 
 def random_holes(

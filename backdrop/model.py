@@ -21,7 +21,8 @@ class Schedule(NamedTuple):
     """What a start-up phase changes in a step; the papers have none of it."""
 
     synthesis: bool = True  # False: only p learns, S is not run
-    boxes_learn: bool = True
+    offsets_learn: bool = True
+    sizes_learn: bool = True
     window_mask: bool = False  # the focal window stands for the mask
 
 
@@ -104,6 +105,7 @@ class Model(nn.Module):
         proposals = self.detector(image)
         drawn = draw(proposals.p, self.detector.live, self.sampling, generator)
         entangled = not self.loss.disentangled
+        proposals = _learning(proposals, schedule)
         terms, background = self._background_terms(image, flow, flow_valid, known, proposals, drawn, entangled)
         cell = drawn.cell[0]
         box = select(proposals.box, cell)
@@ -112,10 +114,6 @@ class Model(nn.Module):
         ).mean()
         if not schedule.synthesis:
             return Step(terms, proposals, cell, box, None, background[0], None)
-        if not schedule.boxes_learn:
-            proposals = proposals._replace(
-                box=proposals.box.detach(), scale=proposals.scale.detach(), offset=proposals.offset.detach()
-            )
         mask, composed = self._foreground_terms(image, proposals, drawn, background, schedule, entangled, terms)
         terms["scale"], terms["offset"] = losses.box_priors(
             select(proposals.scale, cell), select(proposals.offset, cell), self.loss.scale_target
@@ -138,10 +136,11 @@ class Model(nn.Module):
         box = torch.cat([select(proposals.box, cell) for cell in drawn.cell])
         if not entangled:
             box = box.detach()  # L_bg must not move boxes towards high error density
-        hole = spatial.hole(spatial.expand(box, self.loss.hole_margin), size)
+        hole = spatial.hole(spatial.expand(box, self.loss.hole_margin), size, learn=entangled)
         area = losses.area(box, self.loss.hole_margin if self.loss.area == "hole" else 0.0)
         repeated = image.repeat(count, 1, 1, 1)
-        with torch.no_grad():
+        learns = entangled and torch.is_grad_enabled()  # through the hole, to the boxes
+        with torch.set_grad_enabled(learns):
             background = self._fill(repeated, hole, known)
             distance = losses.square_distance(background, repeated)
             if self.loss.bg_perceptual:
@@ -151,7 +150,7 @@ class Model(nn.Module):
         terms = {"bg": expectation(drawn, value).mean()}
         if flow is not None and self.inpainter_flow is not None:
             repeated = flow.repeat(count, 1, 1, 1)
-            with torch.no_grad():
+            with torch.set_grad_enabled(learns):
                 predicted = self.inpainter_flow.background(repeated, hole)
                 distance = losses.square_distance(predicted, repeated)
             value = losses.background_loss(distance, area).view(count, batch)
@@ -171,7 +170,8 @@ class Model(nn.Module):
             return background
         count = len(image) // len(known[0])
         behind, seen = (part.repeat(count, 1, 1, 1) for part in known)
-        return torch.where((hole > 0.5) & seen, behind, background)
+        shown = hole * seen
+        return shown * behind + (1 - shown) * background
 
     def _foreground_terms(
         self,
@@ -220,6 +220,16 @@ class Model(nn.Module):
         # The prior must shape the mask, not move the box to where masks are small.
         terms["mask"] = prior if entangled else without_gradient_to(prior, crop)
         return pasted[: len(image), 3:], composed[: len(image)]
+
+
+def _learning(proposals: Proposals, schedule: Schedule) -> Proposals:
+    """The proposals whose offsets and sizes are constants where they do not learn."""
+    center, side, scale, offset = proposals.box[..., :2], proposals.box[..., 2:], proposals.scale, proposals.offset
+    if not (schedule.offsets_learn and schedule.synthesis):
+        center, offset = center.detach(), offset.detach()
+    if not (schedule.sizes_learn and schedule.synthesis):
+        side, scale = side.detach(), scale.detach()
+    return proposals._replace(box=torch.cat([center, side], dim=-1), scale=scale, offset=offset)
 
 
 def autoencode(

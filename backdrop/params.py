@@ -132,6 +132,10 @@ class DetectorParams(Section):
     """The detector D: a grid of cells, each with a probability and a box."""
 
     input: Count = Field(description="Side of the square image D sees, in pixels (papers: 128).")
+    grid: Count = Field(
+        description="Cells a side: input / 16, the trunk's stride (papers: 8); or 1: one box for the image, regressed "
+        "from pooled features, with p = 1 (the ablation of 2022, Fig. 11d)."
+    )
     scale: tuple[Fraction, Fraction] = Field(description="Smallest and largest box side, share of the image.")
     offset: Positive = Field(description="Limit of the offset of a box from its cell, in `offset_unit`.")
     offset_unit: Literal["box", "cell"] = Field(description="box: box widths (2021, 2022); cell: grid cells.")
@@ -142,6 +146,8 @@ class DetectorParams(Section):
             raise ValueError(f"detector.scale must be [min, max] with 0 < min < max, not {list(self.scale)}")
         if self.input % 16:
             raise ValueError(f"detector.input must be a multiple of the stride 16, not {self.input}")
+        if self.grid not in (1, self.input // 16):
+            raise ValueError(f"detector.grid must be input / 16 = {self.input // 16}, or 1, not {self.grid}")
         return self
 
 
@@ -228,7 +234,8 @@ class TrainParams(Section):
     box_start: Weight = Field(
         description="First size of all boxes, in times what moves in the flow; 0: the middle of detector.scale."
     )
-    box_fixed: CountOrZero = Field(description="Joint iterations in which boxes do not learn (papers: 0).")
+    offset_fixed: CountOrZero = Field(description="Joint iterations in which boxes do not learn to move (papers: 0).")
+    box_fixed: CountOrZero = Field(description="Joint iterations in which boxes do not learn their size (papers: 0).")
     window_mask: CountOrZero = Field(
         description="Joint iterations in which the focal window stands for the mask (papers: 0)."
     )

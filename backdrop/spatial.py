@@ -43,18 +43,24 @@ def expand(box: Float[Tensor, "B 4"], margin: float) -> Float[Tensor, "B 4"]:
     return torch.cat([box[:, :2], box[:, 2:] * (1 + margin)], dim=-1)
 
 
-def hole(box: Float[Tensor, "B 4"], size: tuple[int, int]) -> Float[Tensor, "B 1 H W"]:
+def hole(box: Float[Tensor, "B 4"], size: tuple[int, int], learn: bool = False) -> Float[Tensor, "B 1 H W"]:
     """Mask of each box on an image of `size` (H, W): 1 = erased (hole), 0 = seen.
 
-    A pixel belongs to the hole when its center lies in the box. No gradient reaches the box.
+    A pixel belongs to the hole when its center lies in the box. No gradient reaches the box, unless `learn`: then
+    that of an edge about a pixel wide does, and the values stay 0 and 1.
     """
     height, width = size
     x = (torch.arange(width, device=box.device) + 0.5) * 2 / width - 1
     y = (torch.arange(height, device=box.device) + 0.5) * 2 / height - 1
-    cx, cy, w, h = (value[:, None] for value in box.detach().float().unbind(-1))
-    inside_x = (x - cx).abs() <= w / 2
-    inside_y = (y - cy).abs() <= h / 2
-    return (inside_y[:, None, :, None] & inside_x[:, None, None, :]).to(box.dtype)
+    cx, cy, w, h = (value[:, None] for value in (box if learn else box.detach()).float().unbind(-1))
+    margin_x = w / 2 - (x - cx).abs()
+    margin_y = h / 2 - (y - cy).abs()
+    inside = ((margin_y >= 0)[:, None, :, None] & (margin_x >= 0)[:, None, None, :]).to(box.dtype)
+    if not learn:
+        return inside
+    soft_x, soft_y = (margin_x * width / 2).sigmoid(), (margin_y * height / 2).sigmoid()
+    soft = (soft_y[:, None, :, None] * soft_x[:, None, None, :]).to(box.dtype)
+    return inside + (soft - soft.detach())
 
 
 def focal_window(size: int, exponent: float = 4.0) -> Float[Tensor, "1 1 K K"]:

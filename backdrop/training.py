@@ -71,7 +71,7 @@ def phase(train: TrainParams, iteration: int) -> tuple[str, Schedule]:
     if iteration < train.detector_iterations + train.synthesis_iterations:
         return "synthesis", Schedule()
     joint = iteration - train.detector_iterations - train.synthesis_iterations
-    return "joint", Schedule(True, joint >= train.box_fixed, joint < train.window_mask)
+    return "joint", Schedule(True, joint >= train.offset_fixed, joint >= train.box_fixed, joint < train.window_mask)
 
 
 def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:

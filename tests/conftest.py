@@ -35,7 +35,7 @@ def real_data() -> Path:
 
 @pytest.fixture
 def make_model(params: Params):
-    """Build a model with random weights; keyword arguments replace keys of `loss` and `sampling`."""
+    """Build a model with random weights; keyword arguments replace keys of `loss` and `sampling`, and `grid`."""
 
     def build(seed: int = 0, **changes: object) -> Model:
         torch.manual_seed(seed)
@@ -46,7 +46,7 @@ def make_model(params: Params):
         )
         synthesis = params.synthesis.model_copy(update={"crop": 32, "hidden": (20, 6), "decoder": [8, 16]})
         return Model(
-            Detector(params.detector, "none"),
+            Detector(params.detector.model_copy(update={"grid": changes.get("grid", params.detector.grid)}), "none"),
             SynthesisNetwork(synthesis, "none"),
             Inpainter([4, 8]),
             Inpainter([4, 8]),

@@ -12,6 +12,8 @@ from backdrop.cues import (
     View,
     background_flow,
     background_keypoints,
+    consensus,
+    cue_names,
     flow_cues,
     frame_cues,
     fuse,
@@ -142,6 +144,37 @@ def test_fusion_asks_only_the_cues_that_know() -> None:
     fused = fuse(cues, (6, 4))
     assert np.allclose(fused.value[left], 0.8)
     assert np.allclose(fused.value[~left], 0.2)
+
+
+def test_weights_count_in_the_mean_where_both_cues_know() -> None:
+    everywhere = np.ones((4, 6), bool)
+    cues = {"a": Cue(np.ones((4, 6), np.float32), everywhere), "b": Cue(np.zeros((4, 6), np.float32), everywhere)}
+    assert np.allclose(fuse(cues, (6, 4), {"a": 3.0, "b": 1.0}).value, 0.75)
+
+
+def test_consensus_trusts_those_who_agree() -> None:
+    rng = np.random.default_rng(0)
+    everywhere, size = np.ones((48, 64), bool), (64, 48)
+    frames = []
+    for _ in range(6):
+        x, y = rng.integers(5, 30, 2)
+        right, wrong = np.zeros((48, 64), np.float32), np.zeros((48, 64), np.float32)
+        right[y - 4 : y + 16, x : x + 20] = 1
+        wrong[2:20, 40:60] = 1
+        cues = {name: Cue(right, everywhere) for name in ("a", "b", "c")}
+        frames.append(cues | {"d": Cue(wrong, everywhere)})
+    weights = consensus(frames, size, 2.0)
+    assert weights["a"] == weights["b"] == weights["c"] == 1
+    assert weights["d"] < 0.1
+    assert set(consensus(frames, size, 0.0).values()) == {1.0}
+
+
+def test_mosaic_sees_the_subject_and_is_named(clip: Rendered) -> None:
+    choice = SimpleNamespace(**vars(PARAMS) | {"cues": ["flow", "mosaic"]})
+    assert cue_names(choice) == ["flow1", "flow2", "mosaic"]
+    cues = frame_cues(Footage(clip, exact(clip.clip), SIZE), 10, choice)
+    assert list(cues) == cue_names(choice)
+    assert jaccard(cues["mosaic"].value, clip.clip.mask(10)) > 0.4
 
 
 def test_scaling_does_not_depend_on_the_unit_above_the_floor() -> None:

@@ -530,6 +530,13 @@ def test_real_videos_decode_to_their_declared_frames_and_dog_is_davis_dog(real_d
             assert error[i] < 15
 
 
+def test_only_the_named_sequences_are_taken() -> None:
+    found = [datasets.Sequence(name, name) for name in ("camel", "car", "dog")]
+    assert [s.name for s in datasets._matched(found, "data.only", ["ca*"])] == ["camel", "car"]
+    with pytest.raises(BackdropError, match=r"data\.only: no sequence matches 'cat'; there are camel, car, dog"):
+        datasets._matched(found, "data.only", ["dog", "cat"])
+
+
 @pytest.mark.parametrize(
     ("layout", "folder", "count"), [("davis", "DAVIS2016", 8), ("cdnet", "CDnet2014", 2), ("bms", "BMS26", 4)]
 )

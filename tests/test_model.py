@@ -90,6 +90,29 @@ def test_entangled_training_lets_every_loss_reach_p_and_b(make_model) -> None:
     assert not s
 
 
+def test_entangled_background_loss_moves_boxes_to_where_the_error_is(make_model) -> None:
+    """Its gradient reaches the box through the hole as well; were it by the area alone, boxes could but shrink."""
+    model = make_model(**OFF | {"alpha": 1.0, "disentangled": False, "grid": 1})
+    step = model(*images())
+    (gradient,) = torch.autograd.grad(step.terms["bg"], step.proposals.box)
+    assert gradient[..., :2].abs().min() > 0
+
+
+def test_one_box_for_the_image_learns_from_both_losses(make_model) -> None:
+    for weight in ("alpha", "beta"):
+        model = make_model(**OFF | {weight: 1.0, "disentangled": False, "grid": 1})
+        assert gradients(model)[1]
+        assert not model.detector.head.weight.grad.any(), "p is 1 whatever the head says"
+
+
+def test_boxes_do_not_learn_while_they_are_fixed(make_model) -> None:
+    for schedule in (Schedule(offsets_learn=False, sizes_learn=False), Schedule(synthesis=False)):
+        model = make_model(disentangled=False)
+        objective(model(*images(), schedule=schedule).terms, model.loss).backward()
+        assert model.detector.box_head.weight.grad is None
+        assert model.detector.head.weight.grad.any()
+
+
 def test_the_sampled_losses_are_unbiased(make_model) -> None:
     """Averaged over many draws, every importance-weighted term and its gradient on p equals the sum over cells."""
     image, flow = images(1)
@@ -137,10 +160,22 @@ def test_inpainters_stay_bit_identical_through_joint_training(make_model) -> Non
 def test_frozen_boxes_do_not_learn(make_model) -> None:
     model = make_model(**OFF | {"beta": 1.0, "gamma": 1.0})
     image, flow = images()
-    step = model(image, flow, schedule=Schedule(boxes_learn=False), generator=torch.Generator().manual_seed(0))
+    fixed = Schedule(offsets_learn=False, sizes_learn=False)
+    step = model(image, flow, schedule=fixed, generator=torch.Generator().manual_seed(0))
     head = model.detector.box_head.weight
     (gradient,) = torch.autograd.grad(objective(step.terms, model.loss), head, allow_unused=True)
     assert gradient is None or not gradient.any()
+
+
+@pytest.mark.parametrize("sizes", [False, True])
+def test_boxes_may_learn_to_move_and_not_to_grow(make_model, sizes: bool) -> None:
+    model = make_model(**OFF | {"beta": 1.0, "gamma": 1.0})
+    image, flow = images()
+    schedule = Schedule(offsets_learn=not sizes, sizes_learn=sizes)
+    step = model(image, flow, schedule=schedule, generator=torch.Generator().manual_seed(0))
+    (gradient,) = torch.autograd.grad(objective(step.terms, model.loss), model.detector.box_head.weight)
+    assert gradient[:2].any() == sizes  # the first two outputs are the size, the others the offset
+    assert gradient[2:].any() != sizes
 
 
 def test_the_detector_phase_does_not_run_the_synthesis_network(make_model) -> None:

@@ -30,11 +30,19 @@ def test_boxes_start_at_their_cells_with_medium_size(params: Params, unit: str) 
     assert torch.allclose(proposals.box[..., 2:], torch.tensor(float(sum(params.detector.scale))))
 
 
+def test_boxes_start_at_the_size_they_are_given_within_the_range(params: Params) -> None:
+    detector = Detector(params.detector.model_copy(update={"scale": (0.2, 0.8)}), "none")
+    for side, expected in (((0.3, 0.7), (0.3, 0.7)), ((0.01, 2.0), (0.23, 0.77))):
+        detector.start_boxes(side)
+        scale = detector(torch.randn(2, 3, 60, 100)).scale
+        assert torch.allclose(scale, torch.tensor(expected).expand_as(scale), atol=1e-5)
+
+
 @settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from(["box", "cell"]))
 def test_proposals_keep_their_ranges_whatever_the_weights(seed: int, unit: str) -> None:
     torch.manual_seed(seed)
-    values = DetectorParams(input=128, scale=(0.2, 0.8), offset=1.5, offset_unit=unit)
+    values = DetectorParams(input=128, grid=8, scale=(0.2, 0.8), offset=1.5, offset_unit=unit)
     detector = Detector(values, "none")
     torch.nn.init.normal_(detector.head.weight, std=1.0)
     torch.nn.init.normal_(detector.box_head.weight, std=1.0)
@@ -52,6 +60,20 @@ def test_the_outer_ring_is_never_live() -> None:
     assert grid.sum() == 36
     assert not grid[0].any()
     assert not grid[:, -1].any()
+    assert live_cells(1).tolist() == [True]
+
+
+def test_a_grid_of_one_regresses_one_box_with_p_one(params: Params) -> None:
+    detector = Detector(params.detector.model_copy(update={"grid": 1}), "none")
+    torch.manual_seed(0)
+    torch.nn.init.normal_(detector.box_head.weight, std=0.02)  # small: a clamped center has no gradient
+    p, box, scale, offset = detector(torch.randn(2, 3, 60, 100))
+    assert torch.equal(p, torch.ones(2, 1))
+    assert box.shape == (2, 1, 4)
+    assert not torch.allclose(box[0], box[1])
+    (box[..., :2].sum() + scale.sum()).backward()
+    assert detector.box_head.weight.grad.abs().min() > 0
+    assert detector.head.weight.grad is None or not detector.head.weight.grad.any()
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_presets_hold_the_numbers_in_which_the_papers_differ(tmp_path: Path) -> 
     assert [p.crf.reference_diagonal for p in seen.values()] == [None] * 3
     assert [p.loss.bg_perceptual for p in seen.values()] == [True, True, False]
     assert [p.detector.offset_unit for p in seen.values()] == ["cell", "box", "box"]
+    assert [p.detector.grid for p in seen.values()] == [8, 8, 8]
     for p in seen.values():
         assert (p.sampling.cells, p.sampling.baseline, p.sampling.epsilon) == (1, "none", 0.001)
         assert (p.train.detector_iterations, p.train.synthesis_iterations, p.train.box_fixed) == (0, 0, 0)
@@ -73,6 +74,8 @@ def test_all_problems_are_named_at_once() -> None:
     [
         ("sampling", "cells", 1, "leave_one_out"),
         ("detector", "scale", [0.8, 0.2], "detector.scale"),
+        ("detector", "grid", 4, "detector.grid"),
+        ("detector", "grid", 1, None),
         ("synthesis", "decoder", [64], "synthesis.decoder"),
         ("data", "protocol", "self", None),
         ("compute", "device", "gpu", "compute.device"),

@@ -62,6 +62,17 @@ def test_boxes_receive_gradients_and_the_hole_gives_none() -> None:
     assert not hole(box, (H, W)).requires_grad
 
 
+def test_a_hole_that_learns_has_the_same_values_and_pulls_at_its_edges() -> None:
+    box = torch.tensor([[0.1, 0.0, 0.7, 0.7]], dtype=torch.float64, requires_grad=True)
+    learns = hole(box, (H, W), learn=True)
+    assert torch.equal(learns.detach(), hole(box, (H, W)))
+    learns.mean().backward()
+    share = box.detach()[0, 2:].prod() / 4
+    # the mean is w h / 4: its derivative by w is h / 4, by the center 0
+    assert torch.allclose(box.grad[0, 2:], share / box.detach()[0, 2:], rtol=0.1)
+    assert box.grad[0, :2].abs().max() < 0.02
+
+
 @settings(max_examples=30, deadline=None)
 @given(boxes, st.floats(0.0, 0.3))
 def test_hole_area_grows_with_the_margin(values: tuple[float, ...], margin: float) -> None:

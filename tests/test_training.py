@@ -30,7 +30,7 @@ from tests.tiny import ROOT, environment, small_params, small_values, training_p
 
 SIZE = (48, 32)
 STEPS = {"train.iterations": 5, "train.detector_iterations": 2, "train.synthesis_iterations": 2}
-STEPS |= {"train.checkpoint_every": 3, "train.box_fixed": 2, "train.overlay_every": 3}
+STEPS |= {"train.checkpoint_every": 3, "train.box_fixed": 2, "train.offset_fixed": 1, "train.overlay_every": 3}
 
 
 class Crash(Exception):
