@@ -114,6 +114,7 @@ class Model(nn.Module):
         ).mean()
         if not schedule.synthesis:
             return Step(terms, proposals, cell, box, None, background[0], None)
+        background = self._whole(background, known)
         mask, composed = self._foreground_terms(image, proposals, drawn, background, schedule, entangled, terms)
         terms["scale"], terms["offset"] = losses.box_priors(
             select(proposals.scale, cell), select(proposals.offset, cell), self.loss.scale_target
@@ -172,6 +173,19 @@ class Model(nn.Module):
         behind, seen = (part.repeat(count, 1, 1, 1) for part in known)
         shown = hole * seen
         return shown * behind + (1 - shown) * background
+
+    def _whole(
+        self, background: Float[Tensor, "K B 3 H W"], known: tuple[Tensor, Tensor] | None
+    ) -> Float[Tensor, "K B 3 H W"]:
+        """Ibar for L_fg: the known background wherever it is known, as in Algorithm 1's exists(B).
+
+        What a box leaves out of the subject then costs: outside its hole the image explained itself, and nothing kept
+        a box from sliding off the subject or shrinking.
+        """
+        if known is None or not self.loss.whole_background:
+            return background
+        behind, seen = known
+        return torch.where(seen, behind, background)
 
     def _foreground_terms(
         self,

@@ -206,6 +206,9 @@ class LossParams(Section):
     area: Literal["box", "hole"] = Field(
         description="Area that L_bg is divided by: the box (papers) or the erased box."
     )
+    whole_background: bool = Field(
+        description="L_fg sees a known background in the whole image (Algorithm 1), not inside the erased box alone."
+    )
     autoencoder: Weight = Field(description="Weight of S's colors being those of the crop (papers: 0).")
     scale_prior: Weight = Field(
         description="Weight of the prior that pulls the batch-mean box scale to `scale_target`."

@@ -2,6 +2,7 @@
 
     python -m benchmarks.sequences davis2016 /path/to/DAVIS2016
     python -m benchmarks.sequences cdnet2014 /path/to/CDnet2014 --only badminton zoomInZoomOut
+    python -m benchmarks.sequences davis2016 /path/to/DAVIS2016 --scale gpu --jobs 8    # on a GPU, 640 x 360
 
 Runs the stages of dvc.yaml, with their command lines, in a folder a sequence under runs/sequences/, so that neither
 params.yaml nor the workspace's own data change. A sequence that is done is not run again (--again). Writes a table to
@@ -45,7 +46,7 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-def run_one(data: str, root: str, name: str, folder: Path, overrides: list[str]) -> dict[str, Any]:
+def run_one(data: str, root: str, name: str, folder: Path, scale: str, overrides: list[str]) -> dict[str, Any]:
     """All stages for one sequence; its scores and CPU minutes.
 
     Raises:
@@ -53,7 +54,7 @@ def run_one(data: str, root: str, name: str, folder: Path, overrides: list[str])
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    own = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", "scale=sequence"]
+    own = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", f"scale={scale}"]
     compose([*own, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     minutes: dict[str, float] = {}
@@ -100,9 +101,10 @@ def main() -> None:
     parser.add_argument("root", type=Path, help="the data set's folder")
     parser.add_argument("--only", nargs="*", help="names of sequences; default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sequences at a time, a core each")
+    parser.add_argument("--scale", default="sequence", help="a file of conf/scale/: sequence, gpu")
     parser.add_argument("--set", nargs="*", default=[], help="further overrides, as for dvc exp run -S")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "sequences")
-    parser.add_argument("--out", type=Path, help="default: benchmarks/sequences_<data>.json")
+    parser.add_argument("--out", type=Path, help="default: benchmarks/sequences_<data>[_<scale>].json")
     parser.add_argument("--again", action="store_true", help="run sequences anew that are done")
     args = parser.parse_args()
     layout = yaml.safe_load((ROOT / "conf" / "data" / f"{args.data}.yaml").read_text(encoding="utf-8"))["layout"]
@@ -110,11 +112,11 @@ def main() -> None:
     names = [s.name for s in list_sequences(layout, root) if not args.only or s.name in args.only]
 
     def one(name: str) -> dict[str, Any] | None:
-        folder = args.work.resolve() / name
+        folder = args.work.resolve() / args.scale / name
         done = folder / "result.json"
         try:
             if args.again or not done.is_file():
-                run_one(args.data, str(root), name, folder, args.set)
+                run_one(args.data, str(root), name, folder, args.scale, args.set)
             print(f"done: {name}", file=sys.stderr, flush=True)
             return json.loads(done.read_text(encoding="utf-8"))
         except BackdropError as problem:
@@ -126,7 +128,8 @@ def main() -> None:
     if not results:
         sys.exit(f"error: no sequence of {root} was scored")
     print(table(results))
-    out = args.out or ROOT / "benchmarks" / f"sequences_{args.data}.json"
+    suffix = "" if args.scale == "sequence" else f"_{args.scale}"
+    out = args.out or ROOT / "benchmarks" / f"sequences_{args.data}{suffix}.json"
     out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     if len(results) < len(names):
         sys.exit(1)

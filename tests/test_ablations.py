@@ -34,7 +34,8 @@ def composed(tmp_path: Path, row: str) -> dict[str, Any]:
 def test_the_grid_runs_every_row_of_conf() -> None:
     assert {row for row, _ in grid()} == set(ROWS)
     assert len(grid()) == len(set(grid()))
-    assert grid(["flow_off"]) == [("flow_off", seed) for seed in ablations.SEEDS]
+    assert grid(["flow_off"]) == [("flow_off", 0)]
+    assert grid(["mask_prior_l1"]) == [("mask_prior_l1", seed) for seed in ablations.SEEDS]
     with pytest.raises(BackdropError, match="flow_of; the rows are .*flow_off"):
         grid(["flow_of"])
 

@@ -7,6 +7,7 @@ import torch
 
 from backdrop.losses import objective
 from backdrop.model import Model, Schedule, autoencode, without_gradient_to
+from backdrop.spatial import expand, hole
 
 WEIGHTS = ("alpha", "alpha_flow", "beta", "gamma", "eta", "zeta", "autoencoder", "scale_prior", "offset_prior")
 OFF = dict.fromkeys(WEIGHTS, 0.0)
@@ -231,6 +232,21 @@ def test_a_known_background_counts_inside_the_hole_only(make_model) -> None:
     grid = gradient.reshape(8, 8)
     assert grid[1, 1] < 0
     assert not grid[5:, 5:].any()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_a_box_leaves_out_costs_where_the_whole_background_is_known(make_model, whole: bool) -> None:
+    model = make_model(alpha_flow=0.0, whole_background=whole)
+    model.inpaint_unknown = False
+    image, _ = images(2)
+    seen = torch.ones(2, 1, *image.shape[2:], dtype=torch.bool)
+    seen[..., :4, :] = False
+    step = model(image, known=(image + 2, seen), generator=torch.Generator().manual_seed(0))
+    outside = (hole(expand(step.box, 0.15), (image.shape[2], image.shape[3])) == 0) & seen
+    expected = (image + 2 if whole else image).expand_as(step.composed)
+    assert torch.allclose(step.composed.masked_select(outside), expected.masked_select(outside), atol=1e-5)
+    nowhere = ~seen.expand_as(image) & (step.mask == 0)
+    assert torch.allclose(step.composed[nowhere], image[nowhere], atol=1e-5)
 
 
 def test_unknown_pixels_are_inpainted_or_say_nothing(make_model) -> None:
