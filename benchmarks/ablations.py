@@ -59,10 +59,14 @@ GROUPS = (
     ),
     Group("Sampling: sum over all cells (batch of 2)", ("sampling_exact",)),
     Group("Who learns from what, with boxes that learn", ("entangled", "only_bg", "direct_box"), base="boxes_learn"),
-    Group("Prior on the mask (reference: v)", ("mask_prior_none", "mask_prior_l1", "mask_prior_l2"), seeds=SEEDS),
+    Group("Prior on the mask (reference: v)", ("mask_prior_none", "mask_prior_l1", "mask_prior_l2")),
     Group("Prior on p (reference: none)", ("p_prior_l1", "p_prior_l2")),
     Group("Encoder weights (reference: none)", ("encoder_file",)),
     Group("Flow", ("flow_off",)),
+    Group(
+        "Ours (reference: median background inside the hole, boxes learn to move, augmentation)",
+        ("background_inpaint", "whole_background", "offsets_fixed", "augment_off"),
+    ),
     Group("CRF", ("crf_off",)),
     Group("Self-training rounds (reference: 0)", ("student_1", "student_2")),
     Group(
