@@ -49,6 +49,10 @@ class DataParams(Section):
 
     layout: Literal[LAYOUT_NAMES] = Field(description="How the files under `root` are laid out.")  # type: ignore[valid-type]
     root: str = Field(min_length=1, description="Folder of the footage, absolute or relative to the repository.")
+    path: str = Field(
+        description="`root`, absolute where it leads out of the repository; composed from it, so that experiments find "
+        "it in their temporary checkouts."
+    )
     size: Size | None = Field(description="[W, H] of the stored frames in pixels; null keeps the source's own.")
     every: Count = Field(description="Keep every n-th frame.")
     limit: Annotated[int, Field(ge=2)] | None = Field(description="At most this many frames a sequence; null: all.")
@@ -61,6 +65,16 @@ class DataParams(Section):
     only: list[str] = Field(description="Globs over sequence names: the others are left out; empty: all are taken.")
     strict: bool = Field(description="Turn a skipped or damaged video into an error.")
     quality: Annotated[int, Field(ge=1, le=100)] = Field(description="JPEG quality of the stored frames.")
+
+    @model_validator(mode="after")
+    def _path_of_root(self) -> DataParams:
+        leads_out = ".." in Path(self.root).parts
+        if not (Path(self.path).is_absolute() if leads_out else self.path == self.root):
+            raise ValueError(
+                f"data.path is {self.path}, which is not where data.root={self.root} lies: it is composed from data.root; "
+                "run `make params` or `dvc exp run`, or change both"
+            )
+        return self
 
 
 class FootageParams(Section):

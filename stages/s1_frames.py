@@ -13,7 +13,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("data", "compute")
-    extract_all(params.data, args.out, worker_count(params.compute.workers))
+    data = params.data.model_copy(update={"root": params.data.path})
+    extract_all(data, args.out, worker_count(params.compute.workers))
 
 
 if __name__ == "__main__":
