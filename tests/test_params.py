@@ -48,6 +48,8 @@ def test_presets_hold_the_numbers_in_which_the_papers_differ(tmp_path: Path) -> 
     for p in seen.values():
         assert (p.sampling.cells, p.sampling.baseline, p.sampling.epsilon) == (1, "none", 0.001)
         assert (p.train.detector_iterations, p.train.synthesis_iterations, p.train.box_fixed) == (0, 0, 0)
+        assert (p.train.offset_fixed, p.train.box_start, p.train.augment, p.train.box_rate) == (0, 0, False, 0.001)
+        assert (p.train.rate, p.train.decoder_rate, p.train.batch, p.detector.scale) == (0.001, 0.0001, 16, (0.2, 0.8))
         assert (p.loss.scale_prior, p.loss.offset_prior, p.loss.autoencoder, p.train.decay) == (0, 0, 0, False)
         assert (p.background.kind, p.synthesis.skip, p.synthesis.window) == ("inpaint", False, 4)
         assert (p.loss.alpha, p.loss.beta, p.loss.gamma, p.loss.eta, p.loss.zeta) == (0.1, 1, 2, 0.25, 0.1)

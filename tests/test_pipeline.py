@@ -16,6 +16,7 @@ import yaml
 
 from backdrop.flow import magnitude, read_flow
 from backdrop.masks import MaskArchive, Predictions
+from backdrop.params import compose
 from backdrop.video import FrameArchive
 from tests.graph import library_files
 from tests.tiny import ROOT, commands, copy_project, environment, run_stage, small_values, stage_names
@@ -184,6 +185,23 @@ def test_an_experiment_with_another_lambda_reruns_training_and_what_follows(proj
         assert re.search(rf"\b{result}\.[JF]_mean", shown), result
     assert "lambda" in project("dvc", "exp", "show", "--csv")
     assert "train" in project("dvc", "dag")
+
+
+@pytest.mark.parametrize("year", [2020, 2021, 2022])
+def test_the_presets_of_the_papers_run_end_to_end(year: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The paper's own networks, losses and sampling; only footage, iterations and batch are small."""
+    small = ["size=[96,64]", "frames=8", "train=1", "val=1", "test=1"]
+    few = ["inpainter.iterations=2", "inpainter.batch=2", "train.iterations=2", "train.batch=2", "train.size=[96,64]"]
+    rest = ["synthesis.crop=128", "student.rounds=0", "compute.workers=1", "compute.device=cpu"]
+    overrides = [f"paper='{year}'", *(f"footage.{key}" for key in small), *few, *rest]
+    compose(overrides, tmp_path / "params.yaml", ROOT / "conf")
+    for name in stage_names():
+        run_stage(name, tmp_path, monkeypatch)
+    scores = json.loads((tmp_path / "metrics" / "scores.json").read_text())
+    assert scores["frames_scored"] == 8
+    assert scores["method"]["J_mean"] == scores["method_paper"]["J_mean"], "no student: the papers' method ships"
+    if year == 2020:
+        assert scores["method"]["J_mean"] == scores["method_raw"]["J_mean"], "2020 has no CRF"
 
 
 # --------------------------------------------------------------------------------- real frames and videos
