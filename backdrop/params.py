@@ -71,8 +71,8 @@ class DataParams(Section):
         leads_out = ".." in Path(self.root).parts
         if not (Path(self.path).is_absolute() if leads_out else self.path == self.root):
             raise ValueError(
-                f"data.path is {self.path}, which is not where data.root={self.root} lies: it is composed from data.root; "
-                "run `make params` or `dvc exp run`, or change both"
+                f"data.path is {self.path}, which is not where data.root={self.root} lies: it is composed from "
+                "data.root; run `make params` or `dvc exp run`, or change both"
             )
         return self
 
