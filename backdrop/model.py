@@ -29,12 +29,14 @@ class Schedule(NamedTuple):
 class Step(NamedTuple):
     """A joint step's outcome.
 
+    image: I as the networks saw it, normalized and augmented.
     terms: scalar losses by name, unweighted, for `losses.objective`.
     proposals, cell, box: what D proposed, the drawn cell and its box.
     mask: pasted mask T^-1(S), 1 = foreground; None while S is not run.
     background: Ibar of the drawn cell; composed: F(I), None while S is not run.
     """
 
+    image: Tensor
     terms: dict[str, Tensor]
     proposals: Proposals
     cell: Tensor
@@ -113,13 +115,13 @@ class Model(nn.Module):
             proposals.p, self.loss.p_prior, select(proposals.p[..., None], cell)[:, 0]
         ).mean()
         if not schedule.synthesis:
-            return Step(terms, proposals, cell, box, None, background[0], None)
+            return Step(image, terms, proposals, cell, box, None, background[0], None)
         background = self._whole(background, known)
         mask, composed = self._foreground_terms(image, proposals, drawn, background, schedule, entangled, terms)
         terms["scale"], terms["offset"] = losses.box_priors(
             select(proposals.scale, cell), select(proposals.offset, cell), self.loss.scale_target
         )
-        return Step(terms, proposals, cell, box, mask, background[0], composed)
+        return Step(image, terms, proposals, cell, box, mask, background[0], composed)
 
     def _background_terms(
         self,

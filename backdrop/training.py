@@ -94,6 +94,12 @@ def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:
     return float(width), float(height)
 
 
+def _pixels(image: Tensor) -> np.ndarray:
+    """(1, 3, H, W), normalized -> (H, W, 3) uint8 RGB."""
+    rgb = denormalize(image.detach().float().cpu())[0].permute(1, 2, 0).numpy()
+    return (rgb.clip(0, 1) * 255).round().astype(np.uint8)
+
+
 class JointTraining:
     """Joint training of D and S; `run` trains to the end and writes the model folder."""
 
@@ -161,7 +167,7 @@ class JointTraining:
                 if row and (iteration % train.log_every == 0 or last):
                     log_row(live, self._summary(iteration, row, step), history)
                 if step and train.overlay_every and ((iteration + 1) % train.overlay_every == 0 or last):
-                    live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(batch, step))
+                    live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(step))
                 if (iteration + 1) % train.checkpoint_every == 0 and not last:
                     self._save(iteration + 1, history)
             bar.close()
@@ -253,12 +259,12 @@ class JointTraining:
                 row["mask/area"] = float(step.mask.detach().mean())
         return row
 
-    def _overlays(self, batch: Batch, step: Step) -> np.ndarray:
+    def _overlays(self, step: Step) -> np.ndarray:
         """The first four images with their argmax detections, masks and backgrounds, (H, W, 3) uint8."""
         best, boxes = step.proposals.best()
         rows = []
-        for i in range(min(4, len(batch.image))):
-            image = batch.image[i].permute(1, 2, 0).numpy()
+        for i in range(min(4, len(step.image))):
+            image = _pixels(step.image[i : i + 1])
             mask = step.mask[i, 0].detach().float().cpu().numpy() if step.mask is not None else None
             p = step.proposals.p[i].detach().float().cpu().numpy()
             side = round(math.sqrt(len(p)))
@@ -272,8 +278,7 @@ class JointTraining:
             panels = [cv2.resize(drawn, (320, 320 * image.shape[0] // image.shape[1]))]
             for panel in others:
                 if panel is not None:
-                    rgb = denormalize(panel.detach().float().cpu())[0].permute(1, 2, 0).numpy()
-                    panels.append(cv2.resize((rgb * 255).astype(np.uint8), panels[0].shape[1::-1]))
+                    panels.append(cv2.resize(_pixels(panel), panels[0].shape[1::-1]))
             rows.append(np.concatenate(panels, axis=1))
         return np.concatenate(rows, axis=0)
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import yaml
@@ -30,6 +31,7 @@ from backdrop.params import compose, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("method", "method_raw", "method_paper", "method_paper_raw", "flow_threshold", "mog2")
+COMPOSING = Lock()  # Hydra keeps its state in one place
 EXTERNAL = ("render",)  # makes the embedded footage, which no other data set needs
 
 
@@ -55,7 +57,8 @@ def run_one(data: str, root: str, name: str, folder: Path, scale: str, overrides
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     own = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", f"scale={scale}"]
-    compose([*own, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
+    with COMPOSING:
+        compose([*own, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     minutes: dict[str, float] = {}
     for stage, command in commands():
@@ -67,7 +70,7 @@ def run_one(data: str, root: str, name: str, folder: Path, scale: str, overrides
             _, status, usage = os.wait4(child.pid, 0)
         minutes[stage] = (usage.ru_utime + usage.ru_stime) / 60
         if status:
-            raise BackdropError(f"{name}: stage {stage} failed; see {folder / f'{stage}.log'}")
+            raise BackdropError(f"stage {stage} failed; see {folder / f'{stage}.log'}")
     scores = json.loads((folder / "metrics" / "scores.json").read_text(encoding="utf-8"))
     seed = read(folder / "params.yaml").seed
     result = {"sequence": name, "seed": seed, "cpu_minutes": sum(minutes.values()), "stages": minutes, "scores": scores}
@@ -119,8 +122,8 @@ def main() -> None:
                 run_one(args.data, str(root), name, folder, args.scale, args.set)
             print(f"done: {name}", file=sys.stderr, flush=True)
             return json.loads(done.read_text(encoding="utf-8"))
-        except BackdropError as problem:
-            print(f"error: {problem}", file=sys.stderr, flush=True)
+        except (BackdropError, OSError) as problem:
+            print(f"error: {name}: {problem}", file=sys.stderr, flush=True)
             return None
 
     with ThreadPoolExecutor(args.jobs) as pool:
