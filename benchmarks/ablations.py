@@ -71,12 +71,7 @@ GROUPS = (
     Group("Self-training rounds (reference: 0)", ("student_1", "student_2")),
     Group(
         "Lambda x box range, boxes learn (boxes_learn: 0.005, 20 to 80 %)",
-        tuple(
-            f"lambda_{value}_box_{sides}"
-            for value in ("001", "0025", "005", "01")
-            for sides in ("10_50", "20_80", "40_90")
-            if (value, sides) != ("005", "20_80")
-        ),
+        tuple(f"lambda_{value}_box_{sides}" for value in ("001", "01") for sides in ("10_50", "20_80", "40_90")),
         base="boxes_learn",
     ),
 )

@@ -62,7 +62,7 @@ def test_each_row_is_valid_and_changes_its_own_keys_alone(
         ("only_bg", {"loss.disentangled": False, "loss.beta": 0.0, "loss.eta": 0.0, "loss.alpha": 0.1}),
         ("direct_box", {"detector.grid": 1, "loss.disentangled": False}),
         ("encoder_file", {"encoder.weights": "imagenet"}),
-        ("lambda_0025_box_20_80", {"lambda": 0.0025, "detector.scale": [0.2, 0.8], "train.box_fixed": 0}),
+        ("lambda_001_box_20_80", {"lambda": 0.001, "detector.scale": [0.2, 0.8], "train.box_fixed": 0}),
         ("flow_off", {"loss.alpha_flow": 0.0}),
         ("student_2", {"student.rounds": 2}),
     ],
