@@ -1,7 +1,7 @@
 """Inference: a single image -> box, cell probabilities, soft mask. No video, no inpainter.
 
 Cell probabilities are the detector's. Without a student, so is the box, and the mask is the synthesis network's. With
-one, the mask is the student's, and the box is the extent of the student's subject where the detector's box meets it.
+one, the mask is the student's, and the box is the extent of the student's subject; the detector's where it shows none.
 The same folder then also gives what detector and synthesis network find alone: the papers' method.
 """
 
@@ -32,8 +32,8 @@ from backdrop.video import ArchiveWriter, FrameArchive, encode_png
 from backdrop.weights import load_network
 
 BOX_LEVEL = 0.3
-"""A shipped box holds what the student's mask shows above this: faint limbs belong to it. On three validation videos its
-average precision was .92; at 0.5 it was .76, and .61 where D's box had to meet the subject."""
+"""A shipped box holds what the student's mask shows above this: faint limbs belong to it. On three validation videos
+its average precision was .92; at 0.5 it was .76, and .61 where D's box had to meet the subject."""
 
 
 class Prediction(NamedTuple):
