@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +37,7 @@ RESULTS = Path("benchmarks/ablations.json")
 TABLE = Path("docs/ablations.md")
 BEGIN, END = "<!-- ablations: begin -->", "<!-- ablations: end -->"
 REFERENCE = "none"
+LOCK_ATTEMPTS = 6
 SEEDS = (0, 1, 2)
 WEIGHTS = "BACKDROP_ENCODER_WEIGHTS"
 SEGMENTS_NOTHING = {"only_bg"}  # S learns nothing there: J and F would say nothing
@@ -174,13 +176,17 @@ def run(task: Task) -> bool:
     settings = [word for override in overrides(task.row, task.seed) for word in ("-S", override)]
     # A relative entry means the checkout's own library to a stage that runs there.
     path = os.pathsep.join(filter(None, [".", os.environ.get("PYTHONPATH")]))
-    with log(task).open("w") as stream:
-        done = subprocess.run(
-            ["dvc", "exp", "run", "--temp", "--name", task.name, *settings],
-            env={**os.environ, "PYTHONPATH": path},
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-        )
+    for attempt in range(LOCK_ATTEMPTS):
+        with log(task).open("w") as stream:
+            done = subprocess.run(
+                ["dvc", "exp", "run", "--temp", "--name", task.name, *settings],
+                env={**os.environ, "PYTHONPATH": path},
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
+        if done.returncode == 0 or "Unable to acquire lock" not in log(task).read_text(errors="replace"):
+            break
+        time.sleep(5 + 5 * attempt)  # another experiment was just then being set up or put away
     return done.returncode == 0 and task.name in experiments()
 
 
