@@ -66,8 +66,15 @@ GROUPS = (
     Group("Encoder weights (reference: none)", ("encoder_file",)),
     Group("Flow", ("flow_off",)),
     Group(
-        "Ours (reference: median background inside the hole, boxes learn to move, augmentation)",
-        ("background_inpaint", "whole_background", "offsets_fixed", "augment_off"),
+        "Ours (reference: median background in the hole, boxes learn to move by their own outputs, augmentation)",
+        (
+            "background_inpaint",
+            "whole_background",
+            "offsets_fixed",
+            "offset_cell",
+            "boxes_move_the_trunk",
+            "augment_off",
+        ),
     ),
     Group("CRF", ("crf_off",)),
     Group("Self-training rounds (reference: 0)", ("student_1", "student_2")),
