@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from backdrop.flow import magnitude
-from backdrop.homography import Images, chain
+from backdrop.homography import Images, chain, resampling
 from backdrop.masks import Mask, Soft, resize_mask
 
 WORKING_DIAGONAL = 490.0
@@ -144,7 +144,7 @@ class Mog2:
         window = range(t - reach, t + reach + 1, self.stride)
         for old in [u for u in self._reduced if u < t - reach]:
             del self._reduced[old]
-        scale = _resampling(self.size, self.small)
+        scale = resampling(self.size, self.small)
         views = []
         for u in window:
             if u == t or not 0 <= u < len(self.frames):
@@ -162,13 +162,3 @@ class Mog2:
         if t not in self._reduced:
             self._reduced[t] = cv2.resize(self.frames.image(t), self.small, interpolation=cv2.INTER_AREA)
         return self._reduced[t]
-
-
-def _resampling(size: tuple[int, int], small: tuple[int, int]) -> np.ndarray:
-    """The homography that `cv2.resize` from size to small is.
-
-    Convention: pixel coordinates (x, y, 1) of the large image to those of the small one, pixel
-    centers at integers in both; the images' EDGES coincide, so the centers shift by half a pixel.
-    """
-    fx, fy = small[0] / size[0], small[1] / size[1]
-    return np.array([[fx, 0, fx / 2 - 0.5], [0, fy, fy / 2 - 0.5], [0, 0, 1]])

@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from backdrop.baselines import Mog2
+from backdrop.baselines import BACKGROUND_RATIO, MOG2_VARIANCE, PASSES, Mog2
 from backdrop.flow import FlowArchive
 from backdrop.homography import (
     Homographies,
@@ -39,6 +39,7 @@ from backdrop.homography import (
     chain,
     estimate_homography,
     keypoints,
+    resampling,
     warp,
 )
 from backdrop.masks import resize_soft
@@ -60,10 +61,6 @@ MARGIN = 1.15
 REACH = 0.2
 """Smoothness of the background's flow, share of the image's height: what the masks miss of the subject must not
 explain its own motion away, as it does at 0.04."""
-MOG2_VARIANCE = 16.0
-MOG2_RATIO = 0.8
-"""Share of the observations that is background, as in the baseline `backdrop.baselines.Mog2`."""
-PASSES = 2
 KNOWN = 0.5
 """A soft mask above this keeps its pixel out of the background."""
 
@@ -149,16 +146,6 @@ class Footage:
     def subject(self, t: int) -> Field | None:
         """The soft mask of frame t, where there are masks."""
         return None if self.masks is None else self.masks(t)
-
-
-def resampling(size: tuple[int, int], small: tuple[int, int]) -> Float64[np.ndarray, "3 3"]:
-    """The homography that `cv2.resize` from size (W, H) to small is.
-
-    Convention: pixels (x, y, 1) of the large image to those of the small one; the images' EDGES coincide, so the
-    centers shift by half a pixel.
-    """
-    fx, fy = small[0] / size[0], small[1] / size[1]
-    return np.array([[fx, 0, fx / 2 - 0.5], [0, fy, fy / 2 - 0.5], [0, 0, 1]])
 
 
 # Scaling and fusion -----------------------------------------------------------------------------------
@@ -432,7 +419,7 @@ def mog2_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View]) -> Cue | None
     background, valid = median_background(found)
     mosaic = np.where(valid[..., None], background, image)
     mixture = cv2.createBackgroundSubtractorMOG2(PASSES * len(found), MOG2_VARIANCE, detectShadows=True)
-    mixture.setBackgroundRatio(MOG2_RATIO)
+    mixture.setBackgroundRatio(BACKGROUND_RATIO)
     for view in found * PASSES:
         mosaic[view.background] = view.image[view.background]
         mixture.apply(mosaic)
@@ -534,7 +521,6 @@ __all__ = [
     "median_cue",
     "mog2_cue",
     "refit",
-    "resampling",
     "scaled",
     "views",
 ]

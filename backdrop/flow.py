@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from backdrop.errors import BackdropError
 from backdrop.homography import Images, load_homographies, map_sequences, usable_sequences, warp
-from backdrop.video import ArchiveWriter, FrameArchive
+from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive
 
 if TYPE_CHECKING:
     import torch
@@ -402,7 +402,7 @@ class FlowArchive:
                 self._names = sorted(name for name in archive.namelist() if name.endswith(".png"))
         except FileNotFoundError:
             raise BackdropError(f"{self.path} does not exist: run the stage flow") from None
-        except (zipfile.BadZipFile, OSError) as error:
+        except ZIP_FAULTS as error:
             raise BackdropError(f"{self.path} is no archive ({error}): run the stage flow again") from None
 
     def __len__(self) -> int:
@@ -417,11 +417,11 @@ class FlowArchive:
         Raises:
             BackdropError: the entry is missing or damaged.
         """
-        if self._zip is None or self._owner != os.getpid():  # a forked child must not share the file's position
-            self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
         try:
+            if self._zip is None or self._owner != os.getpid():  # a forked child must not share the file's position
+                self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
             return decode_flow(self._zip.read(self._names[t]))
-        except (BackdropError, IndexError, zipfile.BadZipFile, OSError, EOFError) as error:
+        except (BackdropError, IndexError, *ZIP_FAULTS) as error:
             raise BackdropError(f"{self.path}, frame {t}: {error}: run the stage flow again") from None
 
     def flow(self, t: int) -> Float32[np.ndarray, "h w 2"]:

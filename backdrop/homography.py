@@ -268,6 +268,16 @@ def stabilize_sequence(archive: Images, params: Stabilization) -> Homographies:
     }
 
 
+def resampling(size: tuple[int, int], small: tuple[int, int]) -> Float64[np.ndarray, "3 3"]:
+    """The homography that `cv2.resize` from size (W, H) to small is.
+
+    Convention: pixels (x, y, 1) of the large image to those of the small one; the images' EDGES coincide, so the
+    centers shift by half a pixel.
+    """
+    fx, fy = small[0] / size[0], small[1] / size[1]
+    return np.array([[fx, 0, fx / 2 - 0.5], [0, fy, fy / 2 - 0.5], [0, 0, 1]])
+
+
 def chain(homographies: Mapping[str, np.ndarray], source: int, target: int) -> Float64[np.ndarray, "3 3"] | None:
     """The homography from frame `source` to frame `target`, composed of the neighbors between them.
 

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from backdrop.errors import BackdropError
-from backdrop.video import FOREGROUND, VOID, show
+from backdrop.video import FOREGROUND, VOID, ZIP_FAULTS, show
 
 Mask = Bool[np.ndarray, "H W"]
 Soft = Float32[np.ndarray, "H W"]
@@ -53,7 +53,7 @@ class MaskArchive:
                 self._entries = frozenset(archive.namelist())
         except FileNotFoundError as fault:
             raise BackdropError(f"{show(self.path)} does not exist: {self.remedy}") from fault
-        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as fault:
+        except ZIP_FAULTS as fault:
             raise BackdropError(f"{show(self.path)} is no archive ({fault}): {self.remedy}") from fault
 
     def __getstate__(self) -> dict[str, Any]:
@@ -83,7 +83,7 @@ class MaskArchive:
             if self._zip is None or self._owner != os.getpid():
                 self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
             return self._zip.read(name)
-        except (OSError, KeyError, EOFError, ValueError, zipfile.BadZipFile, NotImplementedError) as fault:
+        except ZIP_FAULTS as fault:
             raise self._damaged(name) from fault
 
     def _damaged(self, name: str) -> BackdropError:
@@ -108,7 +108,7 @@ class Predictions(MaskArchive):
                 self.box = np.asarray(stored["box"], np.float64)
                 self.p = np.asarray(stored["p"], np.float64)
                 self.cell = np.asarray(stored["cell"], np.int64)
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as fault:
+        except ZIP_FAULTS as fault:
             raise self._damaged(BOXES) from fault
         count = len(self.box)
         if self.box.shape != (count, 4) or self.p.ndim != 3 or len(self.p) != count or self.cell.shape != (count,):

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backdrop.baselines import Mog2, _resampling, clean, flow_mask, flow_soft, otsu
+from backdrop.baselines import Mog2, clean, flow_mask, flow_soft, otsu
 from backdrop.flow import FlowArchive
-from backdrop.homography import load_homographies
+from backdrop.homography import load_homographies, resampling
 from backdrop.scores import jaccard
 from backdrop.video import FrameArchive
 from tests.runs import HEIGHT, WIDTH, make_run, scene, write_frames
@@ -79,7 +79,7 @@ def test_resampling_is_what_resize_does(size: tuple[int, int]) -> None:
     ramps = np.dstack(np.meshgrid(np.arange(size[0]), np.arange(size[1]))).astype(np.float32)
     seen = cv2.resize(ramps, small, interpolation=cv2.INTER_AREA)  # where each small pixel looked
     x, y = np.meshgrid(np.arange(small[0]), np.arange(small[1]))
-    back = np.linalg.inv(_resampling(size, small)) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
+    back = np.linalg.inv(resampling(size, small)) @ np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     np.testing.assert_allclose(back[:2].T.reshape(*seen.shape), seen, atol=1e-3)
 
 

@@ -209,6 +209,19 @@ def test_the_papers_masks_are_refined_beside_those_that_ship(tmp_path: Path, mon
     assert MaskArchive(tmp_path / "data" / "masks_paper" / "a.zip").gray(0).any()
 
 
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)])  # of the central directory: flags, method
+def test_an_archive_that_is_encrypted_or_packed_by_unknown_means_is_named(
+    tmp_path: Path, offset: int, value: int
+) -> None:
+    make_run(tmp_path, {"a": "test"}, frames=2)
+    path = tmp_path / "masks" / "a.zip"
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + offset] = value
+    path.write_bytes(bytes(data))
+    with pytest.raises(BackdropError, match=r"a\.zip: 000000\.png is missing or damaged: run the stage refine again"):
+        MaskArchive(path).gray(0)
+
+
 def test_a_damaged_prediction_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     make_run(tmp_path, {"a": "test"}, frames=3)
     path = tmp_path / "predictions" / "a.zip"

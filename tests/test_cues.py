@@ -19,11 +19,10 @@ from backdrop.cues import (
     fuse,
     median_background,
     refit,
-    resampling,
     scaled,
 )
 from backdrop.footage import Clip
-from backdrop.homography import stabilize_sequence
+from backdrop.homography import resampling, stabilize_sequence
 
 SIZE = (160, 96)
 PARAMS = SimpleNamespace(cues=["flow", "median", "mog2"], gaps=[1, 2], neighbors=8, spacing=3, parallax=True)

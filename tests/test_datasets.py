@@ -530,11 +530,13 @@ def test_real_videos_decode_to_their_declared_frames_and_dog_is_davis_dog(real_d
             assert error[i] < 15
 
 
-def test_only_the_named_sequences_are_taken() -> None:
-    found = [datasets.Sequence(name, name) for name in ("camel", "car", "dog")]
-    assert [s.name for s in datasets._matched(found, "data.only", ["ca*"])] == ["camel", "car"]
+def test_only_the_named_sequences_are_taken(tmp_path: Path) -> None:
+    for name in ("camel", "car", "dog"):
+        image_folder(tmp_path / "in" / name, 3)
+    index = extract_all(section(tmp_path / "in", only=["ca*"]), tmp_path / "out")
+    assert sorted(index.sequence) == ["camel", "car"]
     with pytest.raises(BackdropError, match=r"data\.only: no sequence matches 'cat'; there are camel, car, dog"):
-        datasets._matched(found, "data.only", ["dog", "cat"])
+        extract_all(section(tmp_path / "in", only=["dog", "cat"]), tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,18 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
         FlowArchive(path).flow(2)
 
 
+def test_an_archive_that_is_encrypted_or_packed_by_unknown_means_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "walk.zip"
+    flow_sequence(Frames([view()] * 2), homographies([np.eye(3)] * 2, [1, 0], [True] * 2), dense_inverse_search, path)
+    whole = path.read_bytes()
+    for offset, value in ((8, 1), (10, 99)):  # of the central directory's first entry: flags, method
+        data = bytearray(whole)
+        data[whole.index(b"PK\x01\x02") + offset] = value
+        path.write_bytes(bytes(data))
+        with pytest.raises(BackdropError, match=r"walk\.zip, frame 0.*run the stage flow again"):
+            FlowArchive(path).flow(0)
+
+
 def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
     from tests.test_homography import write_frames
 

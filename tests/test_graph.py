@@ -97,4 +97,5 @@ def test_no_tracked_file_names_a_path_of_a_machine() -> None:
         text = path.read_text()
         assert str(ROOT.parent) + "/" not in text
         assert str(Path.home()) + "/" not in text
-        assert "--index-url" not in text
+        assert not re.search(r"index-url|find-links", text)
+    assert "://" not in (ROOT / "requirements.lock").read_text(), "packages are named by version and hash alone"

@@ -32,6 +32,27 @@ def test_every_shipped_combination_is_valid(choice: tuple[str, ...], tmp_path: P
     read(composed(tmp_path, *(f"{group}='{name}'" for group, name in zip(GROUPS, choice, strict=True))))
 
 
+@pytest.mark.parametrize(
+    ("root", "path"),
+    [
+        ("footage/skiers", "footage/skiers"),
+        ("/films/skiers", "/films/skiers"),
+        ("a/../../films", str(ROOT.parent / "films")),
+    ],
+)
+def test_a_root_outside_of_the_repository_is_composed_absolute(root: str, path: str, tmp_path: Path) -> None:
+    params = read(composed(tmp_path, "data=videos", f"data.root={root}"))
+    assert (params.data.root, params.data.path) == (root, path)
+
+
+@pytest.mark.parametrize("root", ["other", "/films", "../films"])
+def test_a_root_edited_by_hand_must_agree_with_its_path(root: str) -> None:
+    wrong = values()
+    wrong["data"]["root"] = root
+    with pytest.raises(BackdropError, match=r"data\.path is data/footage, which is not where data\.root="):
+        validate(wrong)
+
+
 def test_presets_hold_the_numbers_in_which_the_papers_differ(tmp_path: Path) -> None:
     seen = {year: read(composed(tmp_path, f"paper='{year}'")) for year in (2020, 2021, 2022)}
     assert [p.loss.hole_margin for p in seen.values()] == [0.2, 0.1, 0.15]

@@ -25,7 +25,7 @@ from backdrop.loop import Checkpoints, TrainingFrames
 from backdrop.pretraining import load_inpainter, train_inpainter
 from backdrop.training import JointTraining
 from backdrop.video import FrameArchive
-from tests.runs import write_motion
+from tests.runs import HEIGHT, SIDE, WIDTH, write_motion
 from tests.tiny import ROOT, environment, small_params, small_values, training_params, write_material
 
 SIZE = (48, 32)
@@ -102,6 +102,49 @@ def undisturbed(material: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     work = tmp_path_factory.mktemp("undisturbed")
     joint(material, work).run(work / "joint")
     return work
+
+
+# ---------------------------------------------------------------------------------- before the first iteration
+
+
+def test_image_and_background_are_augmented_alike_and_left_alone_without(material: Path, tmp_path: Path) -> None:
+    for augment in (True, False):
+        run = joint(material, tmp_path, {"train.augment": augment, "train.batch": 8, "background.kind": "median"})
+        batch = next(run.data.batches(0, 0, 1, 8, 0))
+        twin = batch._replace(background=batch.image.clone())  # a background that is the image, changed alike, stays it
+        image, flow, behind, _ = run._pictures(twin, 0)
+        plain, plain_flow = (loop.to_images(run.fabric, picture) for picture in (batch.image, batch.flow))
+        assert torch.equal(image, behind)
+        assert torch.allclose(image, plain) != augment
+        assert torch.allclose(flow, plain_flow) != augment
+        again = run._pictures(twin, 0)[0]
+        assert torch.equal(image, again)
+        assert torch.equal(image, run._pictures(twin, 1)[0]) != augment
+
+
+def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -> None:
+    flows = [read_flow(material / "flow" / f"{name}.zip") for name in ("first", "second")]
+    width, height = training.moving_size(flows)
+    assert width == pytest.approx(SIDE / WIDTH, rel=0.35)
+    assert height == pytest.approx(SIDE / HEIGHT, rel=0.35)
+    wide = {"detector.scale": [0.1, 0.9]}
+    for times in (1.0, 1.5):
+        run = joint(material, tmp_path, wide | {"train.box_start": times})
+        scale = run.network.detector(torch.zeros(2, 3, 32, 48)).scale[0, 0]
+        assert scale.tolist() == pytest.approx([times * width, times * height], abs=1e-4)
+    scale = joint(material, tmp_path, wide | {"train.box_start": 0.0}).network.detector(torch.zeros(2, 3, 32, 48)).scale
+    assert scale[0, 0].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_nothing_that_moves_has_no_size() -> None:
+    class Still:
+        def __len__(self) -> int:
+            return 3
+
+        def read(self, t: int) -> tuple[np.ndarray, np.ndarray]:
+            return np.zeros((20, 30, 2), np.float32), np.ones((20, 30), bool)
+
+    assert training.moving_size([Still()]) is None
 
 
 # ----------------------------------------------------------------------------------------- taken up again
