@@ -37,6 +37,16 @@ class Inpainter(nn.Module):
         self.up = nn.ModuleList(_Block(i + o, o) for i, o in zip(deep_first[:-1], deep_first[1:], strict=True))
         self.out = nn.Conv2d(channels[0], 3, 1)
 
+    def start_color(self, color: Float[Tensor, " 3"]) -> None:
+        """Let an untrained network fill holes with about one color, that of its images on average.
+
+        From 0 the last layer takes thousands of iterations to reach the white of flow images, and until then a hole
+        costs the more the more of it is white: what moves is then what L_bg avoids.
+        """
+        assert self.out.bias is not None
+        with torch.no_grad():
+            self.out.bias.copy_(color)
+
     def freeze(self) -> Inpainter:
         """No parameter learns and batch norm keeps its statistics, whatever `train()` says later."""
         self.requires_grad_(False)

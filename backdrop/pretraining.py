@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm import tqdm
 
-from backdrop.encoder import Features, feature_distance
+from backdrop.encoder import Features, feature_distance, normalize
 from backdrop.errors import BackdropError
 from backdrop.inpainter import Inpainter, random_holes
 from backdrop.loop import (
+    Batch,
     Checkpoints,
     TrainingFrames,
     check_finite,
@@ -32,6 +36,8 @@ from backdrop.weights import load_network, save_network
 
 CHECKPOINT_EVERY = 500
 """Iterations between two resume checkpoints."""
+COLOR_FRAMES = 64
+"""Frames that the color an inpainter starts from is averaged over."""
 
 
 def load_inpainter(folder: Path) -> Inpainter:
@@ -48,6 +54,16 @@ def load_inpainter(folder: Path) -> Inpainter:
         reason = str(error).splitlines()[0]
         raise BackdropError(f"{folder} holds no inpainter ({reason}): run the stage inpaint again") from None
     return inpainter.freeze()
+
+
+def mean_color(data: TrainingFrames, kind: str) -> Float[Tensor, " 3"]:
+    """The mean normalized color of up to `COLOR_FRAMES` of the images that an inpainter is to learn."""
+    chosen = np.linspace(0, len(data) - 1, min(COLOR_FRAMES, len(data))).round().astype(int)
+    rows = [Batch(*data[int(index)]) for index in chosen]
+    pictures = [row.flow if kind == "flow" else row.image for row in rows if kind == "rgb" or row.flow_valid]
+    if not pictures:
+        return torch.zeros(3)
+    return normalize(torch.as_tensor(np.stack(pictures)).float() / 255).mean(dim=(0, 2, 3))
 
 
 def train_inpainter(
@@ -73,6 +89,7 @@ def train_inpainter(
     fabric.seed_everything(seed, verbose=False)
     data = TrainingFrames(frames_dir, flow_dir if kind == "flow" else None, size)
     network = Inpainter(params.channels)
+    network.start_color(mean_color(data, kind))
     features = fabric.to_device(Features(weights)) if params.perceptual else None
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=params.rate, fused=True)

@@ -18,10 +18,12 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from backdrop import loop, overlay, pretraining, training  # noqa: F401 - all modules, or keys of runs would differ
+from backdrop import loop, losses, overlay, pretraining, spatial, training  # noqa: F401 - all modules, or keys of runs would differ
+from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.flow import flow_image, read_flow
 from backdrop.loop import Checkpoints, TrainingFrames
+from backdrop.masks import box_from_mask
 from backdrop.pretraining import load_inpainter, train_inpainter
 from backdrop.training import JointTraining
 from backdrop.video import FrameArchive
@@ -389,6 +391,23 @@ def test_the_inpainter_goes_on_where_it_was(
     assert any("l2" in name for name in curves(a / "log"))
     lines = [float(line.split("\t")[1]) for line in curves(a / "log")["plots/metrics/l2.tsv"][1:]]
     assert lines[-1] < lines[0]
+
+
+def test_what_moves_is_hard_to_inpaint_from_the_first_iterations_on(material: Path, tmp_path: Path) -> None:
+    """Flow images are white but for what moves: one that starts from gray finds the white hardest."""
+    inpaint(material, "flow", tmp_path / "model", tmp_path / "log", tmp_path / "runs", iterations=20)
+    inpainter = load_inpainter(tmp_path / "model")
+    data = TrainingFrames(material / "frames", material / "flow", SIZE)
+    for index, (sequence, t) in enumerate(data.items):
+        flow = normalize(torch.from_numpy(data[index][1])[None].float() / 255)
+        moving = torch.from_numpy(box_from_mask(data.frames[sequence].mask(t) > 0)).float()
+        boxes = torch.stack([moving, torch.cat([-moving[:1].sign() * 0.6, moving[1:]])])
+        boxes[:, 2:] = 0.6
+        hole = spatial.hole(boxes, SIZE[::-1])
+        pair = flow.repeat(2, 1, 1, 1)
+        distance = losses.square_distance(inpainter.background(pair, hole), pair)
+        over, beside = losses.background_loss(distance, losses.area(boxes))
+        assert over < beside - 0.05, (index, over, beside)
 
 
 def test_an_inpainter_that_diverges_stops_by_name(material: Path, tmp_path: Path) -> None:
