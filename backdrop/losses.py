@@ -38,6 +38,15 @@ def foreground_loss(composed: Float[Tensor, "B 3 H W"], image: Float[Tensor, "B 
     return square_distance(composed, image)
 
 
+def flow_foreground_loss(mask: Float[Tensor, "B 1 H W"], motion: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B"]:
+    """L2(F_c(I_f), I_f) of the flow image composed as Eq. 1 composes the image, its own colors in the foreground.
+
+    What is left is (1 - mask)^2 times `motion`, the square distance of the flow image from its inpainted background:
+    motion that the mask leaves out costs. None of the papers has it (they use flow for L_bg alone).
+    """
+    return ((1 - mask).square() * motion).mean(dim=(1, 2, 3))
+
+
 def compose(
     foreground: Float[Tensor, "B 3 H W"], mask: Float[Tensor, "B 1 H W"], background: Float[Tensor, "B 3 H W"]
 ) -> Float[Tensor, "B 3 H W"]:
@@ -87,12 +96,14 @@ def objective(terms: Mapping[str, Tensor], params: LossParams) -> Float[Tensor, 
     """L_joint: the weighted sum of all terms (Eq. 7).
 
     Args:
-        terms: scalars `bg`, `bg_flow`, `fg`, `phi`, `mask`, `p`, `auto`, `scale`, `offset`; a missing one counts 0.
+        terms: scalars `bg`, `bg_flow`, `fg`, `fg_flow`, `phi`, `mask`, `p`, `auto`, `scale`, `offset`; a missing one
+            counts 0.
     """
     weights = {
         "bg": params.alpha,
         "bg_flow": params.alpha_flow,
         "fg": params.beta,
+        "fg_flow": params.beta_flow,
         "phi": params.gamma,
         "mask": params.eta,
         "p": params.zeta,

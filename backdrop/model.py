@@ -108,7 +108,7 @@ class Model(nn.Module):
         drawn = draw(proposals.p, self.detector.live, self.sampling, generator)
         entangled = not self.loss.disentangled
         proposals = _learning(proposals, schedule)
-        terms, background = self._background_terms(image, flow, flow_valid, known, proposals, drawn, entangled)
+        terms, background, motion = self._background_terms(image, flow, flow_valid, known, proposals, drawn, entangled)
         cell = drawn.cell[0]
         box = select(proposals.box, cell)
         terms["p"] = losses.probability_prior(
@@ -117,7 +117,7 @@ class Model(nn.Module):
         if not schedule.synthesis:
             return Step(image, terms, proposals, cell, box, None, background[0], None)
         background = self._whole(background, known)
-        mask, composed = self._foreground_terms(image, proposals, drawn, background, schedule, entangled, terms)
+        mask, composed = self._foreground_terms(image, proposals, drawn, background, motion, schedule, entangled, terms)
         terms["scale"], terms["offset"] = losses.box_priors(
             select(proposals.scale, cell), select(proposals.offset, cell), self.loss.scale_target
         )
@@ -132,8 +132,11 @@ class Model(nn.Module):
         proposals: Proposals,
         drawn: Draw,
         entangled: bool,
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """L_bg on images and on flow images, and Ibar for every drawn cell, (K, B, 3, H, W)."""
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+        """L_bg on images and on flow images; Ibar for every drawn cell, (K, B, 3, H, W); what moves in it.
+
+        The latter is (I_f - its Ibar)^2, averaged over channels, (K, B, 1, H, W), 0 where flow does not count.
+        """
         count, batch = drawn.cell.shape
         size = (image.shape[2], image.shape[3])
         box = torch.cat([select(proposals.box, cell) for cell in drawn.cell])
@@ -151,6 +154,7 @@ class Model(nn.Module):
                 distance = distance + 2 * feature_distance(self.features(background), seen)
         value = losses.background_loss(distance, area).view(count, batch)
         terms = {"bg": expectation(drawn, value).mean()}
+        motion = None
         if flow is not None and self.inpainter_flow is not None:
             repeated = flow.repeat(count, 1, 1, 1)
             with torch.set_grad_enabled(learns):
@@ -159,7 +163,9 @@ class Model(nn.Module):
             value = losses.background_loss(distance, area).view(count, batch)
             counts = torch.ones(batch, device=image.device) if flow_valid is None else flow_valid.float()
             terms["bg_flow"] = (expectation(drawn, value) * counts).mean()
-        return terms, background.unflatten(0, (count, batch))
+            motion = (predicted - repeated).square().mean(dim=1, keepdim=True).unflatten(0, (count, batch))
+            motion = motion * counts[:, None, None, None]
+        return terms, background.unflatten(0, (count, batch)), motion
 
     def _fill(self, image: Tensor, hole: Tensor, known: tuple[Tensor, Tensor] | None) -> Tensor:
         """Ibar: inside the hole the known background, or the inpainter's; outside it the image itself.
@@ -195,6 +201,7 @@ class Model(nn.Module):
         proposals: Proposals,
         drawn: Draw,
         background: Tensor,
+        motion: Tensor | None,
         schedule: Schedule,
         entangled: bool,
         terms: dict[str, Tensor],
@@ -223,6 +230,9 @@ class Model(nn.Module):
         pasted = spatial.paste(torch.cat([foreground * mask, mask], dim=1), box, size)
         composed = losses.compose(pasted[:, :3], pasted[:, 3:], background[:count].flatten(0, 1))
         terms["fg"] = (weight.flatten() * losses.foreground_loss(composed, images)).sum() / len(image)
+        if motion is not None and self.loss.beta_flow:
+            unexplained = losses.flow_foreground_loss(pasted[:, 3:], motion[:count].flatten(0, 1))
+            terms["fg_flow"] = (weight.flatten() * unexplained).sum() / len(image)
         if self.loss.gamma:
             with torch.no_grad():
                 seen = tuple(level.repeat(count, 1, 1, 1) for level in self.features(image))

@@ -209,6 +209,9 @@ class LossParams(Section):
     alpha: Weight = Field(description="Weight of L_bg (papers: 0.1).")
     alpha_flow: Weight = Field(description="Weight of L_bg on flow images (papers: 0.1); 0 trains without flow.")
     beta: Weight = Field(description="Weight of L_fg (papers: 1).")
+    beta_flow: Weight = Field(
+        description="Weight of L_fg on flow images: what moves outside of the mask costs (papers: 0); needs alpha_flow."
+    )
     gamma: Weight = Field(description="Weight of L_phi (papers: 2).")
     eta: Weight = Field(description="Weight of the mask prior (papers: 0.25).")
     zeta: Weight = Field(description="Weight of the prior on p (papers: 0.1).")

@@ -9,7 +9,8 @@ from backdrop.losses import objective
 from backdrop.model import Model, Schedule, autoencode, without_gradient_to
 from backdrop.spatial import expand, hole
 
-WEIGHTS = ("alpha", "alpha_flow", "beta", "gamma", "eta", "zeta", "autoencoder", "scale_prior", "offset_prior")
+WEIGHTS = ("alpha", "alpha_flow", "beta", "beta_flow", "gamma", "eta", "zeta", "autoencoder")
+WEIGHTS += ("scale_prior", "offset_prior")
 OFF = dict.fromkeys(WEIGHTS, 0.0)
 
 # term -> (its weight, reaches p, reaches b, reaches S); METHOD's table of who learns from what
@@ -17,6 +18,7 @@ TABLE = {
     "bg": ("alpha", True, False, False),
     "bg_flow": ("alpha_flow", True, False, False),
     "fg": ("beta", False, True, True),
+    "fg_flow": ("beta_flow", False, True, True),
     "phi": ("gamma", False, True, True),
     "mask": ("eta", False, False, True),
     "p": ("zeta", True, False, False),

@@ -233,8 +233,18 @@ def test_the_v_prior_pulls_the_mean_towards_lambda(mean: float, slope: int) -> N
     assert torch.sign(mask.grad.mean()) == slope
 
 
+def test_motion_outside_of_the_mask_costs_what_composing_the_flow_image_costs() -> None:
+    generator = torch.Generator().manual_seed(3)
+    flow, background = torch.randn(2, 2, 3, 6, 8, generator=generator)
+    mask = torch.rand(2, 1, 6, 8, generator=generator)
+    composed = losses.compose(flow * mask, mask, background)
+    motion = (background - flow).square().mean(dim=1, keepdim=True)
+    torch.testing.assert_close(losses.flow_foreground_loss(mask, motion), losses.foreground_loss(composed, flow))
+    assert losses.flow_foreground_loss(torch.ones_like(mask), motion).eq(0).all()
+
+
 def test_the_objective_is_the_weighted_sum(params: Params) -> None:
-    terms = {name: torch.tensor(1.0) for name in ("bg", "bg_flow", "fg", "phi", "mask", "p")}
+    terms = {name: torch.tensor(1.0) for name in ("bg", "bg_flow", "fg", "fg_flow", "phi", "mask", "p")}
     loss = params.loss
-    expected = loss.alpha + loss.alpha_flow + loss.beta + loss.gamma + loss.eta + loss.zeta
+    expected = loss.alpha + loss.alpha_flow + loss.beta + loss.beta_flow + loss.gamma + loss.eta + loss.zeta
     assert losses.objective(terms, loss).item() == pytest.approx(expected)
