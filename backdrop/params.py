@@ -336,6 +336,9 @@ class BackgroundParams(Section):
     file: str | None = Field(description="Image of the empty scene, for kind known.")
     neighbors: Annotated[int, Field(ge=2)] = Field(description="Frames that make the median.")
     spacing: Count = Field(description="Frames between two of them: a slow subject must uncover what is behind it.")
+    tolerance: Annotated[int, Field(ge=0, le=4)] = Field(
+        description="Pixels that a known background may be off: the nearest color within them counts (papers: 0)."
+    )
 
     @model_validator(mode="after")
     def _file_if_known(self) -> BackgroundParams:

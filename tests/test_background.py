@@ -1,0 +1,75 @@
+"""Known backgrounds: what stands behind the subject, and how far it may be off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from backdrop.background import Backgrounds, nearest_color
+from backdrop.video import FrameArchive
+from tests.runs import HEIGHT, WIDTH
+from tests.tiny import write_material
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("material")
+    write_material(root, {"first": "train"}, frames=24)
+    return root
+
+
+def backgrounds(root: Path, size: tuple[int, int], **changes: Any) -> Backgrounds:
+    values = {"kind": "median", "file": None, "neighbors": 12, "spacing": 1, "tolerance": 0} | changes
+    return Backgrounds(SimpleNamespace(**values), root / "homographies", size)  # type: ignore[arg-type]
+
+
+def difference(root: Path, behind: Backgrounds, t: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of frame t from its background, (H, W), and the true mask, both at the training resolution."""
+    frames = FrameArchive(root / "frames" / "first.zip")
+    image = cv2.resize(frames.image(t), behind.size, interpolation=cv2.INTER_AREA).astype(float)
+    background, seen = behind(frames, t)
+    mask = cv2.resize(frames.mask(t), behind.size, interpolation=cv2.INTER_NEAREST) > 0
+    return np.where(seen, np.abs(image - background).sum(axis=2), 0), mask
+
+
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("tolerance", [0, 1])
+def test_the_subject_differs_from_the_median_and_the_scene_does_not(
+    factor: int, tolerance: int, material: Path
+) -> None:
+    behind = backgrounds(material, (WIDTH // factor, HEIGHT // factor), tolerance=tolerance)
+    far, mask = difference(material, behind, 12)
+    assert far.shape == mask.shape
+    assert np.median(far[mask]) > 5 * far[~mask].mean()
+
+
+def test_a_tolerance_forgives_what_lies_beside_and_nothing_else() -> None:
+    generator = np.random.default_rng(4)
+    background = generator.integers(0, 120, (20, 30, 3), dtype=np.uint8)
+    shifted = np.roll(background, 1, axis=1)
+    shifted[8:12, 10:14] = 250  # a subject
+    exact = nearest_color(shifted, background, 0)
+    assert np.array_equal(exact, background)
+    near = nearest_color(shifted, background, 1)
+    inner = np.ones((20, 30), bool)
+    inner[8:12, 10:14] = False
+    inner[:, 0] = False  # rolled in from the other side
+    assert np.array_equal(near[inner], shifted[inner])
+    assert np.abs(shifted.astype(int) - near)[8:12, 10:14].sum(axis=2).min() > 300
+    colors = {tuple(color) for color in background.reshape(-1, 3)}
+    assert {tuple(color) for color in near.reshape(-1, 3)} <= colors, "a color that the background does not have"
+
+
+def test_a_background_image_is_known_everywhere(material: Path, tmp_path: Path) -> None:
+    empty = np.full((HEIGHT, WIDTH, 3), 77, np.uint8)
+    cv2.imwrite(str(tmp_path / "empty.png"), empty)
+    behind = backgrounds(material, (32, 20), kind="known", file=str(tmp_path / "empty.png"))
+    picture, seen = behind(FrameArchive(material / "frames" / "first.zip"), 3)
+    assert picture.shape == (20, 32, 3)
+    assert (picture == 77).all()
+    assert seen.all()
