@@ -112,8 +112,6 @@ class Detector(nn.Module):
         if self.grid == 1:
             features = features.mean(dim=(2, 3), keepdim=True)
         p = self.head(features).flatten(1).float().masked_fill(~self.live, _OFF).softmax(dim=1)
-        if self.params.separate_boxes:
-            features = features.detach()
         raw = self.box_head(features).flatten(2).transpose(1, 2).float()
         low, high = self.params.scale
         scale = low + (high - low) * raw[..., :2].sigmoid()

@@ -153,10 +153,6 @@ class DetectorParams(Section):
     scale: tuple[Fraction, Fraction] = Field(description="Smallest and largest box side, share of the image.")
     offset: Positive = Field(description="Limit of the offset of a box from its cell, in `offset_unit`.")
     offset_unit: Literal["box", "cell"] = Field(description="box: box widths (2021, 2022); cell: grid cells.")
-    separate_boxes: bool = Field(
-        description="Boxes learn by their own outputs alone: L_fg does not reach the trunk, which p stands on (papers: "
-        "false)."
-    )
 
     @model_validator(mode="after")
     def _ordered(self) -> DetectorParams:

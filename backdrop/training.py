@@ -75,9 +75,10 @@ def phase(train: TrainParams, iteration: int) -> tuple[str, Schedule]:
 
 
 def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:
-    """How large what moves is: width and height as shares of the image, of most frames' largest moving blob.
+    """How large what moves is: width and height as shares of the image, of the largest moving blob.
 
-    The third quartile over frames spread over the sequences, of thresholded stabilized flow (`backdrop.baselines`);
+    The median over frames spread over the sequences (parallax joins the blob in some of them), of thresholded
+    stabilized flow (`backdrop.baselines`).
     None where nothing moves. No ground truth is read.
     """
     sides = []
@@ -90,7 +91,7 @@ def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:
                 sides.append(box[2:] / 2)
     if not sides:
         return None
-    width, height = np.quantile(np.array(sides), 0.75, axis=0)
+    width, height = np.median(np.array(sides), axis=0)
     return float(width), float(height)
 
 

@@ -30,18 +30,6 @@ def test_boxes_start_at_their_cells_with_medium_size(params: Params, unit: str) 
     assert torch.allclose(proposals.box[..., 2:], torch.tensor(float(sum(params.detector.scale))))
 
 
-@pytest.mark.parametrize("separate", [True, False])
-def test_separate_boxes_leave_the_trunk_to_p(params: Params, separate: bool) -> None:
-    detector = Detector(params.detector.model_copy(update={"separate_boxes": separate}), "none")
-    torch.nn.init.normal_(detector.box_head.weight, std=0.02)
-    proposals = detector(torch.randn(2, 3, 60, 100))
-    weights = [*detector.trunk.parameters()]
-    moved = torch.autograd.grad(proposals.box.square().sum(), weights, retain_graph=True, allow_unused=True)
-    assert all(gradient is None for gradient in moved) == separate
-    assert torch.autograd.grad(proposals.box.square().sum(), detector.box_head.bias, retain_graph=True)[0].any()
-    assert any(g.any() for g in torch.autograd.grad(proposals.p.square().sum(), weights))
-
-
 def test_boxes_start_at_the_size_they_are_given_within_the_range(params: Params) -> None:
     detector = Detector(params.detector.model_copy(update={"scale": (0.2, 0.8)}), "none")
     for side, expected in (((0.3, 0.7), (0.3, 0.7)), ((0.01, 2.0), (0.23, 0.77))):
@@ -54,7 +42,7 @@ def test_boxes_start_at_the_size_they_are_given_within_the_range(params: Params)
 @given(st.integers(0, 10**6), st.sampled_from(["box", "cell"]))
 def test_proposals_keep_their_ranges_whatever_the_weights(seed: int, unit: str) -> None:
     torch.manual_seed(seed)
-    values = DetectorParams(input=128, grid=8, scale=(0.2, 0.8), offset=1.5, offset_unit=unit, separate_boxes=False)
+    values = DetectorParams(input=128, grid=8, scale=(0.2, 0.8), offset=1.5, offset_unit=unit)
     detector = Detector(values, "none")
     torch.nn.init.normal_(detector.head.weight, std=1.0)
     torch.nn.init.normal_(detector.box_head.weight, std=1.0)
@@ -117,7 +105,7 @@ def test_a_bottleneck_without_skips_forgets_where_details_were(params: Params) -
     network.decoder[0].register_forward_hook(lambda _m, inputs, _o: seen.append(inputs))
     network(torch.randn(1, 3, 64, 64))
     assert seen[0][1] is None
-    assert seen[0][0].shape == (1, 512, 8, 8)
+    assert seen[0][0].shape == (1, params.synthesis.decoder[-1], 8, 8)
 
 
 @settings(max_examples=15, deadline=None)

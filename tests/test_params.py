@@ -66,7 +66,7 @@ def test_presets_hold_the_numbers_in_which_the_papers_differ(tmp_path: Path) -> 
     assert [p.loss.bg_perceptual for p in seen.values()] == [True, True, False]
     assert [p.detector.offset_unit for p in seen.values()] == ["cell", "box", "box"]
     assert [p.detector.grid for p in seen.values()] == [8, 8, 8]
-    assert not any(p.detector.separate_boxes for p in seen.values())
+    assert not any(p.loss.beta_flow or p.background.tolerance for p in seen.values())
     for p in seen.values():
         assert (p.sampling.cells, p.sampling.baseline, p.sampling.epsilon) == (1, "none", 0.001)
         assert (p.train.detector_iterations, p.train.synthesis_iterations, p.train.box_fixed) == (0, 0, 0)
