@@ -37,6 +37,10 @@ error of the homographies' corners on rendered pairs grows from 0.06 to 0.07 pix
 MIN_SPREAD = 0.01
 """Inliers whose standard deviation across their main direction is below this share of the longer
 image side lie on a line: they leave a homography undetermined."""
+BORDER = 0.1
+"""Width of the border along the image's edges, a share of its sides, that the background is expected to show in."""
+MOTIONS = 3
+"""Motions looked for in a pair of frames."""
 FAILURES_TO_WARN = 1 / 3
 
 
@@ -175,12 +179,11 @@ def estimate_homography(
     if count < max(4, params.min_inliers):
         return failed(f"{count} matches", count)
     try:
-        H, mask = cv2.findHomography(a, b, cv2.USAC_MAGSAC, params.threshold, maxIters=10_000, confidence=0.9999)
+        H, inliers = _background_motion(a, b, size, params)
     except cv2.error as error:
         return failed(f"MAGSAC failed: {error.err}", count)
-    if H is None or mask is None:
+    if H is None:
         return failed("MAGSAC found no homography", count)
-    inliers = mask.ravel() > 0
     agreeing = int(inliers.sum())
     if agreeing < params.min_inliers:
         return failed(f"{agreeing} inliers", count, agreeing)
@@ -193,6 +196,41 @@ def estimate_homography(
     if not implausible(polished, size, params.max_scale):
         H = polished
     return PairEstimate(H / H[2, 2], True, "", count, agreeing)
+
+
+def _background_motion(
+    source: Float64[np.ndarray, "n 2"],
+    target: Float64[np.ndarray, "n 2"],
+    size: tuple[int, int],
+    params: Stabilization,
+) -> tuple[Float64[np.ndarray, "3 3"] | None, Bool[np.ndarray, " n"]]:
+    """The homography that explains most matches, and which; unless they say that it is the subject's.
+
+    A subject that fills the frame can have most of the matches, but the background has those along the border. While
+    more of these contradict a motion than agree with it, another is looked for among the matches that no motion
+    explains yet; of all, the one that explains most matches along the border is taken.
+    """
+    apart = np.minimum(target, np.array(size, np.float64) - target) / np.array(size, np.float64)
+    border = apart.min(axis=1) < BORDER
+    free = np.ones(len(source), bool)
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    while len(found) < MOTIONS and free.sum() >= max(4, params.min_inliers):
+        H, mask = cv2.findHomography(
+            source[free], target[free], cv2.USAC_MAGSAC, params.threshold, maxIters=10_000, confidence=0.9999
+        )
+        if H is None or mask is None:
+            break
+        inliers = np.zeros(len(source), bool)
+        inliers[np.flatnonzero(free)[mask.ravel() > 0]] = True
+        if found and inliers.sum() < params.min_inliers:
+            break
+        found.append((H, inliers))
+        free &= ~inliers
+        if 2 * np.count_nonzero(border & inliers) >= np.count_nonzero(border):
+            break
+    if not found:
+        return None, ~free
+    return max(found, key=lambda motion: np.count_nonzero(border & motion[1]))
 
 
 def _spread(points: Float64[np.ndarray, "n 2"]) -> float:

@@ -215,6 +215,26 @@ def test_points_that_agree_on_nothing_are_recorded() -> None:
     assert pair.matches == 40
 
 
+@pytest.mark.parametrize("fills", [True, False])
+def test_the_border_tells_the_background_from_a_subject_with_more_keypoints(fills: bool) -> None:
+    """Where the subject has most matches, and where it does not."""
+    generator = np.random.default_rng(8)
+    width, height = SIZE
+    everywhere = generator.uniform((0, 0), SIZE, (400, 2))
+    apart = np.minimum(everywhere, np.array(SIZE) - everywhere) / np.array(SIZE)
+    behind, subject = everywhere[apart.min(axis=1) < 0.15], everywhere[apart.min(axis=1) > 0.25]
+    assert len(behind) > 60
+    assert len(subject) > 60
+    behind, subject = (behind[:50], subject[:120]) if fills else (behind[:120], subject[:50])
+    points = np.concatenate([behind, subject])
+    moved = np.concatenate([behind + (-9, 4), subject + (14, -6)])
+    pair = estimate_homography(cloud(points), cloud(moved), SIZE, PARAMS)
+    assert pair.valid
+    assert pair.inliers == len(behind)
+    corner = cv2.perspectiveTransform(np.array([[[0.0, 0.0], [width, height]]]), pair.H)[0]
+    np.testing.assert_allclose(corner, [[-9, 4], [width - 9, height + 4]], atol=0.5)
+
+
 @pytest.mark.parametrize("factor", [(-1, 1), (0.5, 0.5), (2, 2), (1.7, 1)])
 def test_a_mirrored_and_a_rescaled_view_are_recorded(factor: tuple[float, float]) -> None:
     points = np.random.default_rng(0).uniform(0, 260, (80, 2))
