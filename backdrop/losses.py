@@ -39,7 +39,7 @@ def foreground_loss(composed: Float[Tensor, "B 3 H W"], image: Float[Tensor, "B 
 
 
 def flow_foreground_loss(mask: Float[Tensor, "B 1 H W"], motion: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B"]:
-    """L2(F_c(I_f), I_f) of the flow image composed as Eq. 1 composes the image, its own colors in the foreground.
+    """L2(F_c(I_f), I_f) of the flow image composed as `compose` does with the image, its own colors in the foreground.
 
     What is left is (1 - mask)^2 times `motion`, the square distance of the flow image from its inpainted background:
     motion that the mask leaves out costs. None of the papers has it (they use flow for L_bg alone).

@@ -66,14 +66,13 @@ GROUPS = (
     Group("Encoder weights (reference: none)", ("encoder_file",)),
     Group("Flow", ("flow_off",)),
     Group(
-        "Ours (reference: median background with a pixel of tolerance, in the hole; fixed offsets; motion outside "
-        "of the mask costs; colors held to the crop's; augmentation)",
+        "Ours (reference: median background with a pixel of tolerance, in the whole image; offsets learn, sizes do "
+        "not; motion outside of the mask costs; colors held to the crop's; augmentation)",
         (
             "background_inpaint",
             "tolerance_off",
-            "whole_background",
-            "offsets_learn",
-            "offsets_learn_whole_background",
+            "whole_background_off",
+            "offsets_fixed",
             "flow_fg_off",
             "autoencoder_off",
             "augment_off",
