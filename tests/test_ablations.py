@@ -35,7 +35,7 @@ def test_the_grid_runs_every_row_of_conf() -> None:
     assert {row for row, _ in grid()} == set(ROWS)
     assert len(grid()) == len(set(grid()))
     assert grid(["flow_off"]) == [("flow_off", 0)]
-    assert grid(["sampling_gumbel"]) == [("sampling_gumbel", seed) for seed in ablations.SEEDS]
+    assert grid(["sampling_gumbel"]) == [("sampling_gumbel", seed) for seed in (0, 1)]
     with pytest.raises(BackdropError, match="flow_of; the rows are .*flow_off"):
         grid(["flow_of"])
 
