@@ -1,0 +1,425 @@
+"""The tool: what is segmented, what is written, what goes on after a stop, and what other tools read of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from pycocotools.coco import COCO
+from typer.testing import CliRunner
+
+from backdrop import cli, export
+from backdrop.detector import Detector
+from backdrop.errors import BackdropError
+from backdrop.masks import Mask
+from backdrop.predict import (
+    Record,
+    Settings,
+    encoded,
+    picture_path,
+    predict_all,
+    predict_source,
+    read_records,
+    records_path,
+)
+from backdrop.segmenter import Segmenter
+from backdrop.sources import Source, find_sources, frames_of, natural
+from backdrop.synthesis import SynthesisNetwork
+from backdrop.unet import StudentNetwork
+from backdrop.video import decode_video, encode_video
+from backdrop.weights import save_network
+from tests.runs import HEIGHT, WIDTH, scene
+from tests.tiny import small_params
+
+FRAMES = 7
+PLAIN = Settings("model", 0.5, None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model folder with a student, whose masks are something between empty and full."""
+    folder = tmp_path_factory.mktemp("model") / "segmenter"
+    torch.manual_seed(1)
+    params = small_params()
+    networks = {"detector": Detector(params.detector, "none"), "synthesis": SynthesisNetwork(params.synthesis, "none")}
+    student = StudentNetwork([4, 8])
+    config = {
+        "size": list(params.train.size),
+        "detector": params.detector.model_dump(mode="json"),
+        "synthesis": params.synthesis.model_dump(mode="json"),
+        "student": {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0},
+    }
+    save_network(folder, networks | {"student": student}, config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def segmenter(model: Path) -> Segmenter:
+    return Segmenter.load(model, "cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return scene(FRAMES)[0]
+
+
+@pytest.fixture
+def material(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
+    """A folder with two images, one of them below, and a video."""
+    folder = tmp_path / "in put"
+    (folder / "below").mkdir(parents=True)
+    for name, picture in (("a10.png", pictures[0]), ("below/ü;$(x).jpg", pictures[1])):
+        Image.fromarray(picture).save(folder / name)
+    encode_video(folder / "run.mp4", pictures, fps=10)
+    (folder / "notes.txt").write_text("not footage")
+    (folder / ".hidden.png").write_bytes(b"x")
+    return folder
+
+
+# ----------------------------------------------------------------------------------------------- sources
+
+
+def test_sources_of_a_folder_are_named_by_their_paths(material: Path) -> None:
+    found = find_sources([material])
+    assert [(s.name, s.video) for s in found] == [("a10", False), ("below/ü;$(x)", False), ("run", True)]
+    assert [s.name for s in find_sources([material / "run.mp4", f"{material}/*.png"])] == ["run", "a10"]
+    assert len(find_sources([material, material])) == 3, "the same file twice"
+
+
+def test_names_are_unique(tmp_path: Path) -> None:
+    for name in ("x/a.png", "y/a.png", "x/a.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    found = find_sources([tmp_path / "x", tmp_path / "y"])
+    assert len({s.name for s in found}) == 3
+
+
+@pytest.mark.parametrize("name", ["nowhere.png", "no*thing", "notes.txt", "empty"])
+def test_what_is_no_source_is_named(name: str, material: Path) -> None:
+    (material / "empty").mkdir()
+    with pytest.raises(BackdropError, match=r"notes|nowhere|no\*thing|empty"):
+        find_sources([material / name])
+
+
+@given(st.lists(st.integers(0, 200), min_size=2, max_size=6))
+def test_numbers_sort_as_numbers(numbers: list[int]) -> None:
+    assert sorted((f"f{n}.png" for n in numbers), key=natural) == [f"f{n}.png" for n in sorted(numbers)]
+
+
+def test_every_second_frame_keeps_its_number(material: Path) -> None:
+    source = Source(material / "run.mp4", "run", True)
+    assert [frame.number for frame in frames_of(source, 2)] == [0, 2, 4, 6]
+
+
+# --------------------------------------------------------------------------------------------- segmenting
+
+
+def test_masks_records_and_pictures_agree(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sources = find_sources([material])
+    assert predict_all(segmenter, sources, out, PLAIN, ("masks", "overlay", "npz"), quiet=True) == []
+    for source in sources:
+        records = read_records(records_path(out, source))
+        assert records is not None
+        assert records.whole
+        assert len(records.frames) == (FRAMES if source.video else 1)
+        for record, frame in zip(records.frames, frames_of(source), strict=True):
+            mask = cv2.imread(str(picture_path(out, "masks", source, record.frame)), cv2.IMREAD_UNCHANGED)
+            assert set(np.unique(mask)) <= {0, 255}
+            assert np.array_equal(mask > 0, record.decoded())
+            expected = segmenter.predict(frame.image)
+            assert np.mean((expected.mask > 0.5) == record.decoded()) > 0.999
+            soft = np.load(picture_path(out, "npz", source, record.frame))
+            assert np.allclose(soft["mask"], expected.mask, atol=2e-3)
+            left, top, width, height = record.box
+            assert 0 <= left <= left + width <= WIDTH
+            assert 0 <= top <= top + height <= HEIGHT
+            overlay = Image.open(picture_path(out, "overlay", source, record.frame))
+            assert overlay.size == (WIDTH, HEIGHT)
+
+
+def test_frames_are_segmented_by_themselves(pictures: list[np.ndarray], segmenter: Segmenter) -> None:
+    forward = [p.mask for p in segmenter.predict_batch(pictures)]
+    order = np.random.default_rng(0).permutation(FRAMES)
+    shuffled = segmenter.predict_batch([pictures[i] for i in order])
+    for i, prediction in zip(order, shuffled, strict=True):
+        assert np.allclose(prediction.mask, forward[i], atol=1e-5)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", [0, 3, 6])
+@pytest.mark.parametrize("half", [True, False])
+def test_a_stopped_video_goes_on_where_it_was(
+    at: int, half: bool, material: Path, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Source(material / "run.mp4", "run", True)
+    predict_source(segmenter, source, tmp_path / "whole", PLAIN, batch=1)
+    seen: list[int] = []
+    batch = Segmenter.predict_batch
+
+    def counting(self: Segmenter, images: list[np.ndarray]):
+        if len(seen) == at:
+            raise Killed
+        seen.append(1)
+        return batch(self, images)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "predict_batch", counting)
+        with pytest.raises(Killed):
+            predict_source(segmenter, source, tmp_path / "out", PLAIN, batch=1)
+    path = records_path(tmp_path / "out", source)
+    if half:
+        path.write_bytes(path.read_bytes() + b'{"frame": 3, "ti')
+    with pytest.raises(BackdropError, match="not whole"):
+        export.recorded(tmp_path / "out")
+    assert predict_source(segmenter, source, tmp_path / "out", PLAIN, batch=1) == FRAMES - at
+    assert path.read_bytes() == records_path(tmp_path / "whole", source).read_bytes()
+    assert predict_source(segmenter, source, tmp_path / "out", PLAIN, batch=1) == 0, "whole already"
+
+
+def test_other_settings_and_missing_pictures_are_segmented_again(
+    material: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    source = Source(material / "run.mp4", "run", True)
+    assert predict_source(segmenter, source, tmp_path, PLAIN) == FRAMES
+    assert predict_source(segmenter, source, tmp_path, PLAIN._replace(threshold=0.4)) == FRAMES
+    assert predict_source(segmenter, source, tmp_path, PLAIN._replace(threshold=0.4, every=3)) == 3
+    picture_path(tmp_path, "masks", source, 3).unlink()
+    assert predict_source(segmenter, source, tmp_path, PLAIN._replace(threshold=0.4, every=3)) == 2
+
+
+def test_a_damaged_file_does_not_keep_the_others_from_being_segmented(
+    material: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    (material / "a10.png").write_bytes(b"no image")
+    (material / "run.mp4").write_bytes(b"")
+    faults = predict_all(segmenter, find_sources([material]), tmp_path / "out", PLAIN, quiet=True)
+    assert [source.name for source, _ in faults] == ["a10", "run"]
+    assert "a10.png is no readable image" in str(faults[0][1])
+    assert (tmp_path / "out" / "masks" / "below" / "ü;$(x).png").is_file()
+
+
+@pytest.mark.parametrize("kind", ["pixel", "gray", "sixteen", "alpha", "palette", "turned", "odd"])
+def test_images_of_any_kind(kind: str, pictures: list[np.ndarray], segmenter: Segmenter, tmp_path: Path) -> None:
+    image = Image.fromarray(pictures[0])
+    path, size = tmp_path / "x.png", (WIDTH, HEIGHT)
+    if kind == "pixel":
+        image, size = image.resize((1, 1)), (1, 1)
+    elif kind == "gray":
+        image = image.convert("L")
+    elif kind == "sixteen":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    elif kind == "alpha":
+        image.putalpha(77)
+    elif kind == "palette":
+        image = image.quantize(40)
+    elif kind == "odd":
+        image, size = image.resize((77, 51)), (77, 51)
+    exif = Image.Exif()
+    if kind == "turned":
+        exif[0x0112] = 6
+        size = size[::-1]
+        path = tmp_path / "x.jpg"
+    image.save(path, exif=exif)
+    source = Source(path, "x", False)
+    predict_source(segmenter, source, tmp_path / "out", PLAIN)
+    records = read_records(records_path(tmp_path / "out", source))
+    assert records is not None
+    assert records.frames[0].size == size
+    assert Image.open(tmp_path / "out" / "masks" / "x.png").size == size
+
+
+# ------------------------------------------------------------------------------------------------ export
+
+
+@pytest.fixture
+def done(material: Path, segmenter: Segmenter, tmp_path: Path) -> Path:
+    out = tmp_path / "done"
+    predict_all(segmenter, find_sources([material]), out, PLAIN, (), quiet=True)
+    return out
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_coco_is_read_by_pycocotools_as_the_same_masks(split: bool, done: Path) -> None:
+    found = export.recorded(done)
+    (path,) = export.write_coco(done, found, done, split)
+    read = COCO(str(path))
+    masks = {export.file_name(s, r): r.decoded() for s, records in found for r in records.frames}
+    assert len(read.imgs) == len(masks) == FRAMES + 2
+    for number, image in read.imgs.items():
+        parts = [read.annToMask(a) > 0 for a in read.loadAnns(read.getAnnIds(number))]
+        whole = np.any(parts, axis=0) if parts else np.zeros((HEIGHT, WIDTH), bool)
+        assert np.array_equal(whole, masks[image["file_name"]])
+        if split:
+            assert all(cv2.connectedComponents(part.astype(np.uint8))[0] == 2 for part in parts)
+        else:
+            assert len(parts) <= 1
+
+
+def test_davis_annotations_hold_the_masks_as_indices(done: Path) -> None:
+    found = export.recorded(done)
+    export.write_davis(done, found, done)
+    for source, records in found:
+        for record in records.frames:
+            name = f"{source.name}/{record.frame:05d}.png" if source.video else f"{source.name}.png"
+            image = Image.open(done / "davis" / "Annotations" / name)
+            assert image.mode == "P"
+            assert np.array_equal(np.asarray(image) == 1, record.decoded())
+
+
+def blobs(seed: int) -> Mask:
+    noise = np.random.default_rng(seed).normal(size=(60, 90)).astype(np.float32)
+    return cv2.GaussianBlur(noise, (0, 0), 5) > 0.03
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6))
+def test_yolo_outlines_enclose_the_mask(seed: int) -> None:
+    mask = blobs(seed)
+    filled = np.zeros((240, 360), np.uint8)
+    outlines = export.polygons(mask)
+    assert all(len(points) >= 3 for points in outlines)
+    cv2.fillPoly(filled, [np.rint(points * 4 - 0.5).astype(np.int32) for points in outlines], 1)
+    drawn = cv2.resize(filled, (90, 60), interpolation=cv2.INTER_AREA) > 0
+    holes = np.zeros_like(filled)
+    contours, _ = cv2.findContours(
+        cv2.resize(mask.astype(np.uint8), (360, 240), interpolation=cv2.INTER_NEAREST), cv2.RETR_EXTERNAL, 2
+    )
+    cv2.drawContours(holes, contours, -1, 1, -1)
+    solid = cv2.resize(holes, (90, 60), interpolation=cv2.INTER_AREA) > 0
+    assert np.mean(drawn == solid) > 0.97
+
+
+def read_brush(rle: list[int]) -> np.ndarray:
+    """Label Studio's bytes back to values, by the format alone."""
+    bits = "".join(f"{byte:08b}" for byte in rle)
+    count, word = int(bits[:32], 2), int(bits[32:37], 2) + 1
+    widths = [int(bits[37 + 4 * i : 41 + 4 * i], 2) + 1 for i in range(4)]
+    position, values = 53, []
+    while len(values) < count:
+        repeated, which = bits[position] == "1", int(bits[position + 1 : position + 3], 2)
+        position += 3
+        length = int(bits[position : position + widths[which]], 2) + 1
+        position += widths[which]
+        for _ in range(1 if repeated else length):
+            value = int(bits[position : position + word], 2)
+            position += word
+            values += [value] * (length if repeated else 1)
+    return np.array(values, np.uint8)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from(["blobs", "empty", "full", "checkered"]))
+def test_label_studio_brushes_hold_the_mask(seed: int, kind: str) -> None:
+    mask = {
+        "blobs": blobs(seed),
+        "empty": np.zeros((60, 90), bool),
+        "full": np.ones((260, 90), bool),
+        "checkered": np.indices((9, 11)).sum(0) % 2 > 0,
+    }[kind]
+    values = read_brush(export.brush_rle(mask)).reshape(*mask.shape, 4)
+    assert np.array_equal(values, np.repeat(mask[..., None] * np.uint8(255), 4, axis=2))
+
+
+def test_an_overlay_video_has_the_frames_of_the_video(done: Path, pictures: list[np.ndarray]) -> None:
+    (path,) = export.write_video(done, export.recorded(done), done)
+    frames = [image for _, _, image in decode_video(path)]
+    assert len(frames) == FRAMES
+    assert frames[0].shape == pictures[0].shape
+
+
+def test_a_record_survives_json() -> None:
+    mask = blobs(4)
+    record = Record(0, 0.0, (90, 60), (0.0, 0.0, 1.0, 1.0), 0.5, json.loads(json.dumps(encoded(mask))))
+    assert np.array_equal(record.decoded(), mask)
+
+
+# -------------------------------------------------------------------------------------------- command line
+
+
+def call(*arguments: str | Path) -> tuple[int, str]:
+    """Exit status and output; a BackdropError counts as main() has it: status 1 and its text."""
+    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
+    if isinstance(result.exception, BackdropError):
+        return 1, str(result.exception)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.output
+
+
+def test_predict_and_export_from_the_command_line(material: Path, model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    common = ("--model", model, "--device", "cpu", "--refine", "none")
+    status, text = call("predict", material, "-o", out, *common, "-f", "masks", "-f", "video", "-f", "coco")
+    assert status == 0
+    assert "9 frames of 3 files" in text
+    assert (out / "masks" / "run" / "000006.png").is_file()
+    assert (out / "video" / "run.mp4").is_file()
+    assert len(json.loads((out / "coco.json").read_text())["images"]) == 9
+    status, text = call("export", out, "-f", "yolo", "-f", "labelstudio", "-o", tmp_path / "labels")
+    assert status == 0
+    assert (tmp_path / "labels" / "yolo" / "labels" / "run" / "000000.txt").is_file()
+    assert len(json.loads((tmp_path / "labels" / "labelstudio.json").read_text())) == 9
+    status, text = call("export", out, "-f", "masks")
+    assert status == 1
+    assert "backdrop predict" in text
+    status, text = call("predict", material / "a10.png", "-o", out, *common, "--quiet")
+    assert (status, text) == (0, "")
+
+
+def test_exit_statuses_tell_scripts_what_happened(material: Path, model: Path, tmp_path: Path) -> None:
+    common = ("-o", tmp_path / "out", "--model", model, "--device", "cpu", "--refine", "none")
+    (material / "a10.png").write_bytes(b"no image")
+    status, text = call("predict", material, *common)
+    assert status == cli.SOME_FAILED
+    assert "a10.png" in text
+    assert call("predict", material / "a10.png", *common)[0] == 1
+    assert call("predict", material, "-o", tmp_path, "--every", "0")[0] == 2
+    assert call("predict", tmp_path / "nowhere", *common)[0] == 1
+    status, text = call("predict", material, "-o", tmp_path, "--model", tmp_path)
+    assert status == 1
+    assert "model" in text
+
+
+def test_the_crf_needs_its_parameters(
+    material: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, text = call("predict", material / "a10.png", "-o", tmp_path / "out", "--model", model)
+    assert status == 1
+    assert "--params" in text
+    assert "--refine none" in text
+
+
+def test_help_shows_examples() -> None:
+    for command in ("predict", "export"):
+        status, text = call(command, "--help")
+        assert status == 0
+        assert f"backdrop {command}" in text
+
+
+def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, text = call("doctor")
+    assert status == 1
+    assert "torch" in text
+    assert "missing: params.yaml" in text
