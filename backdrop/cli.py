@@ -128,6 +128,22 @@ def export(
         typer.echo(f"{one.value}: {len(written)} file{'s' * (len(written) != 1)}, {written[0] if written else target}")
 
 
+@app.command()
+def report(
+    project: Annotated[Path, typer.Argument(help="The project's folder, with metrics/ and data/.")] = Path("."),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("metrics/report.html"),
+) -> None:
+    """Write one HTML file about the last scored run: scores, best and worst frames, curves, parameters.
+
+    \b
+    backdrop report
+    backdrop report path/to/project -o report.html
+    """
+    from backdrop.report import write_report
+
+    typer.echo(f"wrote {write_report(project, out)}")
+
+
 def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
     from backdrop.params import read
 
