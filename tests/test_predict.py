@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -39,16 +38,10 @@ from backdrop.weights import save_network
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.tiny import small_params
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 FRAMES = 7
 PLAIN = Settings("model", 0.5, None)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -24,17 +24,10 @@ from backdrop.weights import load_network, save_network
 from tests.runs import HEIGHT, WIDTH
 from tests.tiny import training_params, write_material
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPLITS = {"train_1": "train", "val_1": "val", "test_1": "test", "test_2": "test"}
 FRAMES = 6
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on two threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,8 @@ from backdrop.video import FrameArchive
 from tests.runs import HEIGHT, SIDE, WIDTH, write_motion
 from tests.tiny import ROOT, environment, small_params, small_values, training_params, write_material
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SIZE = (48, 32)
 STEPS = {"train.iterations": 5, "train.detector_iterations": 2, "train.synthesis_iterations": 2}
 STEPS |= {"train.checkpoint_every": 3, "train.box_fixed": 2, "train.offset_fixed": 1, "train.overlay_every": 3}
@@ -37,15 +38,6 @@ STEPS |= {"train.checkpoint_every": 3, "train.box_fixed": 2, "train.offset_fixed
 
 class Crash(Exception):
     """What a test throws out of a loop."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small are slower on two threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
