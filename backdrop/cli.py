@@ -81,7 +81,7 @@ def predict(
     sources = find_sources(inputs)
     segmenter = Segmenter.load(model, device)
     crf = _crf(params) if refinement is Refinement.crf else None
-    level = _threshold(model) if threshold is None else threshold
+    level = _threshold(model, refinement is Refinement.crf) if threshold is None else threshold
     settings = Settings(_identity(model), level, crf, every)
     pictures = [name for name in chosen if name in PICTURES]
     faults = predict_all(segmenter, sources, out, settings, pictures, batch, quiet)
@@ -154,12 +154,16 @@ def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
     return read(params).crf
 
 
-def _threshold(model: Path) -> float:
-    """The threshold that the stage segment chose, where the model lies in a project that has run it; else 0.5."""
-    from backdrop.masks import read_threshold
+def _threshold(model: Path, refined: bool) -> float:
+    """The threshold that the project chose in which the model lies, for masks after or before the CRF; else the
+    student's own, else 0.5."""
+    from backdrop.masks import THRESHOLD, read_threshold
+    from backdrop.weights import load_network
 
-    predictions = model.resolve().parent.parent / "data" / "predictions"
-    return read_threshold(predictions)[0] if (predictions / "threshold.json").is_file() else 0.5
+    chosen = model.resolve().parent.parent / "data" / ("masks" if refined else "predictions")
+    if (chosen / THRESHOLD).is_file():
+        return read_threshold(chosen)[0]
+    return load_network(model)[1].get("student", {}).get("threshold", 0.5)
 
 
 def _identity(model: Path) -> str:

@@ -186,7 +186,7 @@ def fuse(cues: Mapping[str, Cue], size: tuple[int, int], weights: Mapping[str, f
 
 
 def consensus(
-    frames: Sequence[Mapping[str, Cue]], size: tuple[int, int], power: float, passes: int = 2
+    frames: Sequence[Mapping[str, Cue]], size: tuple[int, int], power: float, subjects: int = 1, passes: int = 2
 ) -> dict[str, float]:
     """How far each cue of a sequence is to be trusted: J of its subject with the fused cues' subject, to a power.
 
@@ -196,6 +196,7 @@ def consensus(
     Args:
         frames: cues of some of the sequence's frames.
         power: 0: all weights 1.
+        subjects: components that a frame's subject may have.
 
     Returns:
         A weight in [1e-4, 1] for each cue that any frame has, the largest 1.
@@ -205,14 +206,18 @@ def consensus(
     if not power:
         return weights
     even = np.ones((size[1], size[0]), np.float32)
-    own = [{name: subject_component(cue.value, even) for name, cue in cues.items()} for cues in frames]
+
+    def subject(cue: Cue) -> Valid:
+        return subject_component(cue.value, even, subjects=subjects)
+
+    own = [{name: subject(cue) for name, cue in cues.items()} for cues in frames]
     for _ in range(passes):
         agreed: dict[str, list[float]] = {name: [] for name in names}
-        for cues, subjects in zip(frames, own, strict=True):
-            fused = subject_component(fuse(cues, size, weights).value, even)
-            for name, subject in subjects.items():
-                either = np.count_nonzero(subject | fused)
-                agreed[name].append(np.count_nonzero(subject & fused) / either if either else 0.0)
+        for cues, alone in zip(frames, own, strict=True):
+            fused = subject(fuse(cues, size, weights))
+            for name, part in alone.items():
+                either = np.count_nonzero(part | fused)
+                agreed[name].append(np.count_nonzero(part & fused) / either if either else 0.0)
         raw = {name: max(float(np.mean(values)), 0.01) ** power for name, values in agreed.items()}
         weights = {name: max(value / max(raw.values()), 1e-4) for name, value in raw.items()}
     return weights

@@ -105,11 +105,10 @@ class Chunk(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """chosen, paper: by the stage segment, for what ships and for the papers' method; oracle: best on the scored
-    frames, of what ships; flow: None means Otsu's in each frame."""
+    """chosen: by result, what the stages segment (before the CRF) and refine chose; oracle: best on the scored
+    frames, of what ships before the CRF; flow: None means Otsu's in each frame."""
 
-    chosen: float
-    paper: float
+    chosen: dict[str, float]
     oracle: float
     flow: float | None
 
@@ -147,23 +146,22 @@ def score_all(folders: Folders, layout: str, workers: int = 0) -> Evaluation:
     if not scored:
         return Evaluation(header, pd.DataFrame(columns=SEQUENCE_COLUMNS), pd.DataFrame(columns=FRAME_COLUMNS))
     validation, _ = _scored_frames(folders, index.loc[index["split"] == "val", "sequence"], False)
-    chosen, chosen_on = read_threshold(folders.predictions)
-    paper, paper_on = read_threshold(folders.predictions_paper)
+    choices = {
+        "method": read_threshold(folders.masks),
+        "method_raw": read_threshold(folders.predictions),
+        "method_paper": read_threshold(folders.masks_paper),
+        "method_paper_raw": read_threshold(folders.predictions_paper),
+    }
     thresholds = Thresholds(
-        chosen,
-        paper,
+        {result: threshold for result, (threshold, _) in choices.items()},
         _grid_search(_soft_grid, "oracle threshold", scored, folders, workers),
         _grid_search(_flow_grid, "flow threshold", validation, folders, workers) if validation else None,
     )
     rows, boxes = _score(scored, folders, thresholds, workers)
     per_frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS))
     per_sequence = _per_sequence(per_frame, boxes)
-    labels = {
-        "method": chosen_on,
-        "method_raw": chosen_on,
+    labels = {result: chosen_on for result, (_, chosen_on) in choices.items()} | {
         "method_best_threshold": "oracle: best mean J on the scored frames",
-        "method_paper": paper_on,
-        "method_paper_raw": paper_on,
         "flow_threshold": "otsu" if thresholds.flow is None else "validation",
         "mog2": "default",
     }
@@ -311,16 +309,17 @@ class _Rivals:
 
     def masks(self, t: int, size: tuple[int, int]) -> dict[str, tuple[Mask | None, float]]:
         """Result -> (mask at size (width, height), threshold); None where it is missing."""
-        limits = self.thresholds
+        chosen, oracle = self.thresholds.chosen, self.thresholds.oracle
+        raw, raw_paper = chosen["method_raw"], chosen["method_paper_raw"]
         soft, paper = self._soft("method", t, size), self._soft("method_paper", t, size)
         moving, used = self._moving(t)
         subtracted = None if self.mog2 is None else self.mog2.mask(t)
         return {
-            "method": (self._final("method", t, size), limits.chosen),
-            "method_raw": (None if soft is None else soft > limits.chosen, limits.chosen),
-            "method_best_threshold": (None if soft is None else soft > limits.oracle, limits.oracle),
-            "method_paper": (self._final("method_paper", t, size), limits.paper),
-            "method_paper_raw": (None if paper is None else paper > limits.paper, limits.paper),
+            "method": (self._final("method", t, size), chosen["method"]),
+            "method_raw": (None if soft is None else soft > raw, raw),
+            "method_best_threshold": (None if soft is None else soft > oracle, oracle),
+            "method_paper": (self._final("method_paper", t, size), chosen["method_paper"]),
+            "method_paper_raw": (None if paper is None else paper > raw_paper, raw_paper),
             "flow_threshold": (None if moving is None else resize_mask(moving, size), used),
             "mog2": (None if subtracted is None else resize_mask(subtracted, size), MOG2_VARIANCE),
         }

@@ -28,6 +28,7 @@ Soft = Float32[np.ndarray, "H W"]
 Box = Float[np.ndarray, "4"]
 
 BOXES = "predictions.npz"
+THRESHOLD = "threshold.json"
 
 
 def entry(t: int) -> str:
@@ -124,12 +125,15 @@ class Predictions(MaskArchive):
 
 
 def read_threshold(predictions_dir: Path | str) -> tuple[float, str]:
-    """The threshold that the stage segment chose, and on what ("validation", "default" or "params").
+    """The threshold that the stage segment (or refine) chose, and on what.
+
+    Returns:
+        (threshold, "validation", "pseudo-masks", "default" or "params").
 
     Raises:
         BackdropError: threshold.json is missing or holds no threshold.
     """
-    path = Path(predictions_dir) / "threshold.json"
+    path = Path(predictions_dir) / THRESHOLD
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         return float(stored["threshold"]), str(stored["chosen_on"])
@@ -137,6 +141,13 @@ def read_threshold(predictions_dir: Path | str) -> tuple[float, str]:
         raise BackdropError(f"{show(path)} does not exist: run the stage segment") from fault
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise BackdropError(f"{show(path)} holds no threshold ({fault}): run the stage segment again") from fault
+
+
+def write_threshold(folder: Path, threshold: float, chosen_on: str) -> dict[str, Any]:
+    """What `read_threshold` reads; returns what it wrote."""
+    result = {"threshold": float(threshold), "chosen_on": chosen_on}
+    (folder / THRESHOLD).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
 
 
 def same_predictions(first: Path | str, second: Path | str) -> bool:

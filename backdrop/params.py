@@ -295,6 +295,9 @@ class StudentParams(Section):
     rate: Positive = Field(description="AdamW's learning rate.")
     decay: bool = Field(description="Cosine decay of the rate to zero, in each round.")
     every: Count = Field(description="Pseudo-masks and training take every n-th stored frame.")
+    subjects: Annotated[int, Field(ge=1, le=16)] = Field(
+        description="Subjects that a frame may show at once; the masks hold up to so many parts."
+    )
     cues: list[Literal["flow", "median", "mog2", "mosaic"]] = Field(min_length=1, description="Cues that are fused.")
     consensus: Annotated[float, Field(ge=0, le=8)] = Field(
         description="A sequence's cues weigh by their agreement with one another to this power; 0: all alike."

@@ -227,12 +227,12 @@ def jaccard_grid(soft: Soft, truth: Mask, void: Mask | None = None) -> Float64[n
 _LEVELS = np.searchsorted(GRID, np.arange(256, dtype=np.float32) / np.float32(255), side="left").astype(np.uint8)
 
 
-def best_threshold(grids: Sequence[Float64[np.ndarray, "_ 19"]]) -> float:
-    """The threshold of `GRID` with the best mean J, frames averaged within a sequence, then sequences; ties: the
+def best_threshold(grids: Sequence[Float64[np.ndarray, "_ N"]], levels: np.ndarray = GRID) -> float:
+    """The threshold of `levels` with the best mean J, frames averaged within a sequence, then sequences; ties: the
     one nearest to 0.5."""
     curve = np.mean([grid.mean(axis=0) for grid in grids], axis=0)
-    order = np.lexsort((np.abs(GRID - 0.5), -np.round(curve, 12)))
-    return round(float(GRID[order[0]]), 2)
+    order = np.lexsort((np.abs(levels - 0.5), -np.round(curve, 12)))
+    return round(float(levels[order[0]]), 2)
 
 
 def sequence_grid(frames: Path, predictions: Path) -> Float64[np.ndarray, "N 19"]:

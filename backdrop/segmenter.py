@@ -7,7 +7,6 @@ The same folder then also gives what detector and synthesis network find alone: 
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,7 +23,7 @@ from backdrop import datasets, spatial
 from backdrop.detector import Detector
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
-from backdrop.masks import BOXES, box_from_mask, entry
+from backdrop.masks import BOXES, box_from_mask, entry, write_threshold
 from backdrop.params import DetectorParams, SegmentParams, SynthesisParams
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import Student, subject_component
@@ -248,18 +247,19 @@ def segment_all(
         out_dir: gets what ships. paper_dir: gets what D and S find alone, and a threshold of its own; a copy of
             `out_dir` where the model has no student.
         choose_threshold: (frames_dir, predictions_dir) -> (threshold, what it was chosen on), by validation
-            sequences with ground truth; asked only when `params.threshold` is null.
+            sequences with ground truth; asked only when `params.threshold` is null. Without validation truth the
+            student's own threshold is taken (`SelfTraining._threshold`).
 
     Returns:
         What threshold.json of `out_dir` holds.
     """
     # loaded here, too: a wrong folder is named once, not by every process
-    student = Segmenter.load(model_dir, device).student is not None
+    student = Segmenter.load(model_dir, device).student
     index = datasets.read_index(frames_dir, usable=True)
     names = index[index["split"] != "train"]["sequence"].tolist()
     if not names:
         raise BackdropError(f"{frames_dir}/index.csv lists no sequence to segment: all are in the training split")
-    folders = [out_dir, paper_dir] if student else [out_dir]
+    folders = [out_dir] if student is None else [out_dir, paper_dir]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
@@ -270,19 +270,28 @@ def segment_all(
     faults = [fault for fault in tqdm(tasks, total=len(names), desc="segmenting", unit="sequence") if fault]
     if faults:
         raise faults[0]
-    results = [_write_threshold(frames_dir, folder, params.threshold, choose_threshold) for folder in folders]
-    if not student:
+    own = None if student is None else student.threshold
+    results = [
+        _write_threshold(frames_dir, folder, params.threshold, choose_threshold, own if folder == out_dir else None)
+        for folder in folders
+    ]
+    if student is None:
         shutil.copytree(out_dir, paper_dir, dirs_exist_ok=True)
     return results[0]
 
 
 def _write_threshold(
-    frames_dir: Path, folder: Path, given: float | None, choose: Callable[[Path, Path], tuple[float, str]]
+    frames_dir: Path,
+    folder: Path,
+    given: float | None,
+    choose: Callable[[Path, Path], tuple[float, str]],
+    own: float | None,
 ) -> dict[str, Any]:
+    """Args: own: the model's own threshold, taken where neither parameters nor validation truth give one."""
     threshold, chosen_on = choose(frames_dir, folder) if given is None else (given, "params")
-    result = {"threshold": float(threshold), "chosen_on": chosen_on}
-    (folder / "threshold.json").write_text(json.dumps(result, indent=2) + "\n")
-    return result
+    if chosen_on == "default" and own is not None:
+        threshold, chosen_on = own, "pseudo-masks"
+    return write_threshold(folder, threshold, chosen_on)
 
 
 def _segment_one(

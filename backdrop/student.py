@@ -49,6 +49,7 @@ from backdrop.loop import (
 )
 from backdrop.masks import Soft, box_pixels
 from backdrop.params import StabilizeParams, StudentParams
+from backdrop.scores import best_threshold, jaccard_grid
 from backdrop.segmenter import Segmenter
 from backdrop.stage import worker_count
 from backdrop.unet import Student, StudentNetwork, subject_component
@@ -118,7 +119,7 @@ def pseudo_mask(
     if student is not None:
         evidence = (1 - params.memory) * evidence + params.memory * student
         weight = weight * (0.2 + student)
-    component = subject_component(evidence, weight)
+    component = subject_component(evidence, weight, subjects=params.subjects)
     if not component.any():
         return np.zeros(component.shape, np.float32), fused.valid & (evidence < 0.25)
     soft = component.astype(np.float32)
@@ -191,7 +192,7 @@ def _weigh(work: Work, params: StudentParams) -> dict[str, float]:
     evidence = np.load(work.evidence, mmap_mode="r")
     kept = np.arange(0, work.count, params.every)
     some = kept[np.linspace(0, len(kept) - 1, min(CONSENSUS_FRAMES, len(kept))).round().astype(int)]
-    weights = consensus([_read(evidence[t], params) for t in some], params.size, params.consensus)
+    weights = consensus([_read(evidence[t], params) for t in some], params.size, params.consensus, params.subjects)
     return dict.fromkeys(cue_names(params), 1e-4) | weights  # type: ignore[arg-type]
 
 
@@ -356,7 +357,8 @@ class SelfTraining:
                 labels = self._expect(number)
                 self._maximize(number, start, labels, live, history)
                 start = 0
-        save_network(out_dir, *self._model())
+        threshold = self._threshold(self._expect(self.student.rounds - 1))
+        save_network(out_dir, *self._model(threshold))
         self.checkpoints.clear()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -418,7 +420,7 @@ class SelfTraining:
 
     def _predict(self, works: list[Work]) -> None:
         """The student's soft masks of all training frames at the working size."""
-        student = Student(self.network, self.student.size, 0, self.fabric.device)
+        student = self._student()
         for work in works:
             archive = FrameArchive(work.frames)
             width, height = self.student.size
@@ -460,6 +462,30 @@ class SelfTraining:
                 fused = fuse(_read(evidence[t], self.student), self.student.size, weights)
                 agreements.append(agreement(fused.value, window))
         return Detection(boxes, confidence), self.student.gate * float(np.mean(agreements))
+
+    def _student(self) -> Student:
+        """The network as it stands, ready to predict at the working size."""
+        return Student(self.network, self.student.size, 0, self.fabric.device, self.student.subjects)
+
+    def _threshold(self, labels: list[np.ndarray]) -> float:
+        """The threshold at which the student's masks agree best with the pseudo-masks of its last round.
+
+        A student that saw a subject in some of its pseudo-masks only (a tiny one, or one that often stands) is unsure
+        of it everywhere: its masks then lie on the subject and stay below one half. Frames without a pseudo-mask say
+        nothing.
+        """
+        student, grids = self._student(), []
+        for archive, stored in zip(self.data.frames, labels, strict=True):
+            kept = np.arange(0, len(archive), self.student.every)
+            some = kept[np.linspace(0, len(kept) - 1, min(CONSENSUS_FRAMES, len(kept))).round().astype(int)]
+            rows = []
+            for t in some:
+                subject, unknown = stored[t] % IGNORED > IGNORED // 2, stored[t] == IGNORED
+                if subject.any():
+                    rows.append(jaccard_grid(student.soft([archive.image(int(t))])[0], subject, unknown))
+            grids += [np.array(rows)] if rows else []
+        self.network.train()
+        return best_threshold(grids) if grids else 0.5
 
     # M-step
 
@@ -503,12 +529,18 @@ class SelfTraining:
             }
         )
 
-    def _model(self) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
+    def _model(self, threshold: float) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
         """Parts and config of the model folder: those of stage train, and the student."""
         segmenter = Segmenter.load(self.joint_dir, "cpu")
         config = load_network(self.joint_dir)[1]
         size, channels = list(self.student.size), list(self.student.channels)
-        config["student"] = {"channels": channels, "size": size, "guide": self.student.guide}
+        config["student"] = {
+            "channels": channels,
+            "size": size,
+            "guide": self.student.guide,
+            "subjects": self.student.subjects,
+            "threshold": threshold,
+        }
         return {"detector": segmenter.detector, "synthesis": segmenter.synthesis, "student": self.network}, config
 
 

@@ -21,6 +21,8 @@ GUIDE_EPSILON = 1e-2
 loses its way on gray images, whose three channels are one.)"""
 SPECK = 0.0005
 """Components smaller than this share of the image are none."""
+LESSER = 0.2
+"""Where several subjects are looked for, each holds at least this share of the heaviest one's evidence."""
 
 
 def _block(inner: int, outer: int) -> nn.Sequential:
@@ -73,23 +75,35 @@ class Student:
         size: (W, H), the resolution it was trained at.
         guide: radius of the guided filter that fits the mask to the image's edges, as a share of the
             image's diagonal; 0: none.
+        subjects: at most so many components make the mask.
+        threshold: the level at which its masks agree best with the pseudo-masks that it learned from; None: unknown.
     """
 
-    def __init__(self, network: StudentNetwork, size: tuple[int, int], guide: float, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: StudentNetwork,
+        size: tuple[int, int],
+        guide: float,
+        device: torch.device,
+        subjects: int = 1,
+        threshold: float | None = None,
+    ) -> None:
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.size, self.guide, self.device = size, guide, device
+        self.subjects, self.threshold = subjects, threshold
 
     @classmethod
     def build(cls, config: dict[str, Any], state: dict[str, Tensor], device: torch.device) -> Student:
         """From the key `student` of a model folder's config.json, and its weights (without the prefix)."""
         network = StudentNetwork(config["channels"])
         network.load_state_dict(state)
-        return cls(network, (config["size"][0], config["size"][1]), config["guide"], device)
+        size = (config["size"][0], config["size"][1])
+        return cls(network, size, config["guide"], device, config.get("subjects", 1), config.get("threshold"))
 
     @torch.inference_mode()
     def soft(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:
         """Soft masks at the working size, float32 in [0, 1], 1 = foreground: mean of the image and its mirror image,
-        one component.
+        as many components as there may be subjects.
 
         Args:
             images: (H, W, 3) uint8 RGB each, of any sizes. Each is segmented by itself.
@@ -99,7 +113,7 @@ class Student:
         x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = self.network(x) + self.network(x.flip(3)).flip(3)
-        return [near_subject(soft) for soft in (logits / 2).sigmoid()[:, 0].cpu().numpy()]
+        return [near_subject(soft, self.subjects) for soft in (logits / 2).sigmoid()[:, 0].cpu().numpy()]
 
     def masks(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "H W"]]:
         """Soft masks at each image's own size, their edges drawn to the image's.
@@ -110,10 +124,13 @@ class Student:
         return [sharpen(image, soft, self.guide) for image, soft in zip(images, self.soft(images), strict=True)]
 
 
-def subject_component(evidence: Soft, weight: Float32[np.ndarray, "H W"], level: float = 0.5) -> Mask:
+def subject_component(
+    evidence: Soft, weight: Float32[np.ndarray, "H W"], level: float = 0.5, subjects: int = 1
+) -> Mask:
     """The connected component of evidence > level that holds most of evidence x weight, holes closed.
 
-    The method looks for one subject. Empty where no component is larger than a speck.
+    The method looks for one subject; with `subjects` above 1, for the union of up to so many components, each with at
+    least `LESSER` of the heaviest one's evidence. Empty where no component is larger than a speck.
     """
     rough = cv2.medianBlur((evidence > level).astype(np.uint8), 5)
     side = 2 * max(1, evidence.shape[0] // 64) + 1
@@ -124,13 +141,14 @@ def subject_component(evidence: Soft, weight: Float32[np.ndarray, "H W"], level:
     mass = np.bincount(labels.ravel(), (evidence * weight).ravel(), minlength=count)
     mass[stats[:, cv2.CC_STAT_AREA] < SPECK * evidence.size] = 0
     mass[0] = 0
-    best = int(mass.argmax())
-    return labels == best if mass[best] > 0 else np.zeros(evidence.shape, bool)
+    order = np.argsort(-mass, kind="stable")[:subjects]
+    heavy = order[mass[order] > (LESSER if subjects > 1 else 0) * mass[order[0]]]
+    return np.isin(labels, heavy)
 
 
-def near_subject(soft: Soft) -> Soft:
-    """A soft mask without what is apart from its heaviest component: the subject is one."""
-    component = subject_component(soft, np.ones_like(soft))
+def near_subject(soft: Soft, subjects: int = 1) -> Soft:
+    """A soft mask without what is apart from its heaviest component, or from up to `subjects` of them."""
+    component = subject_component(soft, np.ones_like(soft), subjects=subjects)
     if not component.any():
         return soft
     return soft * cv2.dilate(component.astype(np.uint8), np.ones((9, 9), np.uint8))

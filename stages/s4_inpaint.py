@@ -1,4 +1,8 @@
-"""Frames or flow images -> models/inpainter_<kind>/: an inpainter trained on random holes."""
+"""Frames or flow images -> models/inpainter_<kind>/: an inpainter trained on random holes.
+
+Where `background.kind` gives the background of frames, theirs is never asked: it is trained for one iteration, so
+that the model folder is whole.
+"""
 
 import argparse
 from pathlib import Path
@@ -17,14 +21,18 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
-    params = load_params("inpainter", "encoder.weights", "train.size", "seed", "compute")
+    params = load_params("background.kind", "inpainter", "encoder.weights", "train.size", "seed", "compute")
+    inpainter = params.inpainter
+    if args.kind == "rgb" and params.background_kind in ("median", "known"):
+        print(f"background.kind={params.background_kind} asks no inpainter of frames: one iteration")
+        inpainter = inpainter.model_copy(update={"iterations": 1})
     train_inpainter(
         args.kind,
         args.frames,
         args.flow,
         args.out,
         args.log,
-        params.inpainter,
+        inpainter,
         params.train_size,
         params.encoder_weights,
         params.seed,

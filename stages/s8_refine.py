@@ -1,4 +1,4 @@
-"""Soft masks -> data/masks/ (archives) and data/davis/ (PNG folders in the DAVIS layout), refined by the CRF.
+"""Soft masks -> data/masks/ (archives, threshold) and data/davis/ (PNG folders, DAVIS layout), refined by the CRF.
 
 The same CRF on the masks of detector and synthesis network without the student -> data/masks_paper/.
 """
@@ -7,8 +7,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from backdrop.crf import refine_all
-from backdrop.masks import read_threshold, same_predictions
+from backdrop.crf import choose_refined_threshold, refine_all
+from backdrop.masks import same_predictions, write_threshold
 from backdrop.params import load_params
 from backdrop.stage import run, worker_count
 
@@ -23,13 +23,18 @@ def main() -> None:
     parser.add_argument("--davis", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("crf", "compute")
-    (threshold, _), (paper, _) = read_threshold(args.predictions), read_threshold(args.predictions_paper)
     workers = worker_count(params.compute.workers)
-    refine_all(args.frames, args.predictions, args.out, args.davis, params.crf, threshold, workers)
+
+    def refine(predictions: Path, out: Path, davis: Path | None) -> None:
+        threshold, chosen_on = choose_refined_threshold(args.frames, predictions, params.crf, workers)
+        refine_all(args.frames, predictions, out, davis, params.crf, threshold, workers)
+        write_threshold(out, threshold, chosen_on)
+
+    refine(args.predictions, args.out, args.davis)
     if same_predictions(args.predictions, args.predictions_paper):  # no student: the same masks, then
         shutil.copytree(args.out, args.out_paper, dirs_exist_ok=True)
     else:
-        refine_all(args.frames, args.predictions_paper, args.out_paper, None, params.crf, paper, workers)
+        refine(args.predictions_paper, args.out_paper, None)
 
 
 if __name__ == "__main__":

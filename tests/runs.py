@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import cv2
@@ -12,7 +11,7 @@ import numpy as np
 from backdrop.datasets import INDEX_COLUMNS
 from backdrop.flow import encode_flow
 from backdrop.homography import save_homographies
-from backdrop.masks import box_from_mask, entry
+from backdrop.masks import box_from_mask, entry, write_threshold
 from backdrop.video import ArchiveWriter, encode_jpeg, encode_png, frames_table
 
 WIDTH, HEIGHT, SIDE, PAN = 128, 80, 24, 2
@@ -116,6 +115,6 @@ def make_run(
         truth[name] = masks
     write_index(root / "frames", [{"sequence": n, "split": s, "frames": frames} for n, s in splits.items()])
     for kind in ("", "_paper"):
-        path = root / f"predictions{kind}" / "threshold.json"
-        path.write_text(json.dumps({"threshold": threshold, "chosen_on": "default"}))
+        for folder in (f"predictions{kind}", f"masks{kind}"):
+            write_threshold(root / folder, threshold, "default")
     return truth

@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.crf import reach, refine, refine_all, unary_energy
+from backdrop.crf import choose_refined_threshold, reach, refine, refine_all, unary_energy
 from backdrop.errors import BackdropError
-from backdrop.masks import MaskArchive, Predictions
+from backdrop.masks import MaskArchive, Predictions, box_from_mask, read_threshold, write_threshold
 from backdrop.scores import jaccard
 from backdrop.video import FrameArchive
 from tests.runs import make_run, write_predictions
@@ -196,17 +196,32 @@ def refine_stage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[dict[st
 def test_the_papers_masks_are_refined_beside_those_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = make_run(tmp_path / "data", {"a": "test"}, frames=2)["a"]
     shipped, paper = refine_stage(tmp_path, monkeypatch)
-    assert list(shipped) == ["a.zip"]
+    assert sorted(shipped) == ["a.zip", "threshold.json"]
     assert paper == shipped, "without a student both are the same"
     soft = {t: np.roll(mask, 40, axis=1) * 0.4 for t, mask in enumerate(truth)}
     write_predictions(tmp_path / "data" / "predictions_paper", "a", soft, [np.array([0, 0, 1, 1.0])] * 2)
     again, paper = refine_stage(tmp_path, monkeypatch)
     assert again == shipped
     assert not MaskArchive(tmp_path / "data" / "masks_paper" / "a.zip").gray(0).any(), "all is below the threshold"
-    threshold = tmp_path / "data" / "predictions_paper" / "threshold.json"
-    threshold.write_text('{"threshold": 0.2, "chosen_on": "validation"}')
+    write_threshold(tmp_path / "data" / "predictions_paper", 0.2, "params")
     refine_stage(tmp_path, monkeypatch)
     assert MaskArchive(tmp_path / "data" / "masks_paper" / "a.zip").gray(0).any()
+    assert read_threshold(tmp_path / "data" / "masks_paper") == (0.2, "params")
+
+
+def test_the_threshold_is_chosen_again_after_the_crf_on_validation_sequences(tmp_path: Path) -> None:
+    truth = make_run(tmp_path, {"v": "val", "a": "test"}, frames=4)["v"]
+    wide = [cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) for mask in truth]
+    soft = {t: np.where(mask, 0.9, wide[t] * 0.55) for t, mask in enumerate(truth)}  # too wide below .55
+    write_predictions(tmp_path / "predictions", "v", soft, [box_from_mask(mask) for mask in truth])
+    folders = (tmp_path / "frames", tmp_path / "predictions")
+    for chosen_on in ("default", "params", "pseudo-masks"):
+        write_threshold(folders[1], 0.5, chosen_on)
+        assert choose_refined_threshold(*folders, params(), 1) == (0.5, chosen_on)
+    write_threshold(folders[1], 0.5, "validation")
+    assert choose_refined_threshold(*folders, params(enabled=False), 1) == (0.5, "validation")
+    assert choose_refined_threshold(*folders, params(unary="soft"), 1) == (0.6, "validation"), "ties: nearest to .5"
+    assert choose_refined_threshold(*folders, params(unary="soft"), 2) == (0.6, "validation"), "any number of processes"
 
 
 @pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)])  # of the central directory: flags, method

@@ -11,7 +11,7 @@ import pytest
 
 from backdrop.errors import BackdropError
 from backdrop.evaluation import BOXED, RESULTS, SUMMARY, Evaluation, Folders, score_all
-from backdrop.masks import box_from_mask
+from backdrop.masks import box_from_mask, write_threshold
 from tests.runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
 
 
@@ -93,12 +93,12 @@ def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
     soft = {t: np.where(mask, 0.4, 0.28) for t, mask in enumerate(truth)}
     write_predictions(tmp_path / "predictions_paper", "a", soft, [around] * 4)
     write_masks(tmp_path / "masks_paper", "a", {t: mask & (t < 3) for t, mask in enumerate(truth)})
-    path = tmp_path / "predictions_paper" / "threshold.json"
-    path.write_text(json.dumps({"threshold": 0.3, "chosen_on": "validation"}))
+    write_threshold(tmp_path / "predictions_paper", 0.3, "validation")
+    write_threshold(tmp_path / "masks_paper", 0.2, "validation")
     evaluation = evaluate(tmp_path)
     paper, raw = (evaluation.summary[result] for result in ("method_paper", "method_paper_raw"))
     assert (paper["J_mean"], raw["J_mean"]) == (0.75, 1)
-    assert paper["threshold"] == raw["threshold"] == 0.3
+    assert (paper["threshold"], raw["threshold"]) == (0.2, 0.3)
     assert paper["threshold_chosen_on"] == raw["threshold_chosen_on"] == "validation"
     assert (paper["mAP50"], paper["centre_hit"]) == (0, 1)
     for result in ("method", "method_raw"):
@@ -205,7 +205,7 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(one.per_sequence, two.per_sequence)
 
 
-@pytest.mark.parametrize("folder", ["predictions", "predictions_paper"])
+@pytest.mark.parametrize("folder", ["predictions", "predictions_paper", "masks", "masks_paper"])
 def test_a_missing_threshold_is_named(folder: str, tmp_path: Path) -> None:
     make_run(tmp_path, {"a": "all"}, frames=2)
     (tmp_path / folder / "threshold.json").unlink()

@@ -216,14 +216,20 @@ def test_a_gpu_that_is_not_there_is_named(material: Path) -> None:
 
 
 def segment(
-    material: Path, out: Path, threshold: float | None = None, batch: int = 4, workers: int = 1, model: str = "joint"
+    material: Path,
+    out: Path,
+    threshold: float | None = None,
+    batch: int = 4,
+    workers: int = 1,
+    model: str = "joint",
+    chosen_on: str = "validation",
 ) -> dict:
     """Into `out` and `out`_paper."""
 
     def choose(frames: Path, predictions: Path) -> tuple[float, str]:
         assert frames == material / "frames"
         assert (predictions / "val_1.zip").is_file(), "the threshold is asked for when the predictions are there"
-        return (0.25 if predictions == out else 0.4), "validation"
+        return (0.25 if predictions == out else 0.4), chosen_on
 
     paper = out.with_name(f"{out.name}_paper")
     params = SegmentParams(threshold=threshold, batch=batch)
@@ -269,6 +275,22 @@ def test_with_a_student_the_papers_method_lies_beside_what_ships(
         assert (tmp_path / "out" / name).read_bytes() != (predictions / name).read_bytes()
     segment(material, tmp_path / "given", threshold=0.7, model=taught.name)
     assert read_threshold(tmp_path / "given_paper") == (0.7, "params")
+
+
+def test_without_validation_truth_the_students_own_threshold_counts(
+    taught: Path, material: Path, tmp_path: Path
+) -> None:
+    segmenter, (_, config) = Segmenter.load(taught, "cpu"), load_network(taught)
+    assert segmenter.student is not None
+    assert segmenter.student.threshold is None, "an older model folder"
+    own = {"detector": segmenter.detector, "synthesis": segmenter.synthesis, "student": segmenter.student.network}
+    config["student"] |= {"subjects": 2, "threshold": 0.35}
+    save_network(material / "sure", own, config)
+    segment(material, tmp_path / "out", model="sure", chosen_on="default")
+    assert read_threshold(tmp_path / "out") == (0.35, "pseudo-masks")
+    assert read_threshold(tmp_path / "out_paper") == (0.4, "default"), "that of the student is none of D and S"
+    assert segment(material, tmp_path / "given", 0.7, model="sure")["chosen_on"] == "params"
+    assert segment(material, tmp_path / "validated", model="sure")["chosen_on"] == "validation"
 
 
 def test_the_threshold_is_written(predictions: Path, material: Path, tmp_path: Path) -> None:

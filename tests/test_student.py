@@ -226,6 +226,39 @@ def test_sharpening_moves_an_edge_to_the_images() -> None:
     assert (guided != truth).sum() < 0.5 * (plain != truth).sum()
 
 
+def test_the_threshold_is_where_the_student_agrees_with_its_pseudo_masks(
+    tmp_path: Path, joint: Path, params: Params, small: StudentParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, {"one": "train", "two": "all"}, frames=8)
+    rounds_ = training(tmp_path, joint, params, small)
+    labels = np.zeros((8, 40, 64), np.uint8)
+    labels[:4, 10:20, 10:30] = IGNORED - 1
+    labels[:4, 20:22] = IGNORED
+
+    def unsure(self: Student, images: list[np.ndarray]) -> list[np.ndarray]:
+        soft = np.full((40, 64), 0.05, np.float32)
+        soft[8:22, 8:32] = 0.27
+        soft[10:20, 10:30] = 0.42
+        soft[20:22] = 0.9  # where nothing is known
+        return [soft for _ in images]
+
+    monkeypatch.setattr(Student, "soft", unsure)
+    assert rounds_._threshold([labels, labels]) == 0.4, "half of the frames have no pseudo-mask and say nothing"
+    assert rounds_._threshold([labels * 0, labels * 0]) == 0.5, "no frame has one"
+
+
+def test_several_subjects() -> None:
+    evidence = np.zeros((60, 100), np.float32)
+    evidence[5:25, 5:25] = 1.0  # 400 pixels
+    evidence[5:25, 50:60] = 0.9  # 180
+    evidence[40:50, 50:58] = 0.9  # 72: less than a fifth of the heaviest
+    even = np.ones_like(evidence)
+    expected = {1: 400, 2: 580, 3: 580}
+    for subjects, pixels in expected.items():
+        assert subject_component(evidence, even, subjects=subjects).sum() == pytest.approx(pixels, rel=0.05)
+    assert not subject_component(evidence * 0, even, subjects=3).any()
+
+
 def test_student_sees_one_subject() -> None:
     network = StudentNetwork([4, 6])
     student = Student(network, (64, 40), 0.0, torch.device("cpu"))
