@@ -83,8 +83,8 @@ class Backgrounds:
         motion = load_homographies(self.homographies_dir / f"{Path(frames.path).stem}.npz")
         footage = Footage(frames, motion, (factor * width, factor * height), capacity=1)
         found = views(footage, t, self.params.neighbors, self.params.spacing, parallax=False)
-        if len(found) < 2:
+        behind = median_background(found)
+        if behind is None:
             return np.zeros((height, width, 3), np.uint8), np.zeros((height, width), bool)
-        behind, seen = median_background(found)
-        share = cv2.resize(seen.astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
-        return cv2.resize(behind, self.size, interpolation=cv2.INTER_AREA), share > 0.99
+        share = cv2.resize(behind.valid.astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
+        return cv2.resize(behind.image, self.size, interpolation=cv2.INTER_AREA), share > 0.99

@@ -91,6 +91,15 @@ class View(NamedTuple):
     background: Valid
 
 
+class Behind(NamedTuple):
+    """What lies behind the subject of a frame, from its neighbors. image: their median; valid: where at least two of
+    them have a pixel; clean: where at least two show background, as far as an E-step's masks tell."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    valid: Valid
+    clean: Valid
+
+
 class Footage:
     """A sequence at the working size with its camera motion; holds a few dozen reduced frames at a time.
 
@@ -380,32 +389,33 @@ def _lay(footage: Footage, u: int, t: int, H: Float64[np.ndarray, "3 3"], parall
     return View(image, inside, inside & (cv2.dilate(mask, np.ones((apart, apart), np.uint8)) < KNOWN))
 
 
-def median_background(found: list[View]) -> tuple[UInt8[np.ndarray, "H W 3"], Valid]:
-    """The median color over the views that show background at a pixel, and where at least two do.
+def median_background(found: list[View]) -> Behind | None:
+    """The median color over the views that show background at a pixel; None with fewer than two views.
 
-    Where fewer do, all views with a pixel there count.
+    Where fewer than two do, all views with a pixel there count.
     """
+    if len(found) < 2:
+        return None
     images = np.stack([view.image for view in found])
     shown = np.stack([view.background for view in found])
     inside = np.stack([view.inside for view in found])
-    shown = np.where(shown.sum(axis=0) >= 2, shown, inside)
+    clean = shown.sum(axis=0) >= 2
+    shown = np.where(clean, shown, inside)
     count = shown.sum(axis=0)
     # Left-out samples become the largest value and sort to the end; the median is then at (count - 1) // 2.
     ranked = np.sort(np.where(shown[..., None], images, 255), axis=0)
     middle = np.maximum(count - 1, 0) // 2
     value = np.take_along_axis(ranked, np.broadcast_to(middle[None, ..., None], (1, *images.shape[1:])), axis=0)[0]
-    return value, count >= 2
+    return Behind(value, count >= 2, clean)
 
 
-def median_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View]) -> Cue | None:
+def median_cue(image: UInt8[np.ndarray, "H W 3"], behind: Behind) -> Cue:
     """Color difference to the median of the neighbors.
 
     The difference counts only as far as no pixel of the background nearby has the frame's color: a misfit of a
     pixel at an edge of the background is no subject.
     """
-    if len(found) < 2:
-        return None
-    background, valid = median_background(found)
+    background, valid, _ = behind
     around = np.ones((3, 3), np.uint8)
     low, high = cv2.erode(background, around), cv2.dilate(background, around)
     beyond = np.maximum(cv2.subtract(image, high), cv2.subtract(low, image)).astype(np.float32)
@@ -414,14 +424,12 @@ def median_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View]) -> Cue | No
     return scaled(cv2.GaussianBlur(difference, (0, 0), 1), valid, COLOR_FLOOR)
 
 
-def mog2_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View]) -> Cue | None:
+def mog2_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View], behind: Behind) -> Cue:
     """OpenCV's MOG2 on the neighbors: 1 where the frame's color is none of theirs, shadows 0.
 
     Where a view shows no background, the last one that did stands in, as in a mosaic.
     """
-    if len(found) < 2:
-        return None
-    background, valid = median_background(found)
+    background, valid, _ = behind
     mosaic = np.where(valid[..., None], background, image)
     mixture = cv2.createBackgroundSubtractorMOG2(PASSES * len(found), MOG2_VARIANCE, detectShadows=True)
     mixture.setBackgroundRatio(BACKGROUND_RATIO)
@@ -433,21 +441,28 @@ def mog2_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View]) -> Cue | None
     return Cue(np.where(valid, cv2.GaussianBlur(clean, (0, 0), 1), 0).astype(np.float32), valid)
 
 
-def frame_cues(footage: Footage, t: int, params: CueChoice, stored: FlowArchive | None = None) -> dict[str, Cue]:
-    """All cues of frame t that `params.cues` names and that its neighbors allow: flow<gap>, median, mog2, mosaic."""
+def frame_cues(
+    footage: Footage, t: int, params: CueChoice, stored: FlowArchive | None = None
+) -> tuple[dict[str, Cue], Behind | None]:
+    """All cues of frame t that `params.cues` names and that its neighbors allow: flow<gap>, median, mog2, mosaic.
+
+    And what lies behind the subject, where the cues median or mog2 asked for it.
+    """
     cues: dict[str, Cue] = {}
+    behind = None
     if "flow" in params.cues:
         cues |= flow_cues(footage, t, params.gaps, stored)
     if "median" in params.cues or "mog2" in params.cues:
         found = views(footage, t, params.neighbors, params.spacing, params.parallax)
-        for name, measure in (("median", median_cue), ("mog2", mog2_cue)):
-            cue = measure(footage.image(t), found) if name in params.cues else None
-            if cue is not None:
-                cues[name] = cue
+        behind = median_background(found)
+        if behind is not None and "median" in params.cues:
+            cues["median"] = median_cue(footage.image(t), behind)
+        if behind is not None and "mog2" in params.cues:
+            cues["mog2"] = mog2_cue(footage.image(t), found, behind)
     if "mosaic" in params.cues and cues:  # without cues no neighbor could be laid over the frame
         value = footage.mosaic(t)
         cues["mosaic"] = Cue(value, np.ones(value.shape, bool))
-    return cues
+    return cues, behind
 
 
 def cue_names(params: CueChoice) -> list[str]:
@@ -512,6 +527,7 @@ def refit(
 
 
 __all__ = [
+    "Behind",
     "Cue",
     "Footage",
     "View",

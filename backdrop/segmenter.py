@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import torch
 from joblib import Parallel, delayed
+from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from backdrop import datasets, spatial
@@ -26,8 +27,8 @@ from backdrop.errors import BackdropError
 from backdrop.masks import BOXES, box_from_mask, entry, write_threshold
 from backdrop.params import DetectorParams, SegmentParams, SynthesisParams
 from backdrop.synthesis import SynthesisNetwork
-from backdrop.unet import Student, subject_component
-from backdrop.video import ArchiveWriter, FrameArchive, encode_png
+from backdrop.unet import SPECK, Student, subject_component
+from backdrop.video import RGB, ArchiveWriter, FrameArchive, decode_image, encode_png, rgb
 from backdrop.weights import load_network
 
 BOX_LEVEL = 0.3
@@ -35,17 +36,56 @@ BOX_LEVEL = 0.3
 its average precision was .92; at 0.5 it was .76, and .61 where D's box had to meet the subject."""
 
 
+ImageLike = np.ndarray | torch.Tensor | Image.Image | str | Path
+
+
+def to_rgb(image: ImageLike) -> RGB:
+    """An image as (H, W, 3) uint8 RGB.
+
+    Args:
+        image: an array (H, W, 3), (H, W, 4) with alpha, or (H, W) gray, of uint8; a tensor (3, H, W) of uint8 or of
+            floats in [0, 1]; a Pillow image; the path of an image file. Rotation that Exif asks for is done.
+
+    Raises:
+        BackdropError: anything else, or a file that is no image.
+    """
+    if isinstance(image, str | Path):
+        return decode_image(Path(image))
+    if isinstance(image, Image.Image):
+        return rgb(ImageOps.exif_transpose(image), "the image")
+    if isinstance(image, torch.Tensor):
+        fits = image.ndim == 3 and len(image) == 3 and image.numel() and not image.is_complex()
+        if not fits or not (image.dtype == torch.uint8 or image.is_floating_point()):
+            raise BackdropError(
+                f"an image tensor is (3, H, W) of uint8 or float, not {tuple(image.shape)} {image.dtype}"
+            )
+        if image.is_floating_point():
+            if not bool(((image >= 0) & (image <= 1)).all()):
+                raise BackdropError("an image tensor of floats lies in [0, 1] (not normalized, not 0 to 255)")
+            image = (image * 255).round().to(torch.uint8)
+        return image.permute(1, 2, 0).contiguous().cpu().numpy()
+    pixels = np.asarray(image)
+    if pixels.dtype == np.uint8 and pixels.size:
+        if pixels.ndim == 2:
+            return np.repeat(pixels[:, :, None], 3, axis=2)
+        if pixels.ndim == 3 and pixels.shape[2] in (3, 4):
+            return np.ascontiguousarray(pixels[:, :, :3])
+    raise BackdropError(f"an image array is (H, W, 3) of uint8, RGB, not {pixels.shape} of {pixels.dtype}")
+
+
 class Prediction(NamedTuple):
     """What is predicted for one image of H x W pixels.
 
     mask: (H, W) float32 in [0, 1], 1 = foreground. box: (4,) cx, cy, w, h in [-1, 1] image coordinates.
     p: (8, 8) cell probabilities, sum 1. cell: argmax of p, row by row.
+    presence: in [0, 1], how sure the mask is of any pixel; low where no subject is to be seen (`presence`).
     """
 
     mask: np.ndarray
     box: np.ndarray
     p: np.ndarray
     cell: int
+    presence: float
 
 
 class _Found(NamedTuple):
@@ -107,19 +147,25 @@ class Segmenter:
             raise BackdropError(f"{folder}: weights and config.json do not fit: {str(error).splitlines()[0]}") from None
         return cls(detector, synthesis, (width, height), chosen, student)
 
-    def predict(self, image: np.ndarray) -> Prediction:
+    def predict(self, image: ImageLike) -> Prediction:
         """Box and mask of one image.
 
         Args:
-            image: (H, W, 3) uint8, RGB.
+            image: (H, W, 3) uint8 RGB, or whatever else `to_rgb` takes: a path, a Pillow image, a tensor.
+
+        Raises:
+            BackdropError: it is none of these.
         """
         return self.predict_batch([image])[0]
 
     @torch.inference_mode()
-    def predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
         """The same for several images, which may differ in size. Each is segmented by itself."""
-        found = self._detect(images)
-        return self._by_synthesis(images, found) if self.student is None else self._by_student(images, found)
+        pictures = [to_rgb(image) for image in images]
+        if not pictures:
+            return []
+        found = self._detect(pictures)
+        return self._by_synthesis(pictures, found) if self.student is None else self._by_student(pictures, found)
 
     @torch.inference_mode()
     def predict_both(self, images: Sequence[np.ndarray]) -> list[tuple[Prediction, Prediction]]:
@@ -164,7 +210,20 @@ class Segmenter:
     def _predictions(self, masks: Sequence[np.ndarray], boxes: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
         grid = self.detector.grid
         p = found.p.reshape(-1, grid, grid).cpu().numpy()
-        return [Prediction(mask, boxes[i], p[i], int(found.cell[i])) for i, mask in enumerate(masks)]
+        return [Prediction(mask, boxes[i], p[i], int(found.cell[i]), presence(mask)) for i, mask in enumerate(masks)]
+
+
+def presence(mask: np.ndarray) -> float:
+    """How sure a soft mask is that there is a subject: the value that its surest pixels reach, a speck of them.
+
+    The cells' probabilities cannot tell, since they sum to one. A student can: it has learned images without their
+    subject, too (`student.paint`).
+
+    Args:
+        mask: (H, W) in [0, 1].
+    """
+    rank = max(1, round(SPECK * mask.size))
+    return float(np.partition(mask, mask.size - rank, axis=None)[mask.size - rank])
 
 
 def tighten(box: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -185,6 +244,7 @@ def _writer(path: Path) -> Iterator[Callable[[Prediction], None]]:
     boxes: list[np.ndarray] = []
     cells: list[int] = []
     probabilities: list[np.ndarray] = []
+    surest: list[float] = []
     with ArchiveWriter(path) as archive:
 
         def add(prediction: Prediction) -> None:
@@ -192,9 +252,11 @@ def _writer(path: Path) -> Iterator[Callable[[Prediction], None]]:
             boxes.append(prediction.box)
             cells.append(prediction.cell)
             probabilities.append(prediction.p)
+            surest.append(prediction.presence)
 
         yield add
-        archive.add(BOXES, _npz(box=np.stack(boxes), cell=np.array(cells), p=np.stack(probabilities)))
+        arrays = {"box": np.stack(boxes), "cell": np.array(cells), "p": np.stack(probabilities)}
+        archive.add(BOXES, _npz(**arrays, presence=np.array(surest)))
 
 
 def segment_sequence(

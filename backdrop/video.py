@@ -126,9 +126,16 @@ def decode_image(source: bytes | Path, name: str | None = None) -> RGB:
     Raises:
         BackdropError: as `open_image`, and for floating-point images, whose range nobody knows.
     """
-    image = open_image(source, name)
+    return rgb(open_image(source, name), name or (show(source) if isinstance(source, Path) else "image"))
+
+
+def rgb(image: Image.Image, label: str) -> RGB:
+    """A Pillow image as RGB, 8 bits (see `decode_image`).
+
+    Args:
+        label: names it in the error.
+    """
     if image.mode == "F":
-        label = name or (show(source) if isinstance(source, Path) else "image")
         raise BackdropError(f"{label} holds floating-point values; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):  # 16-bit gray, also where Pillow widens it to 32
         gray = np.asarray(image).astype(np.float64)

@@ -11,12 +11,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from backdrop.errors import BackdropError
 from backdrop.inpainter import Inpainter
 from backdrop.masks import Predictions, read_threshold, same_predictions
 from backdrop.params import SegmentParams
-from backdrop.segmenter import Prediction, Segmenter, segment_all, segment_sequence, tighten
+from backdrop.segmenter import Prediction, Segmenter, presence, segment_all, segment_sequence, tighten, to_rgb
 from backdrop.training import JointTraining
 from backdrop.unet import StudentNetwork
 from backdrop.video import FrameArchive
@@ -275,6 +276,50 @@ def test_with_a_student_the_papers_method_lies_beside_what_ships(
         assert (tmp_path / "out" / name).read_bytes() != (predictions / name).read_bytes()
     segment(material, tmp_path / "given", threshold=0.7, model=taught.name)
     assert read_threshold(tmp_path / "given_paper") == (0.7, "params")
+
+
+def test_images_may_come_in_many_forms(segmenter: Segmenter, images: list[np.ndarray], tmp_path: Path) -> None:
+    image = images[0]
+    Image.fromarray(image).save(tmp_path / "one.png")
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    opaque = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    forms = [image, opaque, Image.fromarray(image), Image.fromarray(opaque), tensor, tensor.float() / 255]
+    for form in [*forms, tmp_path / "one.png", str(tmp_path / "one.png")]:
+        assert np.array_equal(to_rgb(form), image)
+    assert same(segmenter.predict(tmp_path / "one.png"), segmenter.predict(image))
+    gray = image[..., 0]
+    assert np.array_equal(to_rgb(gray), np.dstack([gray] * 3))
+    turned = Image.fromarray(image)
+    turned.getexif()[0x0112] = 6  # a camera held upright
+    assert np.array_equal(to_rgb(turned), np.rot90(image, -1))
+    assert segmenter.predict_batch([]) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (np.zeros((4, 5, 3), np.float32), r"not \(4, 5, 3\) of float32"),
+        (np.zeros((4, 5, 2), np.uint8), r"not \(4, 5, 2\)"),
+        (np.zeros((0, 5, 3), np.uint8), r"not \(0, 5, 3\)"),
+        (None, "not"),
+        (torch.zeros(4, 5, 3), r"not \(4, 5, 3\)"),
+        (torch.zeros(3, 4, 5, dtype=torch.int64), "int64"),
+        (torch.full((3, 4, 5), 200.0), "0 to 255"),
+        (torch.full((3, 4, 5), float("nan")), "0 to 255"),
+        ("no/such/file.png", "no/such/file.png"),
+    ],
+)
+def test_what_is_no_image_is_named(segmenter: Segmenter, wrong: object, message: str) -> None:
+    with pytest.raises(BackdropError, match=message):
+        segmenter.predict(wrong)  # type: ignore[arg-type]
+
+
+def test_presence_is_what_the_surest_speck_reaches() -> None:
+    mask = np.zeros((100, 200), np.float32)
+    mask[50, 50:60] = 0.8  # ten pixels, a speck of this image
+    mask[50, 50] = 1.0
+    assert presence(mask) == pytest.approx(0.8)
+    assert presence(np.zeros((30, 40), np.float32)) == 0
 
 
 def test_without_validation_truth_the_students_own_threshold_counts(

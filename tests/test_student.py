@@ -21,6 +21,7 @@ from backdrop.student import (
     SelfTraining,
     agreement,
     augment,
+    paint,
     pass_through,
     pointing,
     pseudo_mask,
@@ -146,7 +147,7 @@ def test_pseudo_masks_are_better_than_any_single_cue(small: StudentParams) -> No
     choice = small.model_copy(update={"size": (160, 96), "neighbors": 8, "spacing": 3})
     footage, rows = Footage(clip, exact(clip.clip), choice.size), []
     for t in (4, 9, 14, 19):
-        cues, truth = frame_cues(footage, t, choice), clip.clip.mask(t)
+        (cues, _), truth = frame_cues(footage, t, choice), clip.clip.mask(t)
         even = np.ones(truth.shape, np.float32)
         fused = fuse(cues, choice.size)
         soft, _ = pseudo_mask(clip.image(t), fused, cues["median"], even, choice)
@@ -245,6 +246,30 @@ def test_the_threshold_is_where_the_student_agrees_with_its_pseudo_masks(
     monkeypatch.setattr(Student, "soft", unsure)
     assert rounds_._threshold([labels, labels]) == 0.4, "half of the frames have no pseudo-mask and say nothing"
     assert rounds_._threshold([labels * 0, labels * 0]) == 0.5, "no frame has one"
+
+
+def test_painting_shows_the_background_alone_or_the_subject_on_it() -> None:
+    count = 400
+    image, back = torch.full((count, 3, 48, 48), 0.8), torch.full((count, 4, 48, 48), 0.2)
+    back[:, 3] = 1
+    back[:, 3, :, :8] = 0  # nothing is known here
+    label = torch.zeros(count, 2, 48, 48)
+    label[:, 1] = 1
+    label[:, 0, 10:30, 4:30] = 1
+    painted, target = paint(image, label, back, 0.2, torch.Generator().manual_seed(1))
+    center, corner = painted[:, 0, 20, 20], painted[:, 0, 40, 40]
+    empty, kept, plain = (corner < 0.5) & (center < 0.5), (corner < 0.5) & (center > 0.7), corner > 0.7
+    assert (empty | kept | plain).all()
+    for kind, share in ((empty, 0.2), (kept, 0.2), (plain, 0.6)):
+        assert float(kind.float().mean()) == pytest.approx(share, abs=0.06)
+    assert torch.equal(target[~empty], label[~empty])
+    assert not target[empty][:, 0].any()
+    assert (target[empty][:, 1, 20, 20] == 1).all()
+    assert (target[empty][:, 1, 20, 6] == 0).all(), "the subject may still be there"
+    assert (target[empty][:, 1, 44, 2] == 1).all(), "it never was there"
+    same, untouched = paint(image, label, back, 0.0, torch.Generator().manual_seed(1))
+    assert torch.equal(same, image)
+    assert torch.equal(untouched, label)
 
 
 def test_several_subjects() -> None:
