@@ -313,9 +313,6 @@ class StudentParams(Section):
     ignore: tuple[Fraction, Fraction] = Field(
         description="Soft pseudo-masks below become background, above foreground; between them they weigh nothing."
     )
-    painted: Annotated[float, Field(ge=0, le=0.5)] = Field(
-        description="From round 2 on: share of images that are their background alone; as many show the subject on it."
-    )
     guide: Fraction = Field(description="Radius of the guided filter at full size, share of the diagonal; 0: none.")
     crf: CRFParams = Field(description="The mild CRF inside the pseudo-masks; as the section crf.")
     log_every: Count = Field(description="Iterations between two points of the logged curves.")

@@ -204,7 +204,8 @@ class Segmenter:
         """The student's mask, and D's box drawn to it."""
         assert self.student is not None  # both callers ask first
         masks = self.student.masks(images)
-        boxes = [tighten(box, mask) for box, mask in zip(found.box.cpu().numpy(), masks, strict=True)]
+        level = min(BOX_LEVEL, self.student.threshold or BOX_LEVEL)
+        boxes = [tighten(box, mask, level) for box, mask in zip(found.box.cpu().numpy(), masks, strict=True)]
         return self._predictions(masks, boxes, found)
 
     def _predictions(self, masks: Sequence[np.ndarray], boxes: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
@@ -216,8 +217,7 @@ class Segmenter:
 def presence(mask: np.ndarray) -> float:
     """How sure a soft mask is that there is a subject: the value that its surest pixels reach, a speck of them.
 
-    The cells' probabilities cannot tell, since they sum to one. A student can: it has learned images without their
-    subject, too (`student.paint`).
+    The cells' probabilities cannot tell, since they sum to one.
 
     Args:
         mask: (H, W) in [0, 1].
@@ -226,15 +226,15 @@ def presence(mask: np.ndarray) -> float:
     return float(np.partition(mask, mask.size - rank, axis=None)[mask.size - rank])
 
 
-def tighten(box: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def tighten(box: np.ndarray, mask: np.ndarray, level: float = BOX_LEVEL) -> np.ndarray:
     """The extent of the subject that a soft mask shows; the box itself where it shows none.
 
-    The subject is one component (`unet.subject_component`), of values above `BOX_LEVEL`.
+    The subject is one component (`unet.subject_component`), of values above `level`.
 
     Args:
         box: (4,) cx, cy, w, h in [-1, 1] image coordinates. mask: (H, W) in [0, 1].
     """
-    extent = box_from_mask(subject_component(mask, np.ones_like(mask), BOX_LEVEL))
+    extent = box_from_mask(subject_component(mask, np.ones_like(mask), level))
     return box if extent is None else extent.astype(box.dtype)
 
 

@@ -34,7 +34,6 @@ from backdrop.encoder import normalize
 from backdrop.flow import FlowArchive
 from backdrop.homography import Homographies, load_homographies, save_homographies
 from backdrop.loop import (
-    Batch,
     Checkpoints,
     TrainingFrames,
     check_finite,
@@ -50,10 +49,10 @@ from backdrop.loop import (
 )
 from backdrop.masks import Soft, box_pixels
 from backdrop.params import StabilizeParams, StudentParams
-from backdrop.scores import best_threshold, jaccard_grid
+from backdrop.scores import best_threshold, jaccard
 from backdrop.segmenter import Segmenter
 from backdrop.stage import worker_count
-from backdrop.unet import Student, StudentNetwork, subject_component
+from backdrop.unet import Student, StudentNetwork, near_subject, subject_component
 from backdrop.video import FrameArchive
 from backdrop.weights import load_network, save_network
 
@@ -61,6 +60,8 @@ CONSENSUS_FRAMES = 40
 """Frames of a sequence, spread over it, by which the weights of its cues are judged."""
 CHUNK = 25
 """Frames a task of the E-step: few enough to keep all cores busy, many enough that neighbors are read once."""
+LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+"""Thresholds among which the student's own is chosen."""
 IGNORED = 255
 """Pseudo-masks are stored as 0..254 for 0..1; this value says that nothing is known."""
 
@@ -147,7 +148,6 @@ class Work(NamedTuple):
     flow: Path
     labels: Path
     evidence: Path
-    behind: Path
     masks: Path | None
     count: int  # type: ignore[assignment]
 
@@ -164,25 +164,19 @@ def _footage(work: Work, size: tuple[int, int], params: StudentParams) -> Footag
 
 
 def _gather(work: Work, span: range, params: StudentParams) -> None:
-    """The cues of some frames into `work.evidence`: (N, cues, H, W) uint8, in the order of `cue_names`.
-
-    And what lies behind the subject into `work.behind`: (N, H, W, 4) uint8, RGB and 255 where it is known.
-    """
+    """The cues of some frames into `work.evidence`: (N, cues, H, W) uint8, in the order of `cue_names`."""
     cv2.setNumThreads(1)
     footage = _footage(work, params.size, params)
     stored = FlowArchive(work.flow)
-    out, pictures = (np.load(path, mmap_mode="r+") for path in (work.evidence, work.behind))
+    out = np.load(work.evidence, mmap_mode="r+")
     for t in span:
         if t % params.every:
             continue
-        cues, behind = frame_cues(footage, t, params, stored)  # type: ignore[arg-type]
-        if behind is not None and work.masks is not None:  # without masks a slow subject is its own background
-            pictures[t, ..., :3], pictures[t, ..., 3] = behind.image, behind.clean * np.uint8(255)
+        cues, _ = frame_cues(footage, t, params, stored)  # type: ignore[arg-type]
         for plane, name in zip(out[t], cue_names(params), strict=True):  # type: ignore[arg-type]
             if name in cues:
                 plane[:] = np.where(cues[name].valid, np.rint(cues[name].value * (IGNORED - 1)), IGNORED)
     out.flush()
-    pictures.flush()
 
 
 def _read(planes: UInt8[np.ndarray, "K H W"], params: StudentParams) -> dict[str, Cue]:
@@ -301,36 +295,6 @@ def targets(stored: UInt8[Tensor, "B H W"], band: tuple[float, float] | None) ->
     return torch.stack([hard.float(), (known & ((soft <= band[0]) | hard)).float()], dim=1)
 
 
-def paint(
-    image: Float[Tensor, "B 3 H W"],
-    label: Float[Tensor, "B 2 H W"],
-    behind: Float[Tensor, "B 4 H W"],
-    share: float,
-    generator: torch.Generator,
-) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 2 H W"]]:
-    """A share of the images becomes its background alone, with an empty label; as many show the subject on it.
-
-    The student then learns what a scene without its subject looks like; and since half of the painted images do show
-    it, nothing about the painting tells which. Where nothing is known behind the subject, the image stays as it is and
-    weighs nothing.
-
-    Args:
-        image: RGB in [0, 1]. label: mask, and weight. behind: the background's RGB in [0, 1], and 1 where it is known.
-        share: in [0, 0.5].
-    """
-    drawn = torch.rand(len(image), generator=generator).to(image.device)[:, None, None, None]
-    back, known = behind[:, :3], behind[:, 3:] > 0.5
-    mask, weight = label[:, :1], label[:, 1:]
-    near = 2 * max(1, image.shape[2] // 48) + 1
-    subject = F.max_pool2d(torch.maximum(mask, (weight == 0).to(mask)), near, 1, near // 2)
-    matte = F.avg_pool2d(subject, near, 1, near // 2, count_include_pad=False)
-    plain = torch.where(known, back, image)
-    without = torch.cat([torch.zeros_like(mask), ((matte == 0) | known).to(mask)], dim=1)
-    empty, kept = drawn < share, (drawn >= share) & (drawn < 2 * share)
-    image = torch.where(empty, plain, torch.where(kept, matte * image + (1 - matte) * plain, image))
-    return image, torch.where(empty, without, label)
-
-
 def student_loss(logits: Float[Tensor, "B 1 H W"], label: Float[Tensor, "B 2 H W"]) -> Tensor:
     """Binary cross-entropy over the pixels that weigh something."""
     mask, weight = label[:, :1], label[:, 1:]
@@ -392,20 +356,18 @@ class SelfTraining:
             first, start, history = state["round"], state["iteration"], state["history"]
         with open_live(self.log_dir, history) as live:
             for number in range(first, self.student.rounds):
-                self._maximize(number, start, *self._expect(number), live, history)
+                labels = self._expect(number)
+                self._maximize(number, start, labels, live, history)
                 start = 0
-        threshold = self._threshold(self._expect(self.student.rounds - 1)[0])
+        threshold = self._threshold(self._expect(self.student.rounds - 1))
         save_network(out_dir, *self._model(threshold))
         self.checkpoints.clear()
         shutil.rmtree(self.scratch, ignore_errors=True)
 
     # E-step
 
-    def _expect(self, number: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """The pseudo-masks of a round and what lies behind the subject, one array a sequence each.
-
-        Computed once, found again by a resumed run.
-        """
+    def _expect(self, number: int) -> list[np.ndarray]:
+        """The pseudo-masks of a round, one array a sequence; computed once, found again by a resumed run."""
         works = [self._work(number, archive) for archive in self.data.frames]
         whole = self._whole(number)
         if not whole.exists():
@@ -417,7 +379,6 @@ class SelfTraining:
                 width, height = self.student.size
                 _allocate(work.evidence, (work.count, kinds, height, width), IGNORED)
                 _allocate(work.labels, (work.count, height, width), IGNORED)
-                _allocate(work.behind, (work.count, height, width, 4), 0)
             chunks = [chunk for work in works for chunk in _chunks(work)]
             self._parallel(_gather, [(*chunk, self.student) for chunk in chunks], f"cues, round {number + 1}")
             weights = self._parallel(_weigh, [(work, self.student) for work in works], "weights of the cues")
@@ -430,9 +391,7 @@ class SelfTraining:
             for work in works:
                 work.evidence.unlink()
             whole.touch()
-        paths = zip(*((work.labels, work.behind) for work in works), strict=True)
-        labels, behind = ([np.load(path, mmap_mode="r") for path in kind] for kind in paths)
-        return labels, behind
+        return [np.load(work.labels, mmap_mode="r") for work in works]
 
     def _whole(self, number: int) -> Path:
         """Exists when the pseudo-masks of a round are complete."""
@@ -450,7 +409,6 @@ class SelfTraining:
             flow / f"{name}.zip",
             folder / f"labels{number}.npy",
             folder / "evidence.npy",
-            folder / f"behind{number}.npy",
             folder / f"masks{number}.npy" if number else None,
             len(archive),
         )
@@ -526,22 +484,16 @@ class SelfTraining:
             for t in some:
                 subject, unknown = stored[t] % IGNORED > IGNORED // 2, stored[t] == IGNORED
                 if subject.any():
-                    rows.append(jaccard_grid(student.soft([archive.image(int(t))])[0], subject, unknown))
+                    soft = student.raw([archive.image(int(t))])[0]
+                    found = [near_subject(soft, self.student.subjects, level) > level for level in LEVELS]
+                    rows.append([jaccard(mask, subject, unknown) for mask in found])
             grids += [np.array(rows)] if rows else []
         self.network.train()
-        return best_threshold(grids) if grids else 0.5
+        return best_threshold(grids, np.array(LEVELS)) if grids else 0.5
 
     # M-step
 
-    def _maximize(
-        self,
-        number: int,
-        start: int,
-        labels: list[np.ndarray],
-        behind: list[np.ndarray],
-        live: Any,
-        history: list,
-    ) -> None:
+    def _maximize(self, number: int, start: int, labels: list[np.ndarray], live: Any, history: list) -> None:
         """Train the student on a round's pseudo-masks."""
         student, total = self.student, self.student.iterations
         band = student.ignore if number + 1 >= student.hard_from else None
@@ -550,7 +502,10 @@ class SelfTraining:
         bar = tqdm(total=total, initial=start, desc=f"student, round {number + 1}", unit="it", mininterval=2)
         batches = self.data.batches(seed, start, total, student.batch, loader_workers(self.fabric))
         for iteration, batch in enumerate(batches, start):
-            image, label = self._examples(batch, labels, behind, band, generator_at(seed, iteration))
+            stored = np.stack([labels[s][t] for s, t in (self.data.items[int(i)] for i in batch.index)])
+            label = targets(torch.from_numpy(stored).to(self.fabric.device), band)
+            pixels = batch.image.to(self.fabric.device).float() / 255
+            image, label = augment(pixels, label, generator_at(seed, iteration))
             loss = student_loss(self.model(to_normal(image)), label)
             self.optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(loss)
@@ -565,25 +520,6 @@ class SelfTraining:
             if (iteration + 1) % student.checkpoint_every == 0 or iteration + 1 == total:
                 self._checkpoint(number, iteration + 1, history)
         bar.close()
-
-    def _examples(
-        self,
-        batch: Batch,
-        labels: list[np.ndarray],
-        behind: list[np.ndarray],
-        band: tuple[float, float] | None,
-        generator: torch.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """Images and labels (see `augment`) of a batch, painted and augmented."""
-        items = [self.data.items[int(i)] for i in batch.index]
-        stored = np.stack([labels[s][t] for s, t in items])
-        label = targets(torch.from_numpy(stored).to(self.fabric.device), band)
-        image = batch.image.to(self.fabric.device).float() / 255
-        if self.student.painted:
-            pictures = np.stack([behind[s][t] for s, t in items])
-            back = torch.from_numpy(pictures).to(self.fabric.device).permute(0, 3, 1, 2).float() / 255
-            image, label = paint(image, label, back, self.student.painted, generator)
-        return augment(image, label, generator)
 
     def _checkpoint(self, number: int, iteration: int, history: list) -> None:
         done = iteration == self.student.iterations

@@ -76,7 +76,8 @@ class Student:
         guide: radius of the guided filter that fits the mask to the image's edges, as a share of the
             image's diagonal; 0: none.
         subjects: at most so many components make the mask.
-        threshold: the level at which its masks agree best with the pseudo-masks that it learned from; None: unknown.
+        threshold: the level at which its masks agree best with the pseudo-masks that it learned from, and at which
+            components are told apart; None: unknown, one half.
     """
 
     def __init__(
@@ -102,18 +103,24 @@ class Student:
 
     @torch.inference_mode()
     def soft(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:
-        """Soft masks at the working size, float32 in [0, 1], 1 = foreground: mean of the image and its mirror image,
-        as many components as there may be subjects.
+        """Soft masks at the working size, float32 in [0, 1], 1 = foreground: as many components as there may be
+        subjects.
 
         Args:
             images: (H, W, 3) uint8 RGB each, of any sizes. Each is segmented by itself.
         """
+        level = 0.5 if self.threshold is None else self.threshold
+        return [near_subject(soft, self.subjects, level) for soft in self.raw(images)]
+
+    @torch.inference_mode()
+    def raw(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:
+        """The network's own soft masks, any number of components: mean of the image and its mirror image."""
         small = [cv2.resize(image, self.size, interpolation=cv2.INTER_AREA) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
         x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             logits = self.network(x) + self.network(x.flip(3)).flip(3)
-        return [near_subject(soft, self.subjects) for soft in (logits / 2).sigmoid()[:, 0].cpu().numpy()]
+        return list((logits / 2).sigmoid()[:, 0].cpu().numpy())
 
     def masks(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "H W"]]:
         """Soft masks at each image's own size, their edges drawn to the image's.
@@ -146,9 +153,9 @@ def subject_component(
     return np.isin(labels, heavy)
 
 
-def near_subject(soft: Soft, subjects: int = 1) -> Soft:
-    """A soft mask without what is apart from its heaviest component, or from up to `subjects` of them."""
-    component = subject_component(soft, np.ones_like(soft), subjects=subjects)
+def near_subject(soft: Soft, subjects: int = 1, level: float = 0.5) -> Soft:
+    """A soft mask without what is apart from its heaviest component above `level`, or from up to `subjects` of them."""
+    component = subject_component(soft, np.ones_like(soft), level, subjects)
     if not component.any():
         return soft
     return soft * cv2.dilate(component.astype(np.uint8), np.ones((9, 9), np.uint8))
