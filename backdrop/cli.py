@@ -57,6 +57,9 @@ def predict(
         typer.Option(help="Foreground is above it; by default the one chosen in this project, else 0.5.", min=0, max=1),
     ] = None,
     params: Annotated[Path, typer.Option(help="Where the CRF's parameters stand.")] = Path("params.yaml"),
+    min_confidence: Annotated[
+        float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
+    ] = 0.0,
     every: Annotated[int, typer.Option(help="Every n-th frame of a video.", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="Frames of a video at a time.", min=1)] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -82,7 +85,7 @@ def predict(
     segmenter = Segmenter.load(model, device)
     crf = _crf(params) if refinement is Refinement.crf else None
     level = _threshold(model, refinement is Refinement.crf) if threshold is None else threshold
-    settings = Settings(_identity(model), level, crf, every)
+    settings = Settings(_identity(model), level, crf, every, min_confidence)
     pictures = [name for name in chosen if name in PICTURES]
     faults = predict_all(segmenter, sources, out, settings, pictures, batch, quiet)
     for _, fault in faults:

@@ -26,7 +26,7 @@ from backdrop.segmenter import Prediction, Segmenter
 from backdrop.sources import Frame, Source, frames_of
 from backdrop.video import atomic_path, encode_jpeg, encode_png, show
 
-VERSION = 1
+VERSION = 2
 """Of the records; others are made anew."""
 PICTURES = ("masks", "overlay", "npz")
 """What is written while segmenting."""
@@ -36,13 +36,14 @@ class Settings(NamedTuple):
     """What decides a record.
 
     model: names the weights (a hash). threshold: foreground is above it. crf: None: the thresholded soft mask is the
-    mask. every: frames 0, every, 2 every, ... of a video.
+    mask. every: frames 0, every, 2 every, ... of a video. min_confidence: frames below it hold no subject.
     """
 
     model: str
     threshold: float
     crf: CRFParams | None
     every: int = 1
+    min_confidence: float = 0.0
 
     def header(self, source: Source) -> dict[str, Any]:
         crf = None if self.crf is None else self.crf.model_dump(mode="json")
@@ -55,6 +56,7 @@ class Settings(NamedTuple):
             "threshold": self.threshold,
             "crf": crf,
             "every": self.every,
+            "min_confidence": self.min_confidence,
         }
 
 
@@ -62,7 +64,7 @@ class Record(NamedTuple):
     """What is known of a frame.
 
     frame: its number in the file. time: seconds. size: (width, height). box: left, top, width, height in pixels.
-    confidence: probability of the detector's cell, [0, 1]. mask: COCO's compressed RLE.
+    confidence: that there is a subject (`segmenter.presence`), [0, 1]. mask: COCO's compressed RLE.
     """
 
     frame: int
@@ -99,7 +101,7 @@ def record_of(frame: Frame, prediction: Prediction, mask: Mask) -> Record:
     left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
     top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
     box = tuple(round(value, 2) for value in (left, top, right - left, bottom - top))
-    confidence = round(float(prediction.p.max()), 4)
+    confidence = round(prediction.presence, 4)
     return Record(frame.number, round(frame.time, 4), (width, height), box, confidence, encoded(mask))  # type: ignore[arg-type]
 
 
@@ -215,6 +217,8 @@ def _batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
 
 
 def _mask(frame: Frame, prediction: Prediction, settings: Settings) -> Mask:
+    if prediction.presence < settings.min_confidence:
+        return np.zeros(prediction.mask.shape, bool)
     if settings.crf is None:
         return prediction.mask > settings.threshold
     return refine(frame.image, prediction.mask, settings.threshold, settings.crf)  # type: ignore[arg-type] # a Literal

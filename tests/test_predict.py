@@ -88,6 +88,25 @@ def material(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
 # ----------------------------------------------------------------------------------------------- sources
 
 
+def test_frames_below_the_least_confidence_hold_no_subject(
+    segmenter: Segmenter, material: Path, tmp_path: Path
+) -> None:
+    video = next(source for source in find_sources([material]) if source.video)
+    predict_all(segmenter, [video], tmp_path, PLAIN._replace(threshold=0.4), quiet=True)
+    before = read_records(records_path(tmp_path, video))
+    assert before is not None
+    values = sorted(record.confidence for record in before.frames)
+    assert 0 < values[0] < values[-1] < 1
+    assert all(record.decoded().any() for record in before.frames)
+    middle = (values[2] + values[3]) / 2
+    predict_all(segmenter, [video], tmp_path, PLAIN._replace(threshold=0.4, min_confidence=middle), quiet=True)
+    after = read_records(records_path(tmp_path, video))
+    assert after is not None
+    assert [record.confidence for record in after.frames] == [record.confidence for record in before.frames]
+    for record in after.frames:
+        assert record.decoded().any() == (record.confidence > middle)
+
+
 def test_sources_of_a_folder_are_named_by_their_paths(material: Path) -> None:
     found = find_sources([material])
     assert [(s.name, s.video) for s in found] == [("a10", False), ("below/ü;$(x)", False), ("run", True)]
