@@ -147,6 +147,28 @@ def report(
     typer.echo(f"wrote {write_report(project, out)}")
 
 
+@app.command()
+def onnx(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file.")],
+    model: Annotated[Path, typer.Option(help="Model folder.")] = MODEL,
+) -> None:
+    """Write the model as one ONNX file, for programs without PyTorch: image -> mask, box, cell probabilities, presence.
+
+    \b
+    backdrop onnx -o model.onnx
+    backdrop onnx -o model.onnx --model models/joint
+
+    The image comes at the working size; the mask is the one before the guided filter (see backdrop/onnx.py).
+    """
+    from backdrop.onnx import describe, export_onnx
+    from backdrop.segmenter import Segmenter
+
+    path = export_onnx(Segmenter.load(model, "cpu"), out)
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    for line in describe(path):
+        typer.echo(line)
+
+
 def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
     from backdrop.params import read
 
