@@ -3,7 +3,8 @@
 Three steps are OpenCV's and stay outside of the graph: the resizing of an image to the working size (`cv2.INTER_AREA`),
 the choice of the connected component (`unet.near_subject`), and the guided filter at the image's own size
 (`unet.sharpen`). So the graph's mask is the one before component and filter, at the working size; its box holds
-everything above `segmenter.BOX_LEVEL`, not one component alone; and its presence is taken before the filter.
+everything above `segmenter.BOX_LEVEL` (or the student's threshold, if that is lower), not one component alone; and its
+presence is taken before the filter.
 
 `tests/test_onnx.py` compares the graph with `Predictor` in PyTorch, and `Predictor` with `Segmenter` on images of the
 working size.
@@ -65,10 +66,11 @@ class Predictor(nn.Module):
     `Segmenter` resamples it from the image at its own size; where that is the working size, only the rounding differs.
 
     With a student, the mask is the sigmoid of the mean of its logits for the image and its mirror image, and the box
-    the extent of what is above `BOX_LEVEL`; D's where nothing is. Without, the mask is S's, pasted at D's box.
+    the extent of what is above `level`; D's where nothing is. Without, the mask is S's, pasted at D's box.
 
     Attributes:
         size: (W, H), the working size: the student's; without one, that at which D was trained.
+        level: of the mask, above which pixels belong to the box.
     """
 
     rows: Tensor
@@ -81,6 +83,8 @@ class Predictor(nn.Module):
         self.synthesis = segmenter.synthesis if segmenter.student is None else None
         self.size = segmenter.size if segmenter.student is None else segmenter.student.size
         self.resamples = self.size != segmenter.size
+        own = None if segmenter.student is None else segmenter.student.threshold
+        self.level = min(BOX_LEVEL, own or BOX_LEVEL)  # as in Segmenter
         (width, height), (w, h) = self.size, segmenter.size
         self.register_buffer("rows", torch.from_numpy(area_weights(height, h)), persistent=False)
         self.register_buffer("columns", torch.from_numpy(area_weights(width, w)).T.contiguous(), persistent=False)
@@ -104,7 +108,7 @@ class Predictor(nn.Module):
         else:
             x = normalize(image)
             mask = ((self.student(x) + self.student(x.flip(3)).flip(3)) / 2).sigmoid()[:, 0]
-            box = extent(mask, chosen)
+            box = extent(mask, chosen, self.level)
         surest = mask.flatten(1).topk(max(1, round(SPECK * self.size[0] * self.size[1])), dim=1).values
         return Outputs(mask, box, proposals.p.unflatten(1, (self.detector.grid, self.detector.grid)), surest[:, -1])
 
@@ -131,9 +135,9 @@ def area_weights(source: int, target: int) -> Float32[np.ndarray, "target source
     return cv2.resize(np.eye(source, dtype=np.float32), (source, target), interpolation=cv2.INTER_AREA)
 
 
-def extent(mask: Float[Tensor, "B H W"], other: Float[Tensor, "B 4"]) -> Float[Tensor, "B 4"]:
-    """The tight box around what is above `BOX_LEVEL` in each mask: cx, cy, w, h in [-1, 1]; `other` if nothing is."""
-    above = mask > BOX_LEVEL
+def extent(mask: Float[Tensor, "B H W"], other: Float[Tensor, "B 4"], level: float = BOX_LEVEL) -> Float[Tensor, "B 4"]:
+    """The tight box around what is above `level` in each mask: cx, cy, w, h in [-1, 1]; `other` if nothing is."""
+    above = mask > level
     sides = []
     for across in (1, 2):  # columns that hold something give left and right edge, rows top and bottom
         held = above.any(dim=across)

@@ -169,7 +169,7 @@ def test_the_students_mask_is_the_segmenters_before_component_and_filter(
     found = by_pytorch(segmenters["student"], tensor("student", images))
     student = segmenters["student"].student
     assert student is not None
-    monkeypatch.setattr(unet, "near_subject", lambda soft, subjects: soft)
+    monkeypatch.setattr(unet, "near_subject", lambda soft, subjects, level: soft)
     monkeypatch.setattr(student, "guide", 0.0)
     for i, prediction in enumerate(segmenters["student"].predict_batch(list(images))):
         assert np.abs(found.mask[i] - prediction.mask).max() < NEAR
@@ -198,7 +198,12 @@ def test_the_graph_and_opencvs_steps_are_the_whole_prediction(
     small = cv2.resize(picture, student.size, interpolation=cv2.INTER_AREA)
     soft = by_onnxruntime(graphs["student"], tensor("student", small[None])).mask[0]
     mask = segmenters["student"].predict(picture).mask
-    assert np.abs(sharpen(picture, near_subject(soft), student.guide) - mask).max() < NEAR
+    assert (
+        np.abs(
+            sharpen(picture, near_subject(soft, student.subjects, student.threshold or 0.5), student.guide) - mask
+        ).max()
+        < NEAR
+    )
 
 
 @pytest.mark.parametrize("sizes", [((128, 80), (48, 32)), ((320, 192), (160, 96)), ((640, 384), (320, 192))])
