@@ -169,6 +169,33 @@ def onnx(
         typer.echo(line)
 
 
+@app.command()
+def demo(
+    model: Annotated[Path, typer.Option(help="Model folder.")] = MODEL,
+    host: Annotated[str, typer.Option(help="Address to listen on; by default only this machine reaches it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0, or taken: the next free one.", min=0, max=65535)] = 7860,
+    max_upload: Annotated[float, typer.Option(help="Largest file, MB.", min=0.001)] = 200,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    params: Annotated[
+        Path | None, typer.Option(help="Where the CRF's parameters stand; by default params.yaml, if it is here.")
+    ] = None,
+) -> None:
+    """Open a page in the browser: drop an image or a short video, see mask, box and cells. Nothing leaves the machine.
+
+    \b
+    backdrop demo
+    backdrop demo --model models/segmenter --port 8000
+    """
+    from backdrop.page import serve
+    from backdrop.segmenter import Segmenter
+
+    chosen = params or Path("params.yaml")
+    crf = None if params is None and not chosen.is_file() else _crf(chosen)
+    serve(Segmenter.load(model, device), _threshold(model, False), crf, host, port, max_upload)
+
+
 def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
     from backdrop.params import read
 
