@@ -1,0 +1,386 @@
+"""The page of `backdrop demo`: what it segments, draws and hands out, what it refuses, where it listens."""
+
+from __future__ import annotations
+
+import re
+import socket
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from backdrop import cli, page
+from backdrop.crf import refine
+from backdrop.detector import Detector
+from backdrop.errors import BackdropError
+from backdrop.overlay import draw_mask
+from backdrop.segmenter import Segmenter
+from backdrop.synthesis import SynthesisNetwork
+from backdrop.unet import StudentNetwork
+from backdrop.video import decode_video, encode_video
+from backdrop.weights import save_network
+from tests.runs import HEIGHT, WIDTH, scene
+from tests.tiny import small_params
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+FRAMES = 7
+LIMIT = 0.3
+"""MB that an upload may have."""
+
+
+@pytest.fixture(scope="module")
+def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
+    """Untrained, with a student, whose masks are something between empty and full."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(1)
+    params = small_params()
+    networks = {"detector": Detector(params.detector, "none"), "synthesis": SynthesisNetwork(params.synthesis, "none")}
+    config = {
+        "size": list(params.train.size),
+        "detector": params.detector.model_dump(mode="json"),
+        "synthesis": params.synthesis.model_dump(mode="json"),
+        "student": {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0},
+    }
+    save_network(folder, networks | {"student": StudentNetwork([4, 8])}, config)
+    return Segmenter.load(folder, "cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    return scene(FRAMES)[0]
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory: pytest.TempPathFactory, pictures: list[np.ndarray]) -> Path:
+    """An image, a video, the same cut off, and files that are neither."""
+    folder = tmp_path_factory.mktemp("material")
+    Image.fromarray(pictures[0]).save(folder / "photo.png")
+    encode_video(folder / "run.mp4", pictures, fps=10)
+    encode_video(folder / "cut.mp4", pictures, fps=10, codec="mjpeg")
+    data = (folder / "cut.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(data[: len(data) * 2 // 3])
+    (folder / "broken.mp4").write_bytes(data[len(data) // 2 :])
+    (folder / "zero.png").write_bytes(b"")
+    (folder / "false.png").write_bytes(b"no image")
+    (folder / "notes.txt").write_text("not footage")
+    (folder / "large.png").write_bytes(bytes(round(LIMIT * 2**20) + 1000))
+    return folder
+
+
+class NeverAsked:
+    """In place of the networks, where they must not be asked."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"the networks were asked: {name}")
+
+
+def read_png(data: bytes) -> np.ndarray:
+    """The stored values."""
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None
+    return image
+
+
+# ---------------------------------------------------------------------------------------- without a page
+
+
+def test_an_image_is_segmented_and_drawn_at_any_threshold(
+    material: Path, segmenter: Segmenter, pictures: list[np.ndarray], tmp_path: Path
+) -> None:
+    footage = page.segment_file(segmenter, material / "photo.png", tmp_path)
+    (found,) = footage.frames
+    soft = segmenter.predict(pictures[0]).mask
+    low, high = (float(np.quantile(soft, q)) for q in (0.3, 0.8))
+    for threshold in (low, high):
+        view = page.draw(found, threshold)
+        assert np.array_equal(view.mask, soft > threshold)
+        assert 0 < view.mask.mean() < 1
+        assert (view.overlay != draw_mask(pictures[0], view.mask)).any(), "no box"
+        assert view.cells.shape[1] == 640
+    assert page.draw(found, high).mask.sum() < page.draw(found, low).mask.sum()
+    crf = small_params().crf
+    assert np.array_equal(page.draw(found, low, crf).mask, refine(pictures[0], soft, low, crf))  # type: ignore[arg-type] # a Literal
+
+
+def test_the_mask_of_an_image_is_a_png(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    footage = page.segment_file(segmenter, material / "photo.png", tmp_path)
+    threshold = float(np.median(footage.frames[0].prediction.mask))
+    path = page.write_mask(footage, page.draw(footage.frames[0], threshold).mask)
+    stored = read_png(path.read_bytes())
+    assert path.name == "photo_mask.png"
+    assert np.array_equal(stored, page.draw(footage.frames[0], threshold).mask * np.uint8(255))
+
+
+@pytest.mark.parametrize(
+    ("every", "most", "expected"), [(1, 100, range(7)), (2, 100, range(0, 7, 2)), (1, 5, range(5))]
+)
+def test_a_video_gives_a_mask_for_each_frame_and_a_video(
+    every: int, most: int, expected: range, material: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    told: list[tuple[int, int]] = []
+    footage = page.segment_file(segmenter, material / "run.mp4", tmp_path, every, most, lambda *done: told.append(done))
+    assert told[-1] == (len(expected), len(expected))
+    assert footage.cut == (most == 5)
+    assert footage.fault == ""
+    threshold = float(np.median(footage.frames[0].prediction.mask))
+    masks, video = page.write_clip(footage, threshold)
+    with zipfile.ZipFile(masks) as archive:
+        assert archive.namelist() == [f"{number:06d}.png" for number in expected]
+        for found in footage.frames:
+            stored = read_png(archive.read(f"{found.frame.number:06d}.png"))
+            own = segmenter.predict(list(decode_video(material / "run.mp4"))[found.frame.number][2]).mask
+            assert np.array_equal(stored > 0, found.prediction.mask > threshold)
+            assert np.allclose(found.prediction.mask, own, atol=0.51 / 255), "8 bits"
+    frames = list(decode_video(video))
+    assert len(frames) == len(expected)
+    assert frames[-1][1] == pytest.approx((len(expected) - 1) * every / 10, abs=0.01)
+    assert footage.surest == np.argmax([found.prediction.presence for found in footage.frames])
+
+
+def test_memory_is_bounded_by_a_batch(
+    material: Path, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+    batch = Segmenter.predict_batch
+
+    def counting(self: Segmenter, images: list[np.ndarray]) -> Any:
+        sizes.append(len(images))
+        return batch(self, images)
+
+    monkeypatch.setattr(Segmenter, "predict_batch", counting)
+    footage = page.segment_file(segmenter, material / "run.mp4", tmp_path)
+    assert sizes == [4, 3]
+    assert all(prediction.mask.size == 0 for prediction in footage.frames.predictions), "soft masks are on disk"  # type: ignore[union-attr]
+
+
+def test_an_odd_video_is_drawn_with_even_sides(segmenter: Segmenter, tmp_path: Path) -> None:
+    encode_video(tmp_path / "odd.mp4", [np.full((51, 77, 3), 90, np.uint8)] * 2, fps=10)
+    footage = page.segment_file(segmenter, tmp_path / "odd.mp4", tmp_path)
+    masks, video = page.write_clip(footage, 0.5)
+    assert next(decode_video(video))[2].shape == (52, 78, 3)
+    with zipfile.ZipFile(masks) as archive:
+        assert read_png(archive.read("000000.png")).shape == (51, 77)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("zero.png", "zero.png is empty"),
+        ("false.png", "false.png is no readable image"),
+        ("broken.mp4", "broken.mp4 is no readable video"),
+        ("notes.txt", "notes.txt is by its suffix neither"),
+    ],
+)
+def test_bad_files_are_named_without_their_path(
+    name: str, text: str, material: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    with pytest.raises(BackdropError) as caught:
+        page.segment_file(segmenter, material / name, tmp_path)
+    assert page.message(caught.value, material / name).startswith(text)
+
+
+def test_a_video_cut_off_is_segmented_as_far_as_it_goes(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    footage = page.segment_file(segmenter, material / "cut.mp4", tmp_path)
+    assert 0 < len(footage.frames) < FRAMES
+    assert "declared" in footage.fault or "corrupt" in footage.fault
+
+
+def test_numbers_are_those_of_the_prediction(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    (found,) = page.segment_file(segmenter, material / "photo.png", tmp_path).frames
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[: HEIGHT // 4] = True
+    box = np.array([0.0, 0.0, 1.0, 0.5])
+    found = found._replace(prediction=found.prediction._replace(box=box, cell=9, presence=0.456))
+    values = page.numbers(found, mask)
+    assert values["Mask"] == "25.0% of the image"
+    assert values["Presence"] == "0.46"
+    assert values["Box"] == f"{WIDTH // 2} × {HEIGHT // 4} px at ({WIDTH // 4}, {round(HEIGHT * 3 / 8)})"
+    assert values["Cell probability"] == f"{found.prediction.p.max():.2f} (row 2, column 2)"
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("192.168.1.4", False), ("example.org", False)],
+)  # fmt: skip
+def test_only_loopback_addresses_are_local(host: str, expected: bool) -> None:
+    assert page.loopback(host) == expected
+
+
+def test_a_taken_port_gives_the_next() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert port < page.free_port("127.0.0.1", port) <= port + page.PORTS
+    assert page.free_port("127.0.0.1", 0) > 0
+    with pytest.raises(BackdropError, match="--host"):
+        page.free_port("192.0.2.1", 7860)  # of no machine
+
+
+# ------------------------------------------------------------------------------------------- with the page
+
+
+@pytest.fixture(scope="module")
+def served(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    folder = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):
+            patch.setenv(name, "")  # so that what the page sets is undone
+        blocks = page.open_page(segmenter, 0.5, None, folder, port=0, max_upload=LIMIT)
+        yield blocks
+        blocks.close(verbose=False)
+
+
+@pytest.fixture(scope="module")
+def client(served: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from gradio_client import Client
+
+    return Client(
+        served.local_url, verbose=False, analytics_enabled=False, download_files=tmp_path_factory.mktemp("got")
+    )
+
+
+def segment(client: Any, path: Path, **more: Any) -> Any:
+    from gradio_client import handle_file
+
+    values = {"every": 1, "most": 120, "threshold": 0.5, "refined": False} | more
+    return client.predict(path=handle_file(str(path)), **values, api_name="/segment")
+
+
+def test_the_page_listens_on_this_machine_alone(served: Any) -> None:
+    assert served.local_url == f"http://127.0.0.1:{served.server_port}/"
+    assert served.server.config.host == "127.0.0.1"
+    assert served.share_url is None
+    assert not served.analytics_enabled
+    assert not served.run_history
+
+
+def test_the_page_says_what_it_is_and_fetches_nothing_from_elsewhere(served: Any) -> None:
+    text = urllib.request.urlopen(served.local_url, timeout=20).read().decode()
+    assert '"title":"Backdrop"' in text
+    assert "Everything stays on this machine" in text
+    fetched = re.findall(r"<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)=[\"']([^\"']+)", text)
+    assert fetched
+    outside = [one for one in fetched if re.match(r"(https?:)?//", one) and not one.startswith(served.local_url)]
+    assert outside == []
+    theme = urllib.request.urlopen(f"{served.local_url}theme.css", timeout=20).read().decode()
+    assert "@import" not in theme
+    assert re.findall(r"""url\(["']?(?!["']?data:)""", theme) == []
+    assert "system-ui" in theme
+
+
+def test_an_image_goes_through_the_page(client: Any, material: Path, segmenter: Segmenter, pictures: Any) -> None:
+    threshold = float(np.median(segmenter.predict(pictures[0]).mask))
+    answer = segment(client, material / "photo.png", threshold=threshold)
+    files = [one["value"] if isinstance(one, dict) else one for one in answer]
+    (mask,) = [one for one in files if isinstance(one, str) and one.endswith("photo_mask.png")]
+    stored = read_png(Path(mask).read_bytes()) > 0
+    assert np.array_equal(stored, segmenter.predict(pictures[0]).mask > threshold)
+    assert any("Cell probability" in str(one) for one in answer)
+
+
+def test_a_bad_file_is_one_message_and_the_page_goes_on(client: Any, material: Path) -> None:
+    from gradio_client.exceptions import AppError
+
+    for name in ("false.png", "zero.png", "broken.mp4"):
+        with pytest.raises(AppError) as caught:
+            segment(client, material / name)
+        assert name in str(caught.value)
+        assert str(material) not in str(caught.value)
+        assert "gradio" not in str(caught.value)
+    assert any("photo.png" in str(one) for one in segment(client, material / "photo.png"))
+
+
+def test_uploads_above_the_limit_are_refused(served: Any, material: Path) -> None:
+    def upload(name: str) -> int:
+        body = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+        body += (material / name).read_bytes() + b"\r\n--x--\r\n"
+        head = {"Content-Type": "multipart/form-data; boundary=x"}
+        try:
+            request = urllib.request.Request(f"{served.local_url}gradio_api/upload", body, head)
+            return urllib.request.urlopen(request, timeout=20).status
+        except urllib.error.HTTPError as refusal:
+            return refusal.code
+
+    assert upload("photo.png") == 200
+    assert upload("large.png") == 413
+
+
+def test_another_threshold_does_not_ask_the_networks(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    own = page.Page(segmenter, small_params().crf, tmp_path)
+    footage, *first = own.segment(str(material / "run.mp4"), 2, 3, 0.5, False, None, lambda *_, **__: None)
+    own.segmenter = NeverAsked()  # type: ignore[assignment]
+    threshold = float(np.quantile(footage.frames[1].prediction.mask, 0.7))
+    for refined in (False, True):
+        answer = own.redraw(footage, 2, threshold, refined, lambda *_, **__: None)
+        expected = page.draw(footage.frames[1], threshold, own.crf if refined else None)
+        assert np.array_equal(answer[2] > 0, expected.mask)
+    assert len(first) == len(answer) + 2
+    shown = own.show(footage, 3, threshold, False)
+    assert np.array_equal(shown[0] > 0, page.draw(footage.frames[2], threshold).mask)
+
+
+def test_a_new_file_removes_what_the_old_one_left(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
+    import gradio as gr
+
+    own = page.Page(segmenter, None, tmp_path)
+    first = own.segment(str(material / "run.mp4"), 1, 3, 0.5, False, None, lambda *_, **__: None)[0]
+    with pytest.raises(gr.Error):
+        own.segment(str(material / "false.png"), 1, 3, 0.5, False, first, lambda *_, **__: None)
+    assert list(tmp_path.iterdir()) == [first.folder]
+    second = own.segment(str(material / "photo.png"), 1, 3, 0.5, False, first, lambda *_, **__: None)[0]
+    assert list(tmp_path.iterdir()) == [second.folder]
+
+
+class Ended:
+    """A page that ends as soon as it is served."""
+
+    local_url = "http://here/"
+
+    def block_thread(self) -> None:
+        pass
+
+    def close(self, verbose: bool) -> None:
+        pass
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_command_warns_where_others_can_reach_the_page(
+    host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given: list[Any] = []
+    monkeypatch.setattr(Segmenter, "load", lambda *_: "segmenter")
+    monkeypatch.setattr(cli, "_threshold", lambda *_: 0.4)
+
+    def opened(*arguments: Any) -> Ended:
+        given.append(arguments)
+        return Ended()
+
+    monkeypatch.setattr(page, "open_page", opened)
+    result = CliRunner().invoke(cli.app, ["demo", *([] if host == "127.0.0.1" else ["--host", host])])
+    assert result.exit_code == 0, result.output
+    assert ("warning" in result.output) == (host == "0.0.0.0")
+    assert given[0][:3] == ("segmenter", 0.4, None), "no params.yaml here"
+    assert given[0][4:] == (host, 7860, 200)
+    assert not given[0][3].exists(), "uploads are removed in the end"
+    assert "--params" in str(CliRunner().invoke(cli.app, ["demo", "--params", "nowhere.yaml"]).exception)
+
+
+def test_other_commands_do_not_import_gradio() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, backdrop.cli; raise SystemExit('gradio' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
