@@ -256,8 +256,7 @@ HEADER = """<h1>Backdrop</h1>
 program ends.</p>"""
 EMPTY = '<p class="status">Nothing segmented yet: drop a file.</p>'
 CSS = """
-.gradio-container {max-width: 1240px !important; margin: 0 auto !important}
-.gradio-container main {width: 100% !important}
+.gradio-container {width: 100% !important; max-width: 1240px !important; margin: 0 auto !important}
 .head h1 {font-size: 1.7rem; margin: 0} .head p {margin: .25rem 0 0; line-height: 1.45}
 .head .lead {font-size: 1.1rem} .head .local, .numbers small {color: var(--body-text-color-subdued)}
 .status {margin: 0; line-height: 1.45; min-height: 2.9em} .numbers p {margin: 0 0 .9rem}
