@@ -237,7 +237,7 @@ def numbers(found: Found, mask: Mask) -> dict[str, str]:
     return {
         "Presence": f"{found.prediction.presence:.2f}",
         "Box": f"{width} × {height} px at ({left}, {top})",
-        "Cell probability": f"{record.confidence:.2f} (row {row + 1}, column {column + 1})",
+        "Cell probability": f"{found.prediction.p.max():.2f} (row {row + 1}, column {column + 1})",
         "Mask": f"{mask.mean():.1%} of the image",
     }
 
@@ -246,7 +246,7 @@ def numbers(found: Found, mask: Mask) -> dict[str, str]:
 
 MEANINGS = {
     "Presence": "how sure the model is that a subject is there at all, 0 to 1",
-    "Box": "dashed red; counted from the left and the top edge",
+    "Box": "drawn in red; counted from the left and the top edge",
     "Cell probability": "the detector's, of its most likely grid cell; all cells together have 1",
     "Mask": "how much of the image is above the threshold",
 }
