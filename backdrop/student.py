@@ -114,13 +114,16 @@ def pseudo_mask(
     `params.memory`: an E-step that goes wrong must not undo what was learned.
 
     Args:
-        weight: where the subject is expected, in the choice of the component.
+        weight: where the subject is expected, in the choice of the component. Not asked where there may be several
+            subjects: D points at one of them, and the student may not know the others yet.
         trust: weight of the median cue, in [0, 1].
     """
     evidence = fused.value
     if student is not None:
         evidence = (1 - params.memory) * evidence + params.memory * student
         weight = weight * (0.2 + student)
+    if params.subjects > 1:
+        weight = np.ones_like(weight)
     component = subject_component(evidence, weight, subjects=params.subjects)
     if not component.any():
         return np.zeros(component.shape, np.float32), fused.valid & (evidence < 0.25)

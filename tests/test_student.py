@@ -248,6 +248,23 @@ def test_the_threshold_is_where_the_student_agrees_with_its_pseudo_masks(
     assert rounds_._threshold([labels * 0, labels * 0]) == 0.5, "no frame has one"
 
 
+def test_no_subject_is_passed_over_for_another(small: StudentParams) -> None:
+    """D points at the left one and the student of the round before knows it alone."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 40, (60, 100, 3)).astype(np.uint8)
+    image[10:50, 10:30], image[10:50, 60:80] = 200, 120
+    value = np.zeros((60, 100), np.float32)
+    value[10:50, 10:30], value[10:50, 60:80] = 0.9, 0.8
+    known, left = np.zeros_like(value), np.full_like(value, 0.05)
+    known[10:50, 10:30], left[:, :40] = 1, 1
+    fused = Cue(value, np.ones(value.shape, bool))
+    for subjects, expected in ((1, False), (2, True)):
+        choice = small.model_copy(update={"subjects": subjects, "size": (100, 60)})
+        soft, _ = pseudo_mask(image, fused, None, left, choice, known)
+        assert soft[30, 20] > 0.5
+        assert (soft[30, 70] > 0.4) == expected
+
+
 def test_several_subjects() -> None:
     evidence = np.zeros((60, 100), np.float32)
     evidence[5:25, 5:25] = 1.0  # 400 pixels
