@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 from backdrop.crf import choose_refined_threshold, refine_all
-from backdrop.masks import same_predictions, write_threshold
+from backdrop.masks import read_threshold, same_predictions, write_threshold
 from backdrop.params import load_params
 from backdrop.stage import run, worker_count
 
@@ -30,6 +30,7 @@ def main() -> None:
         refine_all(args.frames, predictions, out, davis, params.crf, threshold, workers)
         write_threshold(out, threshold, chosen_on)
 
+    read_threshold(args.predictions_paper)  # if it is missing, it is named before anything is computed
     refine(args.predictions, args.out, args.davis)
     if same_predictions(args.predictions, args.predictions_paper):  # no student: the same masks, then
         shutil.copytree(args.out, args.out_paper, dirs_exist_ok=True)
