@@ -15,7 +15,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 from backdrop import cli, unet
 from backdrop.detector import Detector
@@ -27,6 +26,7 @@ from backdrop.segmenter import BOX_LEVEL, Segmenter, presence
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import StudentNetwork, near_subject, sharpen
 from backdrop.weights import save_network
+from tests.command import call
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.tiny import small_params
 
@@ -91,15 +91,6 @@ def images() -> np.ndarray:
         seen = np.s_[3 + 2 * i : 28 + 3 * i, 4 + 6 * i : 40 + 7 * i]  # each in a place of its own, and so are the boxes
         small[i][seen] = cv2.resize(picture, SIZE, interpolation=cv2.INTER_AREA)[seen]
     return small.repeat(2, axis=1).repeat(2, axis=2)
-
-
-def call(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    if isinstance(result.exception, BackdropError):
-        return 1, str(result.exception)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 def tensor(name: str, images: np.ndarray) -> torch.Tensor:

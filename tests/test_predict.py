@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
-from typer.testing import CliRunner
 
 from backdrop import cli, export
 from backdrop.detector import Detector
@@ -35,6 +34,7 @@ from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import StudentNetwork
 from backdrop.video import decode_video, encode_video
 from backdrop.weights import save_network
+from tests.command import call
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.tiny import small_params
 
@@ -366,16 +366,6 @@ def test_a_record_survives_json() -> None:
 
 
 # -------------------------------------------------------------------------------------------- command line
-
-
-def call(*arguments: str | Path) -> tuple[int, str]:
-    """Exit status and output; a BackdropError counts as main() has it: status 1 and its text."""
-    result = CliRunner().invoke(cli.app, [str(a) for a in arguments])
-    if isinstance(result.exception, BackdropError):
-        return 1, str(result.exception)
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result.exit_code, result.output
 
 
 def test_predict_and_export_from_the_command_line(material: Path, model: Path, tmp_path: Path) -> None:
