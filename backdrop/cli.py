@@ -6,11 +6,14 @@ import hashlib
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from backdrop.errors import BackdropError
+
+if TYPE_CHECKING:
+    from backdrop.segmenter import Segmenter
 
 SOME_FAILED = 3
 """Exit status when some inputs could not be read and the others were segmented; 1: an error, 2: a wrong command."""
@@ -54,7 +57,7 @@ def predict(
     ),
     threshold: Annotated[
         float | None,
-        typer.Option(help="Foreground is above it; by default the one chosen in this project, else 0.5.", min=0, max=1),
+        typer.Option(help="Foreground is above it; by default the project's, else the student's own.", min=0, max=1),
     ] = None,
     params: Annotated[Path, typer.Option(help="Where the CRF's parameters stand.")] = Path("params.yaml"),
     min_confidence: Annotated[
@@ -84,7 +87,7 @@ def predict(
     sources = find_sources(inputs)
     segmenter = Segmenter.load(model, device)
     crf = _crf(params) if refinement is Refinement.crf else None
-    level = _threshold(model, refinement is Refinement.crf) if threshold is None else threshold
+    level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
     settings = Settings(_identity(model), level, crf, every, min_confidence)
     pictures = [name for name in chosen if name in PICTURES]
     faults = predict_all(segmenter, sources, out, settings, pictures, batch, quiet)
@@ -193,7 +196,8 @@ def demo(
 
     chosen = params or Path("params.yaml")
     crf = None if params is None and not chosen.is_file() else _crf(chosen)
-    serve(Segmenter.load(model, device), _threshold(model, False), crf, host, port, max_upload)
+    segmenter = Segmenter.load(model, device)
+    serve(segmenter, _threshold(segmenter, model, False), crf, host, port, max_upload)
 
 
 def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
@@ -206,16 +210,16 @@ def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
     return read(params).crf
 
 
-def _threshold(model: Path, refined: bool) -> float:
+def _threshold(segmenter: Segmenter, model: Path, refined: bool) -> float:
     """The threshold that the project chose in which the model lies, for masks after or before the CRF; else the
     student's own, else 0.5."""
     from backdrop.masks import THRESHOLD, read_threshold
-    from backdrop.weights import load_network
 
     chosen = model.resolve().parent.parent / "data" / ("masks" if refined else "predictions")
     if (chosen / THRESHOLD).is_file():
         return read_threshold(chosen)[0]
-    return load_network(model)[1].get("student", {}).get("threshold", 0.5)
+    own = None if segmenter.student is None else segmenter.student.threshold
+    return 0.5 if own is None else own
 
 
 def _identity(model: Path) -> str:

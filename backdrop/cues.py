@@ -92,12 +92,10 @@ class View(NamedTuple):
 
 
 class Behind(NamedTuple):
-    """What lies behind the subject of a frame, from its neighbors. image: their median; valid: where at least two of
-    them have a pixel; clean: where at least two show background, as far as an E-step's masks tell."""
+    """What lies behind the subject of a frame. image: the median of its neighbors; valid: where two have a pixel."""
 
     image: UInt8[np.ndarray, "H W 3"]
     valid: Valid
-    clean: Valid
 
 
 class Footage:
@@ -399,14 +397,13 @@ def median_background(found: list[View]) -> Behind | None:
     images = np.stack([view.image for view in found])
     shown = np.stack([view.background for view in found])
     inside = np.stack([view.inside for view in found])
-    clean = shown.sum(axis=0) >= 2
-    shown = np.where(clean, shown, inside)
+    shown = np.where(shown.sum(axis=0) >= 2, shown, inside)
     count = shown.sum(axis=0)
     # Left-out samples become the largest value and sort to the end; the median is then at (count - 1) // 2.
     ranked = np.sort(np.where(shown[..., None], images, 255), axis=0)
     middle = np.maximum(count - 1, 0) // 2
     value = np.take_along_axis(ranked, np.broadcast_to(middle[None, ..., None], (1, *images.shape[1:])), axis=0)[0]
-    return Behind(value, count >= 2, clean)
+    return Behind(value, count >= 2)
 
 
 def median_cue(image: UInt8[np.ndarray, "H W 3"], behind: Behind) -> Cue:
@@ -415,7 +412,7 @@ def median_cue(image: UInt8[np.ndarray, "H W 3"], behind: Behind) -> Cue:
     The difference counts only as far as no pixel of the background nearby has the frame's color: a misfit of a
     pixel at an edge of the background is no subject.
     """
-    background, valid, _ = behind
+    background, valid = behind
     around = np.ones((3, 3), np.uint8)
     low, high = cv2.erode(background, around), cv2.dilate(background, around)
     beyond = np.maximum(cv2.subtract(image, high), cv2.subtract(low, image)).astype(np.float32)
@@ -429,7 +426,7 @@ def mog2_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View], behind: Behin
 
     Where a view shows no background, the last one that did stands in, as in a mosaic.
     """
-    background, valid, _ = behind
+    background, valid = behind
     mosaic = np.where(valid[..., None], background, image)
     mixture = cv2.createBackgroundSubtractorMOG2(PASSES * len(found), MOG2_VARIANCE, detectShadows=True)
     mixture.setBackgroundRatio(BACKGROUND_RATIO)
@@ -441,15 +438,9 @@ def mog2_cue(image: UInt8[np.ndarray, "H W 3"], found: list[View], behind: Behin
     return Cue(np.where(valid, cv2.GaussianBlur(clean, (0, 0), 1), 0).astype(np.float32), valid)
 
 
-def frame_cues(
-    footage: Footage, t: int, params: CueChoice, stored: FlowArchive | None = None
-) -> tuple[dict[str, Cue], Behind | None]:
-    """All cues of frame t that `params.cues` names and that its neighbors allow: flow<gap>, median, mog2, mosaic.
-
-    And what lies behind the subject, where the cues median or mog2 asked for it.
-    """
+def frame_cues(footage: Footage, t: int, params: CueChoice, stored: FlowArchive | None = None) -> dict[str, Cue]:
+    """All cues of frame t that `params.cues` names and that its neighbors allow: flow<gap>, median, mog2, mosaic."""
     cues: dict[str, Cue] = {}
-    behind = None
     if "flow" in params.cues:
         cues |= flow_cues(footage, t, params.gaps, stored)
     if "median" in params.cues or "mog2" in params.cues:
@@ -462,7 +453,7 @@ def frame_cues(
     if "mosaic" in params.cues and cues:  # without cues no neighbor could be laid over the frame
         value = footage.mosaic(t)
         cues["mosaic"] = Cue(value, np.ones(value.shape, bool))
-    return cues, behind
+    return cues
 
 
 def cue_names(params: CueChoice) -> list[str]:

@@ -98,7 +98,6 @@ class Predictions(MaskArchive):
         box: (N, 4) float64, cx, cy, w, h of the chosen cell's box (see the module).
         p: (N, rows, columns) float64, the cells' probabilities.
         cell: (N,) int, the chosen cell, row-major.
-        presence: (N,) float64, how sure the mask is of any pixel (`segmenter.presence`).
     """
 
     remedy = "run the stage segment again"
@@ -110,12 +109,10 @@ class Predictions(MaskArchive):
                 self.box = np.asarray(stored["box"], np.float64)
                 self.p = np.asarray(stored["p"], np.float64)
                 self.cell = np.asarray(stored["cell"], np.int64)
-                self.presence = np.asarray(stored["presence"], np.float64)
         except ZIP_FAULTS as fault:
             raise self._damaged(BOXES) from fault
         count = len(self.box)
-        shapes = self.box.shape, self.p.shape[:1], self.cell.shape, self.presence.shape
-        if shapes != ((count, 4), (count,), (count,), (count,)) or self.p.ndim != 3:
+        if self.box.shape != (count, 4) or self.p.ndim != 3 or len(self.p) != count or self.cell.shape != (count,):
             raise self._damaged(BOXES)
 
     def soft(self, t: int) -> Soft:

@@ -83,8 +83,7 @@ class Predictor(nn.Module):
         self.synthesis = segmenter.synthesis if segmenter.student is None else None
         self.size = segmenter.size if segmenter.student is None else segmenter.student.size
         self.resamples = self.size != segmenter.size
-        own = None if segmenter.student is None else segmenter.student.threshold
-        self.level = min(BOX_LEVEL, own or BOX_LEVEL)  # as in Segmenter
+        self.level = segmenter.box_level
         (width, height), (w, h) = self.size, segmenter.size
         self.register_buffer("rows", torch.from_numpy(area_weights(height, h)), persistent=False)
         self.register_buffer("columns", torch.from_numpy(area_weights(width, w)).T.contiguous(), persistent=False)

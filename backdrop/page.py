@@ -30,7 +30,7 @@ from backdrop.errors import BackdropError
 from backdrop.masks import Box, Mask, box_pixels, entry
 from backdrop.overlay import RED, Picture, draw_detection, draw_mask
 from backdrop.params import CRFParams
-from backdrop.predict import record_of
+from backdrop.predict import inner_box
 from backdrop.segmenter import Prediction, Segmenter
 from backdrop.sources import Frame, Source, find_sources, frames_of
 from backdrop.video import (
@@ -231,8 +231,8 @@ def _mask_png(mask: Mask) -> bytes:
 
 def numbers(found: Found, mask: Mask) -> dict[str, str]:
     """What is known of a frame, in words: subject's presence, box, cell probability, share of the mask."""
-    record = record_of(found.frame, found.prediction, mask)
-    left, top, width, height = (round(value) for value in record.box)
+    box = inner_box(found.prediction.box, (mask.shape[1], mask.shape[0]))
+    left, top, width, height = (round(value) for value in box)
     row, column = np.unravel_index(found.prediction.cell, found.prediction.p.shape)
     return {
         "Presence": f"{found.prediction.presence:.2f}",

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from backdrop.crf import refine
 from backdrop.errors import BackdropError
-from backdrop.masks import Mask, box_pixels
+from backdrop.masks import Box, Mask, box_pixels
 from backdrop.overlay import draw_mask
 from backdrop.params import CRFParams
 from backdrop.segmenter import Prediction, Segmenter
@@ -95,14 +95,19 @@ def encoded(mask: Mask) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def inner_box(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """Left, top, width and height in pixels of what an image of size (width, height) shows of a box."""
+    left, top, right, bottom = box_pixels(box, size)
+    left, right = (min(max(x, 0.0), float(size[0])) for x in (left, right))
+    top, bottom = (min(max(y, 0.0), float(size[1])) for y in (top, bottom))
+    return round(left, 2), round(top, 2), round(right - left, 2), round(bottom - top, 2)
+
+
 def record_of(frame: Frame, prediction: Prediction, mask: Mask) -> Record:
     height, width = mask.shape
-    left, top, right, bottom = box_pixels(prediction.box, (width, height))
-    left, right = (min(max(x, 0.0), float(width)) for x in (left, right))
-    top, bottom = (min(max(y, 0.0), float(height)) for y in (top, bottom))
-    box = tuple(round(value, 2) for value in (left, top, right - left, bottom - top))
+    box = inner_box(prediction.box, (width, height))
     confidence = round(prediction.presence, 4)
-    return Record(frame.number, round(frame.time, 4), (width, height), box, confidence, encoded(mask))  # type: ignore[arg-type]
+    return Record(frame.number, round(frame.time, 4), (width, height), box, confidence, encoded(mask))
 
 
 def read_records(path: Path) -> Records | None:

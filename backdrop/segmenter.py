@@ -147,6 +147,12 @@ class Segmenter:
             raise BackdropError(f"{folder}: weights and config.json do not fit: {str(error).splitlines()[0]}") from None
         return cls(detector, synthesis, (width, height), chosen, student)
 
+    @property
+    def box_level(self) -> float:
+        """The shipped box holds what the mask shows above it: `BOX_LEVEL`, or the student's threshold if lower."""
+        own = None if self.student is None else self.student.threshold
+        return BOX_LEVEL if own is None else min(BOX_LEVEL, own)
+
     def predict(self, image: ImageLike) -> Prediction:
         """Box and mask of one image.
 
@@ -204,8 +210,7 @@ class Segmenter:
         """The student's mask, and D's box drawn to it."""
         assert self.student is not None  # both callers ask first
         masks = self.student.masks(images)
-        level = min(BOX_LEVEL, self.student.threshold or BOX_LEVEL)
-        boxes = [tighten(box, mask, level) for box, mask in zip(found.box.cpu().numpy(), masks, strict=True)]
+        boxes = [tighten(box, mask, self.box_level) for box, mask in zip(found.box.cpu().numpy(), masks, strict=True)]
         return self._predictions(masks, boxes, found)
 
     def _predictions(self, masks: Sequence[np.ndarray], boxes: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
@@ -244,7 +249,6 @@ def _writer(path: Path) -> Iterator[Callable[[Prediction], None]]:
     boxes: list[np.ndarray] = []
     cells: list[int] = []
     probabilities: list[np.ndarray] = []
-    surest: list[float] = []
     with ArchiveWriter(path) as archive:
 
         def add(prediction: Prediction) -> None:
@@ -252,11 +256,9 @@ def _writer(path: Path) -> Iterator[Callable[[Prediction], None]]:
             boxes.append(prediction.box)
             cells.append(prediction.cell)
             probabilities.append(prediction.p)
-            surest.append(prediction.presence)
 
         yield add
-        arrays = {"box": np.stack(boxes), "cell": np.array(cells), "p": np.stack(probabilities)}
-        archive.add(BOXES, _npz(**arrays, presence=np.array(surest)))
+        archive.add(BOXES, _npz(box=np.stack(boxes), cell=np.array(cells), p=np.stack(probabilities)))
 
 
 def segment_sequence(

@@ -60,6 +60,8 @@ CONSENSUS_FRAMES = 40
 """Frames of a sequence, spread over it, by which the weights of its cues are judged."""
 CHUNK = 25
 """Frames a task of the E-step: few enough to keep all cores busy, many enough that neighbors are read once."""
+THRESHOLD_FRAMES = 120
+"""Frames of all sequences together by which the student's own threshold is chosen, as many of each."""
 LEVELS = [0.1, 0.2, 0.3, 0.4, 0.5]
 """Thresholds among which the student's own is chosen. None above one half: it would take back what the student found
 beyond its pseudo-masks (on DAVIS's dog, .6 agrees best with them and leaves out more of the legs)."""
@@ -176,7 +178,7 @@ def _gather(work: Work, span: range, params: StudentParams) -> None:
     for t in span:
         if t % params.every:
             continue
-        cues, _ = frame_cues(footage, t, params, stored)  # type: ignore[arg-type]
+        cues = frame_cues(footage, t, params, stored)  # type: ignore[arg-type]
         for plane, name in zip(out[t], cue_names(params), strict=True):  # type: ignore[arg-type]
             if name in cues:
                 plane[:] = np.where(cues[name].valid, np.rint(cues[name].value * (IGNORED - 1)), IGNORED)
@@ -481,9 +483,10 @@ class SelfTraining:
         nothing.
         """
         student, grids = self._student(), []
+        most = min(CONSENSUS_FRAMES, max(1, THRESHOLD_FRAMES // len(labels)))
         for archive, stored in zip(self.data.frames, labels, strict=True):
             kept = np.arange(0, len(archive), self.student.every)
-            some = kept[np.linspace(0, len(kept) - 1, min(CONSENSUS_FRAMES, len(kept))).round().astype(int)]
+            some = kept[np.linspace(0, len(kept) - 1, min(most, len(kept))).round().astype(int)]
             rows = []
             for t in some:
                 subject, unknown = stored[t] % IGNORED > IGNORED // 2, stored[t] == IGNORED

@@ -55,8 +55,7 @@ def write_predictions(folder: Path, name: str, soft: dict[int, np.ndarray], boxe
         column, row = (min(7, max(0, int((v + 1) * 4))) for v in box[:2])
         p[t, row, column] = 1
     stream = io.BytesIO()
-    cell, presence = p.reshape(len(p), -1).argmax(axis=1), np.ones(len(p))
-    np.savez(stream, box=np.stack(boxes), p=p, cell=cell, presence=presence)
+    np.savez(stream, box=np.stack(boxes), p=p, cell=p.reshape(len(p), -1).argmax(axis=1))
     with ArchiveWriter(folder / f"{name}.zip") as archive:
         for t, mask in soft.items():
             archive.add(entry(t), encode_png(np.rint(mask * 255).astype(np.uint8)))

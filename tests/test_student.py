@@ -146,7 +146,7 @@ def test_pseudo_masks_are_better_than_any_single_cue(small: StudentParams) -> No
     choice = small.model_copy(update={"size": (160, 96), "neighbors": 8, "spacing": 3})
     footage, rows = Footage(clip, exact(clip.clip), choice.size), []
     for t in (4, 9, 14, 19):
-        (cues, _), truth = frame_cues(footage, t, choice), clip.clip.mask(t)
+        cues, truth = frame_cues(footage, t, choice), clip.clip.mask(t)
         even = np.ones(truth.shape, np.float32)
         fused = fuse(cues, choice.size)
         soft, _ = pseudo_mask(clip.image(t), fused, cues["median"], even, choice)
