@@ -208,6 +208,28 @@ def _panels(
     return [_scaled(panel, width) for panel in (detection, soft, final, truth)]
 
 
+def frame_sheet(rows: Mapping[str, Sequence[tuple[str, Picture]]], width: int = 300) -> Picture:
+    """Pictures with captions, a row a sequence under its name.
+
+    Args:
+        rows: name -> (caption, picture). width: of a picture on the sheet, in pixels.
+    """
+    small = {name: [(text, _scaled(picture, width)) for text, picture in row] for name, row in rows.items()}
+    heights = [max((picture.shape[0] for _, picture in row), default=0) for row in small.values()]
+    columns = max((len(row) for row in small.values()), default=1)
+    size = (GAP + columns * (width + GAP), sum(height + HEADER + CAPTION for height in heights))
+    sheet = Image.new("RGB", size, PAPER)
+    draw, y = ImageDraw.Draw(sheet), 0
+    for (name, row), height in zip(small.items(), heights, strict=True):
+        draw.text((GAP, y + 6), name, fill=INK, font=_font(17))
+        for i, (text, picture) in enumerate(row):
+            x = GAP + i * (width + GAP)
+            draw.text((x + 1, y + HEADER + 2), text, fill=INK, font=_font(13))
+            sheet.paste(Image.fromarray(picture), (x, y + HEADER + CAPTION))
+        y += height + HEADER + CAPTION
+    return np.asarray(sheet)
+
+
 def _upright(text: str, length: int) -> Image.Image:
     """A row's name, read from below, centered over the row's height."""
     label = Image.new("RGB", (length, MARGIN - 6), PAPER)

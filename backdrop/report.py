@@ -1,6 +1,7 @@
 """One HTML file that tells a person who was not there how well it went: scores, pictures, curves, parameters.
 
-It needs no network and no other file: styles, charts and pictures are in it.
+It needs no network and no other file: styles, charts and pictures are in it. Footage without ground truth has no
+scores; its report shows frames spread over each sequence, and how often and how large a mask is.
 """
 
 from __future__ import annotations
@@ -8,10 +9,10 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import matplotlib
@@ -20,10 +21,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
+from backdrop.datasets import read_index
 from backdrop.errors import BackdropError
 from backdrop.masks import MaskArchive, split_truth
-from backdrop.overlay import TINT, TRUTH, draw_mask
-from backdrop.video import FrameArchive, atomic_path, encode_jpeg, resize, show
+from backdrop.overlay import TINT, TRUTH, draw_mask, frame_sheet
+from backdrop.video import FrameArchive, atomic_path, encode_jpeg, encode_png, resize, show
 
 NAMES = {
     "method": "Backdrop, what ships",
@@ -40,6 +42,10 @@ SHOWN = 2
 """Best and worst frames shown of a sequence, each so many."""
 WIDTH = 480
 """Of an overlay in pixels."""
+UNSCORED = (
+    "No frame has ground truth, so nothing is scored: look at the pictures. Where you can draw the masks of twenty "
+    "frames, put them beside the footage (masks/<video>/<frame>.png), and the next run prints scores."
+)
 COLORS = {"method": "#e8890c", "flow_threshold": "#7d8fb3", "mog2": "#7aa88c"}
 CURVES = (
     ("losses", {"loss/bg": "L_bg", "loss/bg_flow": "L_bg, flow", "loss/fg": "L_fg", "loss/fg_flow": "L_fg, flow"}),
@@ -48,50 +54,73 @@ CURVES = (
 )
 
 
-def write_report(project: Path, path: Path) -> Path:
+def write_report(project: Path, path: Path, pictures: Path | None = None) -> Path:
     """Write the report of a project's last scored run.
 
     Args:
         project: the repository's root, with metrics/ and, for overlays, data/. path: the HTML file.
+        pictures: a folder for what DVC shows as plots: the bars (`J.svg`, where frames were scored) and the frames
+            (`frames.png`, where data/ holds them).
 
     Raises:
-        BackdropError: nothing has been scored, or the file cannot be written.
+        BackdropError: the stage score has not run, or a file cannot be written.
     """
     scores = _scores(project)
+    scored = bool(scores["frames_scored"])
     table = pd.read_csv(project / "metrics" / "per_sequence.csv")
     frames = pd.read_csv(project / "metrics" / "per_frame.csv", dtype={"name": str})
+    shown = {name: list(_pictures(project, name, frames)) for name in _names(project, table)}
+    chart = _bars(table) if scored else ""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("backdrop", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     html = environment.get_template("report.html.jinja").render(
-        title=f"Backdrop: {scores['sequences']} sequences, {scores['frames_scored']} frames scored",
-        when=datetime.now().strftime("%Y-%m-%d %H:%M"),
+        title=_title(scores, len(shown)),
+        when=datetime.fromtimestamp((project / "metrics" / "scores.json").stat().st_mtime).strftime("%Y-%m-%d %H:%M"),
         origin=_origin(project),
-        verdict=verdict(scores, table),
-        cards=_cards(scores),
+        scored=scored,
+        verdict=verdict(scores, table) if scored else UNSCORED,
+        cards=_cards(scores) if scored else [],
         scores=_rows(scores),
-        chart=_bars(table),
-        sequences=[_sequence(project, name, table, frames) for name in _names(table)],
+        chart=chart,
+        sequences=[_sequence(project, name, table, shown[name]) for name in shown],
         curves=_curves(project),
         params=_text(project / "params.yaml"),
         provenance=_text(project / "metrics" / "provenance.json"),
     )
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+    if pictures is not None:
+        _write_pictures(pictures, chart, shown)
     return path
+
+
+def _write_pictures(folder: Path, chart: str, shown: Mapping[str, list[Shown]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if chart:
+        with atomic_path(folder / "J.svg") as temporary:
+            temporary.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{chart}', encoding="utf-8")
+    rows = {name: [(one.caption, one.picture) for one in found] for name, found in shown.items() if found}
+    if rows:
+        with atomic_path(folder / "frames.png") as temporary:
+            temporary.write_bytes(encode_png(frame_sheet(rows)))
+
+
+def _title(scores: Mapping[str, Any], sequences: int) -> str:
+    if scores["frames_scored"]:
+        return f"Backdrop: {scores['sequences']} sequences, {scores['frames_scored']} frames scored"
+    return f"Backdrop: {sequences} sequences without ground truth"
 
 
 def _scores(project: Path) -> dict[str, Any]:
     path = project / "metrics" / "scores.json"
     try:
         scores = json.loads(path.read_text(encoding="utf-8"))
-        if not scores["frames_scored"]:
-            raise BackdropError(f"{show(path)}: no frame was scored; the footage has no ground truth")
+        return scores | {"frames_scored": int(scores["frames_scored"])}
     except FileNotFoundError:
         raise BackdropError(f"{show(path)} does not exist: run `dvc repro`, or name the project's folder") from None
     except (ValueError, KeyError, TypeError) as fault:
         raise BackdropError(f"{show(path)} holds no scores ({fault}): run the stage score again") from fault
-    return scores
 
 
 def _text(path: Path) -> str:
@@ -107,8 +136,14 @@ def _origin(project: Path) -> str:
     return f"revision {str(known.get('git_revision'))[:8]}{dirty}, seed {known.get('seed')}, {known.get('device')}"
 
 
-def _names(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(table["sequence"]))
+def _names(project: Path, table: pd.DataFrame) -> list[str]:
+    """The scored sequences; where none is, those that have masks."""
+    if len(table):
+        return list(dict.fromkeys(table["sequence"]))
+    frames, masks = project / "data" / "frames", project / "data" / "masks"
+    if not frames.is_dir():
+        return []
+    return [name for name in read_index(frames, usable=True)["sequence"] if (masks / f"{name}.zip").is_file()]
 
 
 def _result(scores: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
@@ -129,7 +164,8 @@ def margin(table: pd.DataFrame, sequence: str) -> float | None:
 
 def verdict(scores: Mapping[str, Any], table: pd.DataFrame) -> str:
     """One sentence for who reads no table."""
-    margins = [value for name in _names(table) if (value := margin(table, name)) is not None]
+    names = dict.fromkeys(table["sequence"])
+    margins = [value for name in names if (value := margin(table, name)) is not None]
     better = sum(value > 0 for value in margins)
     own = scores["method"]
     start = f"On average {own['J_mean']:.0%} of the union of mask and truth is common to both (J {own['J_mean']:.2f}). "
@@ -172,16 +208,38 @@ def _embedded(data: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _sequence(project: Path, name: str, table: pd.DataFrame, frames: pd.DataFrame) -> dict[str, Any]:
+class Shown(NamedTuple):
+    """A frame with its mask drawn in."""
+
+    caption: str
+    picture: np.ndarray
+
+
+def _sequence(project: Path, name: str, table: pd.DataFrame, shown: list[Shown]) -> dict[str, Any]:
     own = _of(table, name, "method")
     sheet = project / "metrics" / "plots" / f"{name}.png"
     return {
         "name": name,
-        "j": "–" if own is None else f"{own:.2f}",
+        "fact": _facts(project, name) if own is None else f"J {own:.2f}",
         "margin": margin(table, name),
-        "frames": _extremes(project, name, frames),
+        "frames": [
+            {"source": _embedded(encode_jpeg(one.picture, 80), "jpeg"), "caption": one.caption} for one in shown
+        ],
         "sheet": _sheet(sheet) if sheet.is_file() else None,
     }
+
+
+def _facts(project: Path, name: str) -> str:
+    """What is known without truth: in how many frames there is a mask, and how large it is there."""
+    path = project / "data" / "masks" / f"{name}.zip"
+    if not path.is_file():
+        return "no masks"
+    found = MaskArchive(path)
+    areas = np.array([float((found.gray(t) > 127).mean()) for t in range(len(found)) if found.has(t)])
+    filled = areas[areas > 0]
+    if not filled.size:
+        return f"no mask in any of {areas.size} frames"
+    return f"a mask in {filled.size} of {areas.size} frames, {np.median(filled):.1%} of the image at the median"
 
 
 def _sheet(path: Path) -> str:
@@ -191,23 +249,23 @@ def _sheet(path: Path) -> str:
     return _embedded(buffer.getvalue(), "jpeg")
 
 
-def _extremes(project: Path, name: str, frames: pd.DataFrame) -> list[dict[str, str]]:
-    """The best and the worst frames with mask and truth drawn in; none where data/ does not hold them."""
+def _pictures(project: Path, name: str, frames: pd.DataFrame) -> Iterator[Shown]:
+    """The best and the worst frames with mask and truth drawn in; without truth frames spread over the sequence.
+
+    None where data/ does not hold them.
+    """
     stored, masks = (project / "data" / folder / f"{name}.zip" for folder in ("frames", "masks"))
     if not (stored.is_file() and masks.is_file()):
-        return []
+        return
     own = frames[(frames["sequence"] == name) & (frames["result"] == "method")].sort_values("J", kind="stable")
-    chosen = dict.fromkeys([*own["frame"].iloc[-SHOWN:][::-1], *own["frame"].iloc[:SHOWN]])
-    scores = dict(zip(own["frame"], own["J"], strict=True))
     archive, found = FrameArchive(stored), MaskArchive(masks)
-    pictures = []
-    for t in chosen:
-        if not found.has(int(t)):
-            continue
-        picture = _compared(archive, found, int(t))
-        caption = f"frame {archive.names[int(t)]}, J {scores[t]:.2f}"
-        pictures.append({"source": _embedded(encode_jpeg(picture, 80), "jpeg"), "caption": caption})
-    return pictures
+    spread = np.linspace(0, len(archive) - 1, 2 * SHOWN + 2).round()[1:-1]
+    chosen = [*own["frame"].iloc[-SHOWN:][::-1], *own["frame"].iloc[:SHOWN]] if len(own) else spread
+    scores = dict(zip(own["frame"], own["J"], strict=True))
+    for t in dict.fromkeys(int(t) for t in chosen):
+        if found.has(t):
+            caption = f"frame {archive.names[t]}" + (f", J {scores[t]:.2f}" if t in scores else "")
+            yield Shown(caption, _compared(archive, found, t))
 
 
 def _compared(archive: FrameArchive, masks: MaskArchive, t: int) -> np.ndarray:
@@ -229,7 +287,7 @@ def _svg(figure: Figure) -> str:
 
 def _bars(table: pd.DataFrame) -> str:
     """J by sequence: what ships and the baselines, as SVG."""
-    names = _names(table)
+    names = list(dict.fromkeys(table["sequence"]))
     shown = [result for result in COLORS if any(_of(table, name, result) is not None for name in names)]
     figure = Figure(figsize=(8, 1 + 0.5 * len(names)))
     axes = figure.subplots()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +29,7 @@ from backdrop.masks import BOXES, box_from_mask, entry, write_threshold
 from backdrop.params import DetectorParams, SegmentParams, SynthesisParams
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import SPECK, Student, subject_component
-from backdrop.video import RGB, ArchiveWriter, FrameArchive, decode_image, encode_png, rgb
+from backdrop.video import RGB, ArchiveWriter, FrameArchive, decode_image, decode_video, encode_png, rgb
 from backdrop.weights import load_network
 
 BOX_LEVEL = 0.3
@@ -77,7 +78,7 @@ class Prediction(NamedTuple):
     """What is predicted for one image of H x W pixels.
 
     mask: (H, W) float32 in [0, 1], 1 = foreground. box: (4,) cx, cy, w, h in [-1, 1] image coordinates.
-    p: (8, 8) cell probabilities, sum 1. cell: argmax of p, row by row.
+    p: (8, 8) cell probabilities, sum 1. cell: argmax of p, row by row. boxes: (8, 8, 4), D's box of each cell.
     presence: in [0, 1], how sure the mask is of any pixel; low where no subject is to be seen (`presence`).
     """
 
@@ -85,17 +86,19 @@ class Prediction(NamedTuple):
     box: np.ndarray
     p: np.ndarray
     cell: int
+    boxes: np.ndarray
     presence: float
 
 
 class _Found(NamedTuple):
     """What D finds in a batch: normalized images at its size (B, 3, h, w), and of each the chosen box (B, 4) and cell
-    (B,), and all probabilities (B, rows * columns)."""
+    (B,), and of all its cells probabilities (B, C) and boxes (B, C, 4)."""
 
     x: torch.Tensor
     box: torch.Tensor
     cell: torch.Tensor
     p: torch.Tensor
+    boxes: torch.Tensor
 
 
 class Segmenter:
@@ -153,25 +156,48 @@ class Segmenter:
         own = None if self.student is None else self.student.threshold
         return BOX_LEVEL if own is None else min(BOX_LEVEL, own)
 
-    def predict(self, image: ImageLike) -> Prediction:
+    def predict(self, image: ImageLike, subjects: int | None = None) -> Prediction:
         """Box and mask of one image.
 
         Args:
             image: (H, W, 3) uint8 RGB, or whatever else `to_rgb` takes: a path, a Pillow image, a tensor.
+            subjects: up to so many parts make the mask; None: as many as the student was trained for. Without a
+                student, a mask has the one subject that D chose.
 
         Raises:
             BackdropError: it is none of these.
         """
-        return self.predict_batch([image])[0]
+        return self.predict_batch([image], subjects)[0]
 
     @torch.inference_mode()
-    def predict_batch(self, images: Sequence[ImageLike]) -> list[Prediction]:
+    def predict_batch(self, images: Sequence[ImageLike], subjects: int | None = None) -> list[Prediction]:
         """The same for several images, which may differ in size. Each is segmented by itself."""
         pictures = [to_rgb(image) for image in images]
         if not pictures:
             return []
         found = self._detect(pictures)
-        return self._by_synthesis(pictures, found) if self.student is None else self._by_student(pictures, found)
+        if self.student is None:
+            return self._by_synthesis(pictures, found)
+        return self._by_student(pictures, found, subjects)
+
+    def stream(
+        self, video: str | Path, every: int = 1, batch: int = 8, subjects: int | None = None
+    ) -> Iterator[tuple[int, float, RGB, Prediction]]:
+        """The frames of a video as they are decoded: number in the file, seconds since the first, image, prediction.
+
+        Each frame is segmented by itself; a batch of them is held at a time, whatever the video's length.
+
+        Args:
+            video: the file. every: frames 0, every, 2 every, ...
+
+        Raises:
+            BackdropError: it cannot be read; what came before the fault has been given.
+        """
+        frames = decode_video(Path(video), every)
+        while some := list(islice(frames, batch)):
+            images = [np.ascontiguousarray(image) for _, _, image in some]
+            for (number, time, _), image, found in zip(some, images, self.predict_batch(images, subjects), strict=True):
+                yield number, time, image, found
 
     @torch.inference_mode()
     def predict_both(self, images: Sequence[np.ndarray]) -> list[tuple[Prediction, Prediction]]:
@@ -189,34 +215,57 @@ class Segmenter:
         found = self._detect(images)
         return found.box.cpu().numpy(), found.p.amax(dim=1).cpu().numpy()
 
-    def _detect(self, images: Sequence[np.ndarray]) -> _Found:
+    @torch.inference_mode()
+    def masks_at(self, image: ImageLike, boxes: np.ndarray) -> np.ndarray:
+        """What S makes of given boxes of an image: (K, H, W) float32 in [0, 1], each mask 0 outside its box.
+
+        Args:
+            boxes: (K, 4) cx, cy, w, h in [-1, 1] image coordinates.
+        """
+        picture = to_rgb(image)
+        x = self._input([picture]).expand(len(boxes), -1, -1, -1)
+        return np.stack(self._pasted([picture] * len(boxes), x, torch.from_numpy(boxes).to(x)))
+
+    def _input(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Normalized images (B, 3, h, w) at the size of D and S."""
         small = [cv2.resize(image, self.size, interpolation=cv2.INTER_AREA) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
-        x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+        return normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
+
+    def _detect(self, images: Sequence[np.ndarray]) -> _Found:
+        x = self._input(images)
         proposals = self.detector(x)
         cell, box = proposals.best()
-        return _Found(x, box, cell, proposals.p)
+        return _Found(x, box, cell, proposals.p, proposals.box)
 
     def _by_synthesis(self, images: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
         """The mask of S, pasted into the image at D's box."""
-        crops = self.synthesis(spatial.crop(found.x, found.box, self.synthesis.params.crop)).mask
-        masks = [
-            spatial.paste(crop[None], box[None], (image.shape[0], image.shape[1]))[0, 0].clamp(0, 1).cpu().numpy()
-            for image, crop, box in zip(images, crops, found.box, strict=True)
-        ]
-        return self._predictions(masks, list(found.box.cpu().numpy()), found)
+        return self._predictions(self._pasted(images, found.x, found.box), list(found.box.cpu().numpy()), found)
 
-    def _by_student(self, images: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
+    def _pasted(self, images: Sequence[np.ndarray], x: torch.Tensor, box: torch.Tensor) -> list[np.ndarray]:
+        crops = self.synthesis(spatial.crop(x, box, self.synthesis.params.crop)).mask
+        return [
+            spatial.paste(crop[None], one[None], (image.shape[0], image.shape[1]))[0, 0].clamp(0, 1).cpu().numpy()
+            for image, crop, one in zip(images, crops, box, strict=True)
+        ]
+
+    def _by_student(self, images: Sequence[np.ndarray], found: _Found, subjects: int | None = None) -> list[Prediction]:
         """The student's mask, and D's box drawn to it."""
         assert self.student is not None  # both callers ask first
-        masks = self.student.masks(images)
+        masks = self.student.masks(images, subjects)
         boxes = [tighten(box, mask, self.box_level) for box, mask in zip(found.box.cpu().numpy(), masks, strict=True)]
         return self._predictions(masks, boxes, found)
 
     def _predictions(self, masks: Sequence[np.ndarray], boxes: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
         grid = self.detector.grid
-        p = found.p.reshape(-1, grid, grid).cpu().numpy()
-        return [Prediction(mask, boxes[i], p[i], int(found.cell[i]), presence(mask)) for i, mask in enumerate(masks)]
+        p, proposed = (
+            found.p.reshape(-1, grid, grid).cpu().numpy(),
+            found.boxes.reshape(-1, grid, grid, 4).cpu().numpy(),
+        )
+        return [
+            Prediction(mask, boxes[i], p[i], int(found.cell[i]), proposed[i], presence(mask))
+            for i, mask in enumerate(masks)
+        ]
 
 
 def presence(mask: np.ndarray) -> float:

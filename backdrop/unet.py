@@ -19,6 +19,8 @@ from backdrop.masks import Mask, Soft
 GUIDE_EPSILON = 1e-2
 """Guided filter: variance of colors in [0, 1] below which a window counts as flat. (At 1e-3 and below, OpenCV's filter
 loses its way on gray images, whose three channels are one.)"""
+GUIDED_PIXELS = 3840 * 2160
+"""The guided filter needs some eighty bytes a pixel: larger images are filtered at this size."""
 SPECK = 0.0005
 """Components smaller than this share of the image are none."""
 LESSER = 0.2
@@ -102,15 +104,17 @@ class Student:
         return cls(network, size, config["guide"], device, config.get("subjects", 1), config.get("threshold"))
 
     @torch.inference_mode()
-    def soft(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:
+    def soft(self, images: Sequence[np.ndarray], subjects: int | None = None) -> list[Float32[np.ndarray, "h w"]]:
         """Soft masks at the working size, float32 in [0, 1], 1 = foreground: as many components as there may be
         subjects.
 
         Args:
             images: (H, W, 3) uint8 RGB each, of any sizes. Each is segmented by itself.
+            subjects: how many; None: those that the student was trained for.
         """
         level = 0.5 if self.threshold is None else self.threshold
-        return [near_subject(soft, self.subjects, level) for soft in self.raw(images)]
+        count = self.subjects if subjects is None else subjects
+        return [near_subject(soft, count, level) for soft in self.raw(images)]
 
     @torch.inference_mode()
     def raw(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:
@@ -122,13 +126,14 @@ class Student:
             logits = self.network(x) + self.network(x.flip(3)).flip(3)
         return list((logits / 2).sigmoid()[:, 0].cpu().numpy())
 
-    def masks(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "H W"]]:
-        """Soft masks at each image's own size, their edges drawn to the image's.
+    def masks(self, images: Sequence[np.ndarray], subjects: int | None = None) -> list[Float32[np.ndarray, "H W"]]:
+        """Soft masks (see `soft`) at each image's own size, their edges drawn to the image's.
 
         The working mask is enlarged and then passed through a guided filter (He, Sun and Tang 2010) whose guide is
         the image itself: a mask's edge settles on the color edge within its reach.
         """
-        return [sharpen(image, soft, self.guide) for image, soft in zip(images, self.soft(images), strict=True)]
+        found = self.soft(images, subjects)
+        return [sharpen(image, soft, self.guide) for image, soft in zip(images, found, strict=True)]
 
 
 def subject_component(
@@ -166,6 +171,11 @@ def sharpen(
 ) -> Float32[np.ndarray, "H W"]:
     """A soft mask of any size at the image's size, guided by the image (see `Student.masks`)."""
     height, width = image.shape[:2]
+    if height * width > GUIDED_PIXELS:
+        share = float(np.sqrt(GUIDED_PIXELS / (height * width)))
+        size = (max(1, int(share * width)), max(1, int(share * height)))
+        fine = sharpen(cv2.resize(image, size, interpolation=cv2.INTER_AREA), soft, guide)  # type: ignore[arg-type]
+        return cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
     full = cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
     radius = round(guide * float(np.hypot(height, width)))
     if radius < 1:

@@ -6,18 +6,22 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from backdrop import cli
 from backdrop.errors import BackdropError
 from backdrop.evaluation import Folders, score_all
 from backdrop.report import margin, verdict, write_report
-from tests.runs import make_run, write_masks
+from backdrop.video import FrameArchive
+from tests.runs import make_run, write_frames, write_masks
 
+FRAMES = 8
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -25,19 +29,24 @@ SCRIPT = "<script>alert(1)</script>"
 def project(tmp_path: Path) -> Path:
     """A scored project of two sequences; the masks of "bad" are empty in its first two frames."""
     data = tmp_path / "data"
-    truth = make_run(data, {"good": "test", "bad": "test"})
+    truth = make_run(data, {"good": "test", "bad": "test"}, FRAMES)
     write_masks(data / "masks", "bad", {t: np.zeros_like(m) if t < 2 else m for t, m in enumerate(truth["bad"])})
-    scores = score_all(Folders(**{name: data / name for name in Folders.__dataclass_fields__}), "videos", 1)
     metrics = tmp_path / "metrics"
     losses = metrics / "train" / "plots" / "metrics" / "loss"
     losses.mkdir(parents=True)
     (losses / "fg.tsv").write_text("step\tfg\n0\t1.0\n10\t0.5\n")
-    scores.per_sequence.to_csv(metrics / "per_sequence.csv", index=False)
-    scores.per_frame.to_csv(metrics / "per_frame.csv", index=False)
-    (metrics / "scores.json").write_text(json.dumps(scores.summary))
+    score(tmp_path)
     (metrics / "provenance.json").write_text(json.dumps({"git_revision": SCRIPT, "seed": 0, "device": "cpu"}))
     (tmp_path / "params.yaml").write_text(f"seed: 0  # {SCRIPT}\n")
     return tmp_path
+
+
+def score(project: Path) -> None:
+    folders = Folders(**{name: project / "data" / name for name in Folders.__dataclass_fields__})
+    scores, metrics = score_all(folders, "videos", 1), project / "metrics"
+    scores.per_sequence.to_csv(metrics / "per_sequence.csv", index=False)
+    scores.per_frame.to_csv(metrics / "per_frame.csv", index=False)
+    (metrics / "scores.json").write_text(json.dumps(scores.summary))
 
 
 class Page(HTMLParser):
@@ -92,13 +101,40 @@ def test_the_verdict_counts_sequences_on_which_both_baselines_are_beaten() -> No
     assert "2 of 3" in verdict({"method": {"J_mean": 0.7}}, table)
 
 
-@pytest.mark.parametrize("damage", ["missing", "nothing scored", "no json"])
+def test_footage_without_truth_is_reported_by_its_pictures(project: Path) -> None:
+    for name in ("good", "bad"):
+        images = [FrameArchive(project / "data" / "frames" / f"{name}.zip").image(t) for t in range(FRAMES)]
+        write_frames(project / "data" / "frames", name, images, {})
+    score(project)
+    assert json.loads((project / "metrics" / "scores.json").read_text())["frames_scored"] == 0
+    page = Page(write_report(project, project / "r.html", project / "pictures").read_text())
+    assert "2 sequences without ground truth" in page.text
+    assert "nothing is scored" in page.text
+    assert re.search(r"good\s+·\s+a mask in 8 of 8 frames, 5\.6% of the image", page.text)
+    assert re.search(r"bad\s+·\s+a mask in 6 of 8 frames", page.text)
+    assert page.tags.count("img") == 2 * 4
+    assert page.tags.count("table") == 0
+    assert page.tags.count("svg") == 1, "the training curve alone"
+    assert sorted(path.name for path in (project / "pictures").iterdir()) == ["frames.png"]
+
+
+def test_dvc_gets_pictures(project: Path) -> None:
+    write_report(project, project / "r.html", project / "pictures")
+    root = ElementTree.parse(project / "pictures" / "J.svg").getroot()
+    assert root.tag.endswith("svg")
+    assert "Backdrop, what ships" in "".join(root.itertext())
+    with Image.open(project / "pictures" / "frames.png") as sheet:
+        assert sheet.size[0] > 4 * 300
+        assert np.asarray(sheet).std() > 20
+
+
+@pytest.mark.parametrize("damage", ["missing", "no count", "no json"])
 def test_what_cannot_be_reported_is_named(damage: str, project: Path) -> None:
     path = project / "metrics" / "scores.json"
     if damage == "missing":
         path.unlink()
     else:
-        path.write_text(json.dumps({"frames_scored": 0}) if damage == "nothing scored" else "{")
+        path.write_text("{}" if damage == "no count" else "{")
     with pytest.raises(BackdropError, match=r"scores\.json"):
         write_report(project, project / "report.html")
     assert not (project / "report.html").exists()
