@@ -63,6 +63,10 @@ def predict(
     min_confidence: Annotated[
         float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
     ] = 0.0,
+    instances: Annotated[
+        int | None,
+        typer.Option(help="Up to so many subjects, told apart and numbered; by default one mask.", min=1, max=64),
+    ] = None,
     every: Annotated[int, typer.Option(help="Every n-th frame of a video.", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="Frames of a video at a time.", min=1)] = 8,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
@@ -74,6 +78,7 @@ def predict(
     backdrop predict photo.jpg -o out
     backdrop predict videos/ -o out --format overlay --format coco
     backdrop predict run.mp4 -o out --format video --every 2 --refine none
+    backdrop predict match.mp4 -o out --format davis --instances 2
 
     Stopped, the same command goes on where it was. Exit status: 0 all segmented, 3 some inputs could not be read (the
     others are segmented), 1 an error, 2 a wrong command line.
@@ -88,7 +93,7 @@ def predict(
     segmenter = Segmenter.load(model, device)
     crf = _crf(params) if refinement is Refinement.crf else None
     level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
-    settings = Settings(_identity(model), level, crf, every, min_confidence)
+    settings = Settings(_identity(model), level, crf, every, min_confidence, instances)
     pictures = [name for name in chosen if name in PICTURES]
     faults = predict_all(segmenter, sources, out, settings, pictures, batch, quiet)
     for _, fault in faults:

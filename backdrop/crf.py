@@ -18,6 +18,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
@@ -33,6 +34,12 @@ LEVELS = GRID[1::2]
 """Thresholds that are tried with the CRF: .1, .2 to .9."""
 TUNED = 60
 """Validation frames that they are tried on, nine runs of the CRF each."""
+MARGIN = 3.0
+"""Around what may be foreground, the CRF sees as much, in units of its widest kernel."""
+NEAR = 0.25
+"""What may be foreground: where the soft mask is above this share of the threshold."""
+PIXELS = 1280 * 720
+"""The CRF takes some ten seconds and a gigabyte a million pixels; a larger part of an image is refined at this size."""
 CHUNK = 8
 """Frames a task: enough to make opening two archives cheap, few enough to keep all processes busy."""
 
@@ -105,18 +112,67 @@ def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFCho
     mask = np.asarray(soft > threshold)
     if not params.enabled or params.iterations == 0 or not mask.any() or mask.all():
         return mask
-    from pydensecrf.densecrf import DenseCRF2D  # imported late: the checks above need no compiled extension
+    # Of the image as it is, whatever part of it is computed.
+    reaches = [reach(sxy, mask.shape, params.reference_diagonal) for sxy in (params.gaussian_sxy, params.bilateral_sxy)]
+    used = [
+        sxy for sxy, weight in zip(reaches, (params.gaussian_compat, params.bilateral_compat), strict=True) if weight
+    ]
+    window = _window(soft, threshold, max(used, default=1.0))
+    refined = np.zeros(mask.shape, bool)
+    refined[window] = _refine_bounded(image[window], soft[window], threshold, params, (reaches[0], reaches[1]))
+    return refined
 
-    height, width = mask.shape
+
+def _window(soft: Float[np.ndarray, "H W"], threshold: float, widest: float) -> tuple[slice, slice]:
+    """The part of the image in which the CRF can change anything: where the soft mask comes near the threshold, and as
+    far around as the kernels reach.
+
+    The rest is background. The lattice on which the CRF computes lies differently in a part than in the whole: half a
+    percent of the mask's pixels differ, for better as often as for worse (seven sequences; a larger margin changes no
+    less), and it takes a fifth to two fifths of the time.
+
+    Args:
+        widest: reach of the widest kernel, pixels.
+    """
+    margin = int(np.ceil(MARGIN * widest))
+    near = soft > NEAR * threshold
+    spans = []
+    for axis in (1, 0):
+        found = np.flatnonzero(near.any(axis=axis))
+        spans.append(slice(max(int(found[0]) - margin, 0), int(found[-1]) + 1 + margin))
+    return spans[0], spans[1]
+
+
+def _refine_bounded(
+    image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFChoice, reaches: tuple[float, float]
+) -> Bool[np.ndarray, "H W"]:
+    """The CRF on at most `PIXELS`: what is larger is refined smaller, and the mask enlarged."""
+    height, width = soft.shape
+    if soft.size <= PIXELS:
+        return _infer(image, soft, threshold, params, reaches)
+    share = float(np.sqrt(PIXELS / soft.size))
+    size = (max(1, int(share * width)), max(1, int(share * height)))
+    small = [cv2.resize(np.asarray(a), size, interpolation=cv2.INTER_AREA) for a in (image, soft.astype(np.float32))]
+    shrunk = (share * reaches[0], share * reaches[1])
+    return resize_mask(_infer(small[0], small[1].clip(0, 1), threshold, params, shrunk), (width, height))
+
+
+def _infer(
+    image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFChoice, reaches: tuple[float, float]
+) -> Bool[np.ndarray, "H W"]:
+    """Args: reaches: of the Gaussian and of the bilateral kernel, pixels."""
+    from pydensecrf.densecrf import DenseCRF2D  # imported late: the checks need no compiled extension
+
+    height, width = soft.shape
     crf = DenseCRF2D(width, height, 2)
     crf.setUnaryEnergy(unary_energy(soft, threshold, params))
     if params.gaussian_compat:  # a term of weight 0 costs as much as any other
-        sxy = reach(params.gaussian_sxy, mask.shape, params.reference_diagonal)
-        crf.addPairwiseGaussian(sxy=sxy, compat=params.gaussian_compat)
+        crf.addPairwiseGaussian(sxy=reaches[0], compat=params.gaussian_compat)
     if params.bilateral_compat:
         pixels = np.require(image, np.uint8, ["C", "W"])
-        sxy = reach(params.bilateral_sxy, mask.shape, params.reference_diagonal)
-        crf.addPairwiseBilateral(sxy=sxy, srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat)
+        crf.addPairwiseBilateral(
+            sxy=reaches[1], srgb=params.bilateral_srgb, rgbim=pixels, compat=params.bilateral_compat
+        )
     background, foreground = np.array(crf.inference(params.iterations)).reshape(2, height, width)
     return foreground > background
 

@@ -15,14 +15,13 @@ from pycocotools import mask as coco_mask
 
 from backdrop.errors import BackdropError
 from backdrop.masks import Mask
-from backdrop.overlay import draw_mask
-from backdrop.predict import Record, Records, encoded, read_records
+from backdrop.predict import COLORS, Part, Record, Records, drawn, encoded, read_records
 from backdrop.sources import Source, frames_of
 from backdrop.video import atomic_path, encode_video, probe, show
 
 CATEGORY = "subject"
-PALETTE = [0, 0, 0, 236, 95, 103]
-"""Colors of a DAVIS annotation: background black, the first instance red, as in the data set."""
+PALETTE = [0, 0, 0, *(value for i in range(255) for value in COLORS[i % len(COLORS)])]
+"""Colors of a DAVIS annotation: background black, the first subject red, as in the data set."""
 SIMPLIFY = 0.5
 """Pixels that a polygon may stray from the mask's outline."""
 
@@ -60,10 +59,10 @@ def file_name(source: Source, record: Record) -> str:
 
 
 def coco(out: Path, found: Sequence[tuple[Source, Records]], split: bool = False) -> dict[str, Any]:
-    """A COCO data set of all frames, segmentations as compressed RLE.
+    """A COCO data set of all frames, segmentations as compressed RLE; `track_id`: the subject's number.
 
     Args:
-        split: an annotation for each connected component, as CVAT wants it; else one a frame. Frames without
+        split: an annotation for each connected component, as CVAT wants it; else one a subject. Frames without
             foreground have none.
     """
     images: list[dict[str, Any]] = []
@@ -73,24 +72,25 @@ def coco(out: Path, found: Sequence[tuple[Source, Records]], split: bool = False
             number = len(images) + 1
             width, height = record.size
             images.append({"id": number, "file_name": file_name(source, record), "width": width, "height": height})
-            for mask in _components(record.decoded()) if split else [record.decoded()]:
-                if not mask.any():
-                    continue
-                rle = encoded(mask)
-                binary = {**rle, "counts": rle["counts"].encode("ascii")}
-                annotations.append(
-                    {
-                        "id": len(annotations) + 1,
-                        "image_id": number,
-                        "category_id": 1,
-                        "segmentation": rle,
-                        "area": int(coco_mask.area(binary)),
-                        "bbox": [float(value) for value in coco_mask.toBbox(binary)],
-                        "iscrowd": 0,
-                        "score": record.confidence,
-                    }
-                )
+            for part in record.parts():
+                for rle in map(encoded, _components(part.decoded())) if split else [part.mask]:
+                    annotations.append(_annotation(len(annotations) + 1, number, part, rle))
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": CATEGORY}]}
+
+
+def _annotation(number: int, image: int, part: Part, rle: dict[str, Any]) -> dict[str, Any]:
+    binary = {**rle, "counts": rle["counts"].encode("ascii")}
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": 1,
+        "track_id": part.number,
+        "segmentation": rle,
+        "area": int(coco_mask.area(binary)),
+        "bbox": [float(value) for value in coco_mask.toBbox(binary)],
+        "iscrowd": 0,
+        "score": part.confidence,
+    }
 
 
 def _components(mask: Mask) -> Iterator[Mask]:
@@ -106,13 +106,14 @@ def write_coco(out: Path, found: Sequence[tuple[Source, Records]], folder: Path,
 
 
 def write_davis(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
-    """`davis`/Annotations/<sequence>/<frame>.png with a palette; images of one folder are one sequence."""
+    """`davis`/Annotations/<sequence>/<frame>.png with a palette, values are the subjects' numbers; images of one folder
+    are one sequence."""
     written = []
     for source, records in found:
         for record in records.frames:
             name = f"{source.name}/{record.frame:05d}.png" if source.video else f"{source.name}.png"
             path = folder / "davis" / "Annotations" / name
-            picture = Image.fromarray(record.decoded().astype(np.uint8), mode="P")
+            picture = Image.fromarray(record.labels(), mode="P")
             picture.putpalette(PALETTE)
             with atomic_path(path) as temporary:
                 picture.save(temporary, format="PNG")
@@ -134,18 +135,25 @@ def polygons(mask: Mask) -> list[np.ndarray]:
 
 
 def write_yolo(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
-    """`yolo`/labels/<image>.txt: a line an outline, "0 x1 y1 x2 y2 ..." in shares of the image; empty: no subject."""
+    """`yolo`/labels/<image>.txt: a line an outline, "0 x1 y1 x2 y2 ..." in shares of the image; empty: no subject.
+
+    Where subjects were told apart, `yolo`/numbers/<image>.txt has the number of the subject of each line.
+    """
     written = []
     for source, records in found:
         for record in records.frames:
-            path = (folder / "yolo" / "labels" / file_name(source, record)).with_suffix(".txt")
-            lines = []
-            for points in polygons(record.decoded()):
-                shares = (points / np.array(record.size)).clip(0, 1).ravel()
-                lines.append(" ".join(["0", *(f"{value:.6f}" for value in shares)]) + "\n")
-            with atomic_path(path) as temporary:
-                temporary.write_text("".join(lines), encoding="ascii")
-            written.append(path)
+            lines, numbers = [], []
+            for part in record.parts():
+                for points in polygons(part.decoded()):
+                    shares = (points / np.array(record.size)).clip(0, 1).ravel()
+                    lines.append(" ".join(["0", *(f"{value:.6f}" for value in shares)]) + "\n")
+                    numbers.append(f"{part.number}\n")
+            rows = {"labels": lines} if record.instances is None else {"labels": lines, "numbers": numbers}
+            for kind, text in rows.items():
+                path = (folder / "yolo" / kind / file_name(source, record)).with_suffix(".txt")
+                with atomic_path(path) as temporary:
+                    temporary.write_text("".join(text), encoding="ascii")
+                written.append(path)
     return written
 
 
@@ -176,28 +184,30 @@ def brush_rle(mask: Mask) -> list[int]:
     return [int(stream[i : i + 8], 2) for i in range(0, len(stream), 8)]
 
 
+def _brush(name: str, size: tuple[int, int], part: Part) -> dict[str, Any]:
+    return {
+        "id": name,
+        "type": "brushlabels",
+        "from_name": "tag",
+        "to_name": "image",
+        "original_width": size[0],
+        "original_height": size[1],
+        "image_rotation": 0,
+        "meta": {"text": [f"{CATEGORY} {part.number}"]},
+        "value": {"format": "rle", "rle": brush_rle(part.decoded()), "brushlabels": [CATEGORY]},
+    }
+
+
 def write_labelstudio(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
-    """`labelstudio.json`: tasks with brush predictions, for a project with <BrushLabels name="tag" toName="image">."""
+    """`labelstudio.json`: tasks with brush predictions, for a project with <BrushLabels name="tag" toName="image">.
+
+    A region for each subject, its number in the region's notes.
+    """
     tasks: list[dict[str, Any]] = []
     for source, records in found:
         for record in records.frames:
-            width, height = record.size
-            mask = record.decoded()
-            result = {
-                "id": f"{len(tasks)}",
-                "type": "brushlabels",
-                "from_name": "tag",
-                "to_name": "image",
-                "original_width": width,
-                "original_height": height,
-                "image_rotation": 0,
-                "value": {"format": "rle", "rle": brush_rle(mask), "brushlabels": [CATEGORY]},
-            }
-            prediction = {
-                "model_version": "backdrop",
-                "score": record.confidence,
-                "result": [result] * bool(mask.any()),
-            }
+            results = [_brush(f"{len(tasks)}-{part.number}", record.size, part) for part in record.parts()]
+            prediction = {"model_version": "backdrop", "score": record.confidence, "result": results}
             tasks.append({"data": {"image": file_name(source, record)}, "predictions": [prediction]})
     path = folder / "labelstudio.json"
     _write_json(path, tasks)
@@ -229,7 +239,7 @@ def _drawn(source: Source, records: Records, every: int) -> Iterator[UInt8[np.nd
     masks = {record.frame: record for record in records.frames}
     for frame in frames_of(source, every):
         if frame.number in masks:
-            picture = draw_mask(frame.image, masks[frame.number].decoded())
+            picture = drawn(frame.image, masks[frame.number])
             yield picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # what h264 can hold
 
 

@@ -19,24 +19,37 @@ from tqdm import tqdm
 
 from backdrop.crf import refine
 from backdrop.errors import BackdropError
+from backdrop.instances import Labels, Linker, find_instances
 from backdrop.masks import Box, Mask, box_pixels
-from backdrop.overlay import draw_mask
+from backdrop.overlay import Picture, draw_mask
 from backdrop.params import CRFParams
 from backdrop.segmenter import Prediction, Segmenter
 from backdrop.sources import Frame, Source, frames_of
 from backdrop.video import atomic_path, encode_jpeg, encode_png, show
 
-VERSION = 2
+VERSION = 3
 """Of the records; others are made anew."""
 PICTURES = ("masks", "overlay", "npz")
 """What is written while segmenting."""
+COLORS = [
+    (236, 95, 103),
+    (102, 153, 204),
+    (250, 200, 99),
+    (153, 199, 148),
+    (197, 148, 197),
+    (98, 179, 178),
+    (249, 145, 87),
+    (171, 121, 103),
+]
+"""Of the subjects' numbers 1, 2, ..., begun again after the last."""
 
 
 class Settings(NamedTuple):
     """What decides a record.
 
     model: names the weights (a hash). threshold: foreground is above it. crf: None: the thresholded soft mask is the
-    mask. every: frames 0, every, 2 every, ... of a video. min_confidence: frames below it hold no subject.
+    mask. every: frames 0, every, 2 every, ... of a video. min_confidence: frames below it hold no subject. instances:
+    up to so many subjects, told apart; None: the mask is what the model makes it, as one.
     """
 
     model: str
@@ -44,6 +57,7 @@ class Settings(NamedTuple):
     crf: CRFParams | None
     every: int = 1
     min_confidence: float = 0.0
+    instances: int | None = None
 
     def header(self, source: Source) -> dict[str, Any]:
         crf = None if self.crf is None else self.crf.model_dump(mode="json")
@@ -57,14 +71,29 @@ class Settings(NamedTuple):
             "crf": crf,
             "every": self.every,
             "min_confidence": self.min_confidence,
+            "instances": self.instances,
         }
+
+
+class Part(NamedTuple):
+    """A subject of a frame: the same number in all frames of a video, from 1; the rest as in `Record`."""
+
+    number: int
+    box: tuple[float, float, float, float]
+    confidence: float
+    mask: dict[str, Any]
+
+    def decoded(self) -> Mask:
+        """(H, W) bool, True = foreground."""
+        return decoded(self.mask)
 
 
 class Record(NamedTuple):
     """What is known of a frame.
 
     frame: its number in the file. time: seconds. size: (width, height). box: left, top, width, height in pixels.
-    confidence: that there is a subject (`segmenter.presence`), [0, 1]. mask: COCO's compressed RLE.
+    confidence: that there is a subject (`segmenter.presence`), [0, 1]. mask: COCO's compressed RLE. instances: the
+    subjects that make it up; None: they were not told apart.
     """
 
     frame: int
@@ -73,11 +102,42 @@ class Record(NamedTuple):
     box: tuple[float, float, float, float]
     confidence: float
     mask: dict[str, Any]
+    instances: tuple[Part, ...] | None = None
 
     def decoded(self) -> Mask:
         """(H, W) bool, True = foreground."""
-        counts = self.mask["counts"].encode("ascii")
-        return coco_mask.decode({"size": self.mask["size"], "counts": counts}) > 0
+        return decoded(self.mask)
+
+    def parts(self) -> tuple[Part, ...]:
+        """The subjects; where they were not told apart, all of the mask as number 1, none where it is empty."""
+        if self.instances is not None:
+            return self.instances
+        whole = Part(1, self.box, self.confidence, self.mask)
+        return (whole,) if whole.decoded().any() else ()
+
+    def labels(self) -> Labels:
+        """(H, W) uint8, 0 = background, else the subject's number."""
+        labels = np.zeros(self.mask["size"], np.uint8)
+        for part in self.parts():
+            labels[part.decoded()] = part.number
+        return labels
+
+    @classmethod
+    def read(cls, row: dict[str, Any]) -> Record:
+        """From its JSON.
+
+        Raises:
+            KeyError, TypeError: it is none.
+        """
+        rest = {"size": tuple(row["size"]), "box": tuple(row["box"])}
+        if row["instances"] is not None:
+            rest["instances"] = tuple(Part(**part | {"box": tuple(part["box"])}) for part in row["instances"])
+        return cls(**row | rest)
+
+    def row(self) -> dict[str, Any]:
+        """What `read` reads."""
+        parts = None if self.instances is None else [part._asdict() for part in self.instances]
+        return self._asdict() | {"instances": parts}
 
 
 class Records(NamedTuple):
@@ -95,6 +155,11 @@ def encoded(mask: Mask) -> dict[str, Any]:
     return {"size": [int(side) for side in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
+def decoded(rle: dict[str, Any]) -> Mask:
+    """What `encoded` wrote: (H, W) bool, True = foreground."""
+    return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}) > 0
+
+
 def inner_box(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
     """Left, top, width and height in pixels of what an image of size (width, height) shows of a box."""
     left, top, right, bottom = box_pixels(box, size)
@@ -103,11 +168,23 @@ def inner_box(box: Box, size: tuple[int, int]) -> tuple[float, float, float, flo
     return round(left, 2), round(top, 2), round(right - left, 2), round(bottom - top, 2)
 
 
-def record_of(frame: Frame, prediction: Prediction, mask: Mask) -> Record:
+def record_of(frame: Frame, prediction: Prediction, mask: Mask, parts: tuple[Part, ...] | None = None) -> Record:
     height, width = mask.shape
     box = inner_box(prediction.box, (width, height))
     confidence = round(prediction.presence, 4)
-    return Record(frame.number, round(frame.time, 4), (width, height), box, confidence, encoded(mask))
+    return Record(frame.number, round(frame.time, 4), (width, height), box, confidence, encoded(mask), parts)
+
+
+def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[Part, ...]:
+    """The subjects of a frame, by their numbers; the linker has seen the frames before."""
+    height, width = mask.shape
+    found = find_instances(prediction, mask, count)
+    numbers = linker.numbers([one.mask for one in found])
+    parts = [
+        Part(number, inner_box(one.box, (width, height)), round(one.confidence, 4), encoded(one.mask))
+        for number, one in zip(numbers, found, strict=True)
+    ]
+    return tuple(sorted(parts))
 
 
 def read_records(path: Path) -> Records | None:
@@ -129,7 +206,7 @@ def read_records(path: Path) -> Records | None:
             elif row.get("whole"):
                 whole = True
             else:
-                frames.append(Record(**row | {"size": tuple(row["size"]), "box": tuple(row["box"])}))
+                frames.append(Record.read(row))
         except (ValueError, KeyError, TypeError):
             break
         good += len(line)
@@ -176,15 +253,20 @@ def predict_source(
     done = {record.frame for record in keep.frames}
     if progress is not None:
         progress.update(len(done))
-    count = 0
+    count, linker = 0, Linker()
+    for record in keep.frames:
+        linker.numbers([part.decoded() for part in record.instances or ()], [p.number for p in record.instances or ()])
     waiting = (frame for frame in frames_of(source, settings.every) if frame.number not in done)
     with path.open("ab") as stream:
         for frames in _batches(waiting, batch):
-            predictions = segmenter.predict_batch([frame.image for frame in frames])
+            predictions = segmenter.predict_batch([frame.image for frame in frames], settings.instances)
             for frame, prediction in zip(frames, predictions, strict=True):
-                mask = _mask(frame, prediction, settings)
-                _write_pictures(out, source, frame, prediction, mask, pictures)
-                stream.write(_line(record_of(frame, prediction, mask)._asdict()))
+                mask, parts = _mask(frame, prediction, settings), None
+                if settings.instances is not None:
+                    parts = parts_of(prediction, mask, settings.instances, linker)
+                record = record_of(frame, prediction, mask, parts)
+                _write_pictures(out, source, frame, prediction, record, pictures)
+                stream.write(_line(record.row()))
                 stream.flush()
                 count += 1
                 if progress is not None:
@@ -207,7 +289,7 @@ def _write_head(path: Path, header: dict[str, Any], keep: Records) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         stream.write(_line({"header": header}))
         for record in keep.frames:
-            stream.write(_line(record._asdict()))
+            stream.write(_line(record.row()))
 
 
 def _line(row: dict[str, Any]) -> bytes:
@@ -230,20 +312,33 @@ def _mask(frame: Frame, prediction: Prediction, settings: Settings) -> Mask:
 
 
 def _write_pictures(
-    out: Path, source: Source, frame: Frame, prediction: Prediction, mask: Mask, pictures: Sequence[str]
+    out: Path, source: Source, frame: Frame, prediction: Prediction, record: Record, pictures: Sequence[str]
 ) -> None:
     for kind in pictures:
         path = picture_path(out, kind, source, frame.number)
         with atomic_path(path) as temporary:
             if kind == "masks":
-                temporary.write_bytes(encode_png(mask.astype(np.uint8) * 255))
+                told_apart = record.instances is not None
+                temporary.write_bytes(
+                    encode_png(record.labels() if told_apart else record.decoded().astype(np.uint8) * 255)
+                )
             elif kind == "overlay":
-                temporary.write_bytes(encode_jpeg(draw_mask(frame.image, mask)))
+                temporary.write_bytes(encode_jpeg(drawn(frame.image, record)))
             else:
+                soft = prediction.mask.astype(np.float16)
                 with temporary.open("wb") as stream:
                     np.savez_compressed(
-                        stream, mask=prediction.mask.astype(np.float16), box=prediction.box, p=prediction.p
+                        stream, mask=soft, box=prediction.box, p=prediction.p, instances=record.labels()
                     )
+
+
+def drawn(image: Picture, record: Record) -> Picture:
+    """The image with its mask drawn in, each subject that was told apart in a color of its own."""
+    if record.instances is None:
+        return draw_mask(image, record.decoded())
+    for part in record.instances:
+        image = draw_mask(image, part.decoded(), COLORS[(part.number - 1) % len(COLORS)])
+    return image
 
 
 def predict_all(

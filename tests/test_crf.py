@@ -13,6 +13,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backdrop import crf
 from backdrop.crf import choose_refined_threshold, reach, refine, refine_all, unary_energy
 from backdrop.errors import BackdropError
 from backdrop.masks import MaskArchive, Predictions, box_from_mask, read_threshold, write_threshold
@@ -107,6 +108,51 @@ def test_a_reference_is_a_reach_in_pixels_of_the_image(scene: tuple[np.ndarray, 
     scaled = refine(image, noisy, 0.5, params(gaussian_sxy=1, bilateral_sxy=2, reference_diagonal=50))
     np.testing.assert_array_equal(scaled, doubled)
     assert not np.array_equal(refine(image, noisy, 0.5, params(gaussian_sxy=1, bilateral_sxy=2)), doubled)
+
+
+LOCAL = {"unary": "soft", "bilateral_sxy": 8, "gaussian_sxy": 2}
+
+
+def on_a_wall(scene: tuple[np.ndarray, ...], size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The scene in the middle of a larger, speckled wall of its own green: image, truth, soft mask."""
+    (height, width), (h, w) = size, scene[1].shape
+    image = np.full((height, width, 3), (40, 160, 60), np.uint8)
+    image ^= np.random.default_rng(0).integers(0, 8, image.shape, dtype=np.uint8)
+    truth, soft = np.zeros(size, bool), np.zeros(size, np.float32)
+    top, left = (height - h) // 2, (width - w) // 2
+    place = slice(top, top + h), slice(left, left + w)
+    image[place], truth[place], soft[place] = scene
+    return image, truth, soft
+
+
+def test_only_the_surroundings_of_the_mask_are_computed(
+    scene: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, truth, soft = on_a_wall(scene, (200, 300))
+    sizes = []
+    infer = crf._infer
+    monkeypatch.setattr(crf, "_infer", lambda image, *rest: sizes.append(image.shape[:2]) or infer(image, *rest))
+    part = refine(image, soft, 0.5, params(**LOCAL))
+    monkeypatch.setattr(crf, "MARGIN", 1000)
+    whole = refine(image, soft, 0.5, params(**LOCAL))
+    assert sizes[1] == (200, 300)
+    assert sizes[0][0] < 110
+    assert sizes[0][1] < 120
+    assert np.count_nonzero(part ^ whole) < 0.02 * np.count_nonzero(whole)
+    assert jaccard(part, truth) > 0.95
+
+
+def test_a_large_image_is_refined_smaller(scene: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    large = tuple(cv2.resize(np.asarray(a).astype(np.uint8), (400, 300), interpolation=0) for a in scene[:2])
+    soft = cv2.resize(scene[2], (400, 300))
+    monkeypatch.setattr(crf, "PIXELS", 100 * 75)
+    sizes = []
+    infer = crf._infer
+    monkeypatch.setattr(crf, "_infer", lambda image, *rest: sizes.append(image.shape[:2]) or infer(image, *rest))
+    refined = refine(large[0], soft, 0.5, params(**LOCAL | {"bilateral_sxy": 40}))
+    assert refined.shape == (300, 400)
+    assert np.prod(sizes) <= 100 * 75
+    assert jaccard(refined, large[1] > 0) > 0.95
 
 
 def test_memory_layout_does_not_matter(scene: tuple[np.ndarray, ...]) -> None:
