@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from backdrop import cli, export
+from backdrop import cli, export, unet
 from backdrop.detector import Detector
 from backdrop.errors import BackdropError
 from backdrop.masks import Mask
@@ -36,7 +36,7 @@ from backdrop.video import decode_video, encode_video
 from backdrop.weights import save_network
 from tests.command import call
 from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import small_params
+from tests.tiny import ROOT, small_params
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -258,6 +258,71 @@ def test_images_of_any_kind(kind: str, pictures: list[np.ndarray], segmenter: Se
     assert records is not None
     assert records.frames[0].size == size
     assert Image.open(tmp_path / "out" / "masks" / "x.png").size == size
+
+
+@pytest.mark.parametrize("kind", ["none", "zero bytes", "cut off", "huge"])
+def test_what_is_no_image_is_one_clear_error(
+    kind: str, pictures: list[np.ndarray], model: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.png"
+    if kind == "huge":
+        Image.new("1", (12_000, 9_000)).save(path)
+    else:
+        Image.fromarray(pictures[0]).save(path)
+        data = path.read_bytes()
+        path.write_bytes({"none": b"text, not pixels", "zero bytes": b"", "cut off": data[: len(data) // 2]}[kind])
+    status, text = call("predict", path, "-o", tmp_path / "out", "--model", model, "--refine", "none", "--quiet")
+    assert status == 1
+    assert text.startswith("error: ")
+    assert len(text.strip().splitlines()) == 1
+    assert "x.png" in text
+    assert ("pixels; scale it down" in text) == (kind == "huge")
+    assert not (tmp_path / "out" / "masks").exists()
+
+
+def test_large_images_are_sharpened_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = np.full((90, 120, 3), 40, np.uint8)
+    image[20:70, 30:80] = 220
+    soft = cv2.GaussianBlur((image[::3, ::3, 0] > 100).astype(np.float32), (0, 0), 2)
+    fine = unet.sharpen(image, soft, 0.03)
+    monkeypatch.setattr(unet, "GUIDED_PIXELS", 60 * 80)
+    bounded = unet.sharpen(image, soft, 0.03)
+    assert bounded.shape == (90, 120)
+    assert 0 <= bounded.min() <= bounded.max() <= 1
+    assert not np.array_equal(bounded, fine)
+    assert np.mean((bounded > 0.5) != (fine > 0.5)) < 0.02
+
+
+# --------------------------------------------------------------------------------------------- real footage
+
+
+def test_real_frames_in_any_order(real_data: Path, segmenter: Segmenter) -> None:
+    paths = sorted((real_data / "data" / "DAVIS2016" / "JPEGImages" / "480p" / "dog").glob("*.jpg"))[:24:4]
+    forward = [segmenter.predict(path).mask for path in paths]
+    order = np.random.default_rng(3).permutation(len(paths))
+    for i, prediction in zip(order, segmenter.predict_batch([paths[i] for i in order]), strict=True):
+        assert prediction.mask.shape == (480, 854)
+        assert np.abs(prediction.mask - forward[i]).max() < 1e-5
+
+
+def test_every_command_on_a_real_video(real_data: Path, model: Path, tmp_path: Path) -> None:
+    video = real_data / "data" / "videos" / "dog.avi"
+    out, common = tmp_path / "out", ("--model", model, "--device", "cpu", "--every", "20", "--instances", "2")
+    params = ("--params", ROOT / "params.yaml", "--threshold", "0.4")
+    formats = [word for name in cli.Format for word in ("-f", name.value)]
+    status, text = call("predict", video, "-o", out, *common, *params, *formats)
+    assert status == 0, text
+    frames = len(sorted((out / "masks" / "dog").glob("*.png")))
+    assert frames > 1
+    assert f"{frames} frames of 1 files" in text
+    shown = [image for _, _, image in decode_video(out / "video" / "dog.mp4")]
+    assert len(shown) == frames
+    assert len(COCO(str(out / "coco.json")).imgs) == frames
+    for name in ("overlay/dog", "npz/dog", "yolo/labels/dog", "yolo/numbers/dog", "davis/Annotations/dog"):
+        assert len(list((out / name).iterdir())) == frames, name
+    status, text = call("export", out, "-f", "coco", "--split", "-f", "labelstudio", "-o", tmp_path / "again")
+    assert status == 0, text
+    assert len(json.loads((tmp_path / "again" / "labelstudio.json").read_text())) == frames
 
 
 # ------------------------------------------------------------------------------------------------ export

@@ -20,7 +20,7 @@ from backdrop.params import SegmentParams
 from backdrop.segmenter import Prediction, Segmenter, presence, segment_all, segment_sequence, tighten, to_rgb
 from backdrop.training import JointTraining
 from backdrop.unet import StudentNetwork
-from backdrop.video import FrameArchive
+from backdrop.video import FrameArchive, decode_video, encode_video
 from backdrop.weights import load_network, save_network
 from tests.runs import HEIGHT, WIDTH
 from tests.tiny import training_params, write_material
@@ -312,6 +312,49 @@ def test_images_may_come_in_many_forms(segmenter: Segmenter, images: list[np.nda
 def test_what_is_no_image_is_named(segmenter: Segmenter, wrong: object, message: str) -> None:
     with pytest.raises(BackdropError, match=message):
         segmenter.predict(wrong)  # type: ignore[arg-type]
+
+
+def test_a_video_is_streamed_frame_by_frame(segmenter: Segmenter, images: list[np.ndarray], tmp_path: Path) -> None:
+    encode_video(tmp_path / "run.mp4", images, fps=10)
+    decoded = [image for _, _, image in decode_video(tmp_path / "run.mp4")]
+    found = list(segmenter.stream(tmp_path / "run.mp4", every=2, batch=2))
+    assert [number for number, *_ in found] == [0, 2, 4]
+    assert [time for _, time, *_ in found] == pytest.approx([0, 0.2, 0.4])
+    for number, _, image, prediction in found:
+        assert np.array_equal(image, decoded[number])
+        assert same(prediction, segmenter.predict(decoded[number]))
+    first = next(segmenter.stream(tmp_path / "run.mp4", batch=1))
+    assert same(first[3], found[0][3])
+    with pytest.raises(BackdropError, match=r"none\.mp4"):
+        next(segmenter.stream(tmp_path / "none.mp4"))
+
+
+def test_boxes_of_all_cells_are_told_and_s_segments_any(segmenter: Segmenter, images: list[np.ndarray]) -> None:
+    found = segmenter.predict(images[0])
+    assert found.boxes.shape == (8, 8, 4)
+    assert np.allclose(found.boxes.reshape(-1, 4)[found.cell], found.box)
+    boxes = np.stack([found.box, np.array([0.5, 0.5, 0.4, 0.4], np.float32)])
+    masks = segmenter.masks_at(images[0], boxes)
+    assert np.allclose(masks[0], found.mask, atol=1e-5)
+    assert masks[1, : HEIGHT // 2, : WIDTH // 2].max() == 0
+    assert masks[1].max() > 0
+
+
+def test_several_subjects_may_be_asked_for(
+    taught: Path, images: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Segmenter.load(taught, "cpu")
+    assert model.student is not None
+    soft = np.zeros((HEIGHT, WIDTH), np.float32)
+    soft[20:50, 10:40], soft[20:50, 80:100] = 0.9, 0.8
+    monkeypatch.setattr(model.student, "raw", lambda images: [soft] * len(images))
+    one, two = model.predict(images[0]), model.predict(images[0], subjects=2)
+    assert one.mask[35, 25] > 0.8
+    assert one.mask[35, 90] == 0
+    assert two.mask[35, 90] > 0.7
+    model.student.subjects = 2
+    assert np.array_equal(model.predict(images[0]).mask, two.mask)
+    assert np.array_equal(model.predict(images[0], subjects=1).mask, one.mask)
 
 
 def test_presence_is_what_the_surest_speck_reaches() -> None:
