@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from dvclive import Live
 from lightning_fabric import Fabric
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -250,6 +250,23 @@ def check_finite(terms: Mapping[str, Tensor], iteration: int, names: Callable[[]
     raise BackdropError(
         f"iteration {iteration}: the loss term {term} is {value}; frames of the batch: {names()}. "
         f"Look at these frames, or lower train.rate (or inpainter.rate), and run again"
+    )
+
+
+def check_gradients(network: nn.Module, iteration: int, names: Callable[[], str]) -> None:
+    """Stop at a gradient that is no number, before it reaches a weight: the last checkpoint is from before it.
+
+    Raises:
+        BackdropError: names the iteration, the parameter and the batch's frames.
+    """
+    grads = {name: own.grad for name, own in network.named_parameters() if own.grad is not None}
+    norms = torch.stack(torch._foreach_norm(list(grads.values())))  # type: ignore[arg-type] # of tensors, all of one device
+    if torch.isfinite(norms).all():
+        return
+    worst = next(name for name, norm in zip(grads, norms, strict=True) if not torch.isfinite(norm))
+    raise BackdropError(
+        f"iteration {iteration}: the gradient of {worst} is not finite; frames of the batch: {names()}. "
+        f"Look at these frames, or lower the rate of this stage, and run again: it goes on from before this iteration"
     )
 
 

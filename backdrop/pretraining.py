@@ -18,6 +18,7 @@ from backdrop.loop import (
     Checkpoints,
     TrainingFrames,
     check_finite,
+    check_gradients,
     cosine,
     frame_names,
     generator_at,
@@ -123,6 +124,7 @@ def train_inpainter(
             loss = torch.stack(list(terms.values())).sum()
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
+            check_gradients(network, iteration, lambda b=batch: frame_names(data, b))  # type: ignore[misc]
             set_rates(optimizer, [params.rate], cosine(iteration, params.iterations, params.decay))
             optimizer.step()
             bar.update()

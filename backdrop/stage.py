@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
@@ -15,8 +16,35 @@ def worker_count(workers: int) -> int:
     return workers or len(os.sched_getaffinity(0))
 
 
+def explain(fault: BaseException) -> str | None:
+    """What to do about a machine that gave out; None: it is a fault of the program."""
+    kind = type(fault).__name__
+    if isinstance(fault, OSError) and fault.errno in _DISK:
+        where = f"{fault.filename!r}: " if fault.filename else ""
+        return f"cannot write: {where}{fault.strerror}; {_DISK[fault.errno]}, and run the same command again"
+    if isinstance(fault, MemoryError) or kind == "OutOfMemoryError":
+        return f"out of memory ({str(fault).splitlines()[0] if str(fault) else kind}); {_LESS}"
+    if kind == "TerminatedWorkerError":
+        return f"a worker process was killed, most likely for want of memory; {_LESS}"
+    if kind in ("RuntimeError", "AcceleratorError") and "CUDA error" in str(fault):
+        first = str(fault).splitlines()[0]
+        return f"the GPU gave out ({first}); run the same command again: training goes on from its last checkpoint"
+    return None
+
+
+_DISK = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space of your quota",
+    errno.EROFS: "make the disk writable or work elsewhere",
+    errno.EACCES: "give yourself the right to write there",
+    errno.EPERM: "give yourself the right to write there",
+}
+_LESS = "lower the batch or the size of this stage, or compute.workers, and run the same command again"
+
+
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's main; a BackdropError becomes one message on stderr and exit status 1, Ctrl-C status 130."""
+    """Call a stage's main; a BackdropError, or what `explain` knows, becomes one message on stderr and exit status 1,
+    Ctrl-C status 130."""
     try:
         main()
     except BackdropError as error:
@@ -26,3 +54,9 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("stopped; run the same command again to go on", file=sys.stderr)
         raise SystemExit(130) from None
+    except (OSError, MemoryError, RuntimeError) as fault:
+        known = explain(fault)
+        if known is None:
+            raise
+        print(f"error: {known}", file=sys.stderr)
+        raise SystemExit(1) from None

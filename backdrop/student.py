@@ -37,6 +37,7 @@ from backdrop.loop import (
     Checkpoints,
     TrainingFrames,
     check_finite,
+    check_gradients,
     cosine,
     frame_names,
     generator_at,
@@ -514,14 +515,15 @@ class SelfTraining:
             pixels = batch.image.to(self.fabric.device).float() / 255
             image, label = augment(pixels, label, generator_at(seed, iteration))
             loss = student_loss(self.model(to_normal(image)), label)
+            check_finite({"bce": loss}, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
             self.optimizer.zero_grad(set_to_none=True)
             self.fabric.backward(loss)
+            check_gradients(self.network, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
             warm = min(1.0, (iteration + 1) / 20)
             set_rates(self.optimizer, [student.rate], warm * cosine(iteration, total, student.decay))
             self.optimizer.step()
             bar.update()
             if iteration % student.log_every == 0 or iteration + 1 == total:
-                check_finite({"bce": loss}, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
                 row = {"iteration": number * total + iteration, "round": number + 1, "bce": float(loss.detach())}
                 log_row(live, row, history)
             if (iteration + 1) % student.checkpoint_every == 0 or iteration + 1 == total:

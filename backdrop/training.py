@@ -26,6 +26,7 @@ from backdrop.loop import (
     Checkpoints,
     TrainingFrames,
     check_finite,
+    check_gradients,
     cosine,
     frame_names,
     generator_at,
@@ -204,6 +205,7 @@ class JointTraining:
         check_finite(terms, iteration, lambda: frame_names(self.data, batch))
         self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
+        check_gradients(self.network, iteration, lambda: frame_names(self.data, batch))
         set_rates(self.optimizer, self.rates, self._decay(iteration))
         self.optimizer.step()
         return terms, step

@@ -117,6 +117,36 @@ def test_detector_is_the_same_with_and_without_student(
         assert np.allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize(("broken", "said"), [("loss", "the loss term bce is nan"), ("gradient", "the gradient of ")])
+def test_what_is_no_number_stops_before_the_weights_take_it(
+    broken: str,
+    said: str,
+    tmp_path: Path,
+    joint: Path,
+    params: Params,
+    small: StudentParams,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_run(tmp_path, {"one": "train"}, frames=6)
+    calls = []
+
+    def spoiled(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        loss = student_loss(logits, label)
+        if len(calls) < 4:  # iterations 0 to 2 are good; every second one is logged and saved
+            return loss
+        return loss * float("nan") if broken == "loss" else loss + (logits - logits.detach()).sqrt().sum()
+
+    monkeypatch.setattr(rounds, "student_loss", spoiled)
+    run = training(tmp_path, joint, params, small)
+    with pytest.raises(BackdropError, match=rf"iteration 3: {said}.*; .*one:\d"):
+        run.run(tmp_path / "segmenter")
+    assert all(torch.isfinite(value).all() for value in run.network.state_dict().values())
+    state = run.checkpoints.load()
+    assert state is not None
+    assert state["iteration"] == 2
+
+
 def test_an_estep_gone_wrong_does_not_undo_the_student(small: StudentParams) -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (40, 64, 3), dtype=np.uint8)

@@ -348,10 +348,39 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(
     assert all(torch.isfinite(value).all() for value in state["network"].values())
 
 
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_take_it(material: Path, tmp_path: Path) -> None:
+    """The loss is a number, its slope is none: only the gradient tells."""
+    run = joint(material, tmp_path)
+    weight, calls = run.network.detector.head.weight, []
+
+    def broken(gradient: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return gradient * float("inf") if len(calls) == 3 else gradient
+
+    weight.register_hook(broken)
+    with pytest.raises(BackdropError, match=r"iteration \d: the gradient of detector\.head\.weight .*:\d.*goes on"):
+        run.run(tmp_path / "joint")
+    assert len(calls) == 3
+    assert all(torch.isfinite(value).all() for value in run.network.state_dict().values())
+
+
 # --------------------------------------------------------------------------------------------- inpainter
 
 
 LONG = {"iterations": 60, "channels": [2, 4]}
+
+
+def test_an_inpainter_stops_at_a_gradient_that_is_not_finite(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart = pretraining.square_distance
+    steep = lambda a, b: apart(a, b) + (a - a.detach()).sqrt().sum()  # noqa: E731 - 0, with an endless slope
+    monkeypatch.setattr(pretraining, "square_distance", steep)
+    with pytest.raises(
+        BackdropError, match=r"iteration 0: the gradient of .* is not finite; frames of the batch: .*:\d"
+    ):
+        inpaint(material, "rgb", tmp_path / "rgb", tmp_path / "log", tmp_path / "runs", **LONG)
+    assert not (tmp_path / "rgb").exists()
 
 
 @pytest.mark.parametrize("kind", ["rgb", "flow"])

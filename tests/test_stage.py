@@ -1,0 +1,47 @@
+"""What every stage says when the machine gives out, as one line with what to do, and status 1."""
+
+from __future__ import annotations
+
+import errno
+import os
+from typing import NoReturn
+
+import pytest
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from backdrop.stage import explain, run
+
+FAULTS = [
+    (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/x.part"), ("runs/x.part", "No space left", "free some")),
+    (OSError(errno.EROFS, os.strerror(errno.EROFS)), ("Read-only", "writable")),
+    (PermissionError(errno.EACCES, os.strerror(errno.EACCES), "metrics"), ("metrics", "Permission denied", "right")),
+    (MemoryError(), ("out of memory", "lower the batch")),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore"), ("2 GiB", "lower the batch")),
+    (TerminatedWorkerError("A worker process ... SIGKILL(-9)"), ("worker process was killed", "compute.workers")),
+    (RuntimeError("CUDA error: device-side fault\nCompile with"), ("device-side fault", "last checkpoint")),
+]
+
+
+def failing(fault: BaseException) -> NoReturn:
+    raise fault
+
+
+@pytest.mark.parametrize(("fault", "said"), FAULTS, ids=lambda v: type(v).__name__)
+def test_a_machine_that_gives_out_is_one_line(
+    fault: BaseException, said: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        run(lambda: failing(fault))
+    assert stopped.value.code == 1
+    message = capsys.readouterr().err
+    assert message.startswith("error: ")
+    assert len(message.splitlines()) == 1
+    assert all(words in message for words in said)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("shapes differ"), FileNotFoundError("x"), KeyError("x")])
+def test_a_fault_of_the_program_keeps_its_traceback(fault: Exception) -> None:
+    assert explain(fault) is None
+    with pytest.raises(type(fault)):
+        run(lambda: failing(fault))
