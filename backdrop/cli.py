@@ -242,7 +242,14 @@ def doctor(
         "params.yaml"
     ),
 ) -> None:
-    """Versions, devices, and what is missing here."""
+    """Versions, devices, and what is missing here.
+
+    \b
+    backdrop doctor
+    backdrop doctor --params path/to/params.yaml
+
+    Exit status 1 where something is missing.
+    """
     import platform
     from importlib.metadata import version
 

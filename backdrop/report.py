@@ -107,9 +107,11 @@ def _write_pictures(folder: Path, chart: str, shown: Mapping[str, list[Shown]]) 
 
 
 def _title(scores: Mapping[str, Any], sequences: int) -> str:
+    count = int(scores["sequences"]) if scores["frames_scored"] else sequences
+    name = f"Backdrop: {count} sequence{'s' * (count != 1)}"
     if scores["frames_scored"]:
-        return f"Backdrop: {scores['sequences']} sequences, {scores['frames_scored']} frames scored"
-    return f"Backdrop: {sequences} sequences without ground truth"
+        return f"{name}, {scores['frames_scored']} frames scored"
+    return f"{name} without ground truth"
 
 
 def _scores(project: Path) -> dict[str, Any]:
@@ -171,7 +173,8 @@ def verdict(scores: Mapping[str, Any], table: pd.DataFrame) -> str:
     start = f"On average {own['J_mean']:.0%} of the union of mask and truth is common to both (J {own['J_mean']:.2f}). "
     if not margins:
         return start + "There is no baseline to compare with."
-    return start + f"Both baselines, which need no training, are beaten on {better} of {len(margins)} sequences."
+    of = f"{len(margins)} sequence{'s' * (len(margins) != 1)}"
+    return f"{start}Both baselines, which need no training, are beaten on {better} of {of}."
 
 
 def _cards(scores: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -302,7 +305,7 @@ def _bars(table: pd.DataFrame) -> str:
     axes.set_xlim(0, 1)
     axes.set_xlabel("J")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside upper center", ncols=len(shown), frameon=False, bbox_to_anchor=(0.5, 1.0))
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown), frameon=False)
     return _svg(figure)
 
 

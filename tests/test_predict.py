@@ -478,10 +478,12 @@ def test_the_crf_needs_its_parameters(
 
 
 def test_help_shows_examples() -> None:
-    for command in ("predict", "export"):
+    commands = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+    assert set(commands) == {"predict", "export", "report", "onnx", "demo", "doctor"}
+    for command in commands:
         status, text = call(command, "--help")
         assert status == 0
-        assert f"backdrop {command}" in text
+        assert text.count(f" backdrop {command}") > 1, "the usage line alone is no example"
 
 
 def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
