@@ -16,6 +16,7 @@ from jaxtyping import Float, UInt8
 from scipy.optimize import linear_sum_assignment
 
 from backdrop.masks import Box, Mask, box_from_mask, box_pixels
+from backdrop.scores import box_iou, jaccard
 from backdrop.segmenter import Prediction, presence
 from backdrop.unet import LESSER, SPECK
 
@@ -59,7 +60,7 @@ class Linker:
 
     def _matched(self, masks: Sequence[Mask]) -> list[int]:
         numbers = list(self.seen)
-        shared = np.array([[intersection_over_union(mask, self.seen[n][1]) for n in numbers] for mask in masks])
+        shared = np.array([[jaccard(mask, self.seen[n][1]) for n in numbers] for mask in masks])
         found = [0] * len(masks)
         if shared.size:
             for i, j in zip(*linear_sum_assignment(-shared), strict=True):
@@ -74,12 +75,6 @@ class Linker:
         if fresh <= 255:
             return fresh
         return min((n for n in self.last if n not in taken), key=lambda n: self.last[n])
-
-
-def intersection_over_union(a: Mask, b: Mask) -> float:
-    """Of two masks; 0 where both are empty."""
-    union = int(np.count_nonzero(a | b))
-    return int(np.count_nonzero(a & b)) / union if union else 0.0
 
 
 class Instance(NamedTuple):
@@ -120,7 +115,7 @@ def chosen_boxes(prediction: Prediction, mask: Mask, count: int) -> Float[np.nda
         if len(chosen) == count or p[cell] < LEAST_P:
             break
         left, top, right, bottom = _inside(boxes[cell], (width, height))
-        if mask[top:bottom, left:right].any() and all(overlap(boxes[cell], other) <= OVERLAP for other in chosen):
+        if mask[top:bottom, left:right].any() and all(box_iou(boxes[cell], other) <= OVERLAP for other in chosen):
             chosen.append(boxes[cell])
     return np.array(chosen).reshape(-1, 4)
 
@@ -128,14 +123,6 @@ def chosen_boxes(prediction: Prediction, mask: Mask, count: int) -> Float[np.nda
 def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
     left, top, right, bottom = (round(edge) for edge in box_pixels(box, size))
     return max(left, 0), max(top, 0), min(max(right, 0), size[0]), min(max(bottom, 0), size[1])
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes cx, cy, w, h."""
-    low = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
-    high = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
-    shared = float(np.prod(np.maximum(high - low, 0)))
-    return shared / float(a[2] * a[3] + b[2] * b[3] - shared)
 
 
 def divide(mask: Mask, boxes: Float[np.ndarray, "K 4"], count: int) -> Labels:

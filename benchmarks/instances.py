@@ -23,11 +23,12 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from backdrop.crf import refine
-from backdrop.instances import chosen_boxes, divide, intersection_over_union
+from backdrop.instances import chosen_boxes, divide
 from backdrop.masks import Mask, read_threshold
 from backdrop.overlay import draw_mask
 from backdrop.params import Params, read
 from backdrop.predict import COLORS
+from backdrop.scores import jaccard
 from backdrop.segmenter import Prediction, Segmenter
 from backdrop.video import atomic_path, encode_jpeg
 
@@ -73,7 +74,7 @@ def _parts(labels: np.ndarray) -> list[Mask]:
 
 def matched(found: list[Mask], truth: list[Mask]) -> list[float]:
     """J of each subject of the truth with the mask that is given to it; 0 without one."""
-    shared = np.array([[intersection_over_union(t, f) for f in found] for t in truth]).reshape(len(truth), len(found))
+    shared = np.array([[jaccard(f, t) for f in found] for t in truth]).reshape(len(truth), len(found))
     scores = [0.0] * len(truth)
     for i, j in zip(*linear_sum_assignment(-shared), strict=True):
         scores[i] = float(shared[i, j])

@@ -16,13 +16,10 @@ from pycocotools.coco import COCO
 from backdrop import export
 from backdrop.instances import (
     LESSER,
-    OVERLAP,
     Linker,
     chosen_boxes,
     divide,
     find_instances,
-    intersection_over_union,
-    overlap,
 )
 from backdrop.predict import Record, Settings, picture_path, predict_source, read_records, records_path
 from backdrop.segmenter import Prediction, Segmenter
@@ -121,16 +118,6 @@ def test_boxes_come_by_probability_without_overlaps() -> None:
     assert len(chosen_boxes(found, empty_there, 4)) == 1, "a box with nothing in it"
 
 
-@given(st.lists(st.floats(-0.9, 0.9), min_size=4, max_size=4), st.floats(0.1, 1), st.floats(0.1, 1))
-def test_overlap_is_that_of_rectangles(centers: list[float], w: float, h: float) -> None:
-    a, b = np.array([centers[0], centers[1], w, h]), np.array([centers[2], centers[3], h, w])
-    assert overlap(a, a) == pytest.approx(1)
-    assert overlap(a, b) == pytest.approx(overlap(b, a))
-    assert 0 <= overlap(a, b) <= 1 + 1e-9
-    assert overlap(a, a + np.array([w / 2, 0, 0, 0])) == pytest.approx(1 / 3)
-    assert OVERLAP < 1 / 3
-
-
 def test_confidence_is_that_of_the_part() -> None:
     soft = 0.9 * mask_of((5, 10, 45, 50)) + 0.4 * mask_of((70, 10, 110, 40))
     found = find_instances(prediction({(3, 2): 1.0}, soft), soft > 0.3, 2)
@@ -180,11 +167,6 @@ def test_numbers_fit_eight_bits() -> None:
             linker.numbers([])
     assert seen[:255] == list(range(1, 256))
     assert seen[255:] == list(range(1, 46)), "those unseen for longest"
-
-
-def test_the_overlap_of_nothing_is_nothing() -> None:
-    nothing = np.zeros((4, 4), bool)
-    assert intersection_over_union(nothing, nothing) == 0
 
 
 # ------------------------------------------------------------------------------------- records and exports
