@@ -1,11 +1,12 @@
 # make demo: everything from a fresh clone to scored masks of the embedded footage.
 # make test: the quick tests; make test-all adds the slow ones; make lint; make params composes params.yaml from conf/.
+# make bench: times and memory against what one would do otherwise, side by side (under 15 minutes on two cores).
 # make ablations: the grid of conf/ablation/ as DVC experiments, into docs/ablations.md (hours; goes on where it was stopped).
 PYTHON ?= python3.11
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: env demo test test-all lint params ablations graph clean
+.PHONY: env demo test test-all lint params ablations bench clean
 
 env: $(VENV)/ready
 
@@ -34,6 +35,9 @@ lint: env
 
 ablations: env
 	$(RUN) python -m benchmarks.ablations
+
+bench: env
+	$(RUN) python -m benchmarks.bench
 
 params: env
 	$(RUN) python -m backdrop.params

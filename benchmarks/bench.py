@@ -1,0 +1,446 @@
+"""Ratios of time and memory against what one would do otherwise, each measured side by side in this run.
+
+    make bench
+    python -m benchmarks.bench --only crf inference
+
+Both sides of a row run in turns (ours, theirs, ours, ...), medians count, and a row's ratio says how many times less
+time (or memory) ours takes. Memory is the growth of the largest resident set of a process of its own for each side.
+Everything runs on rendered footage and random weights: nothing is downloaded. Writes benchmarks/bench.json, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from io import StringIO
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from backdrop.footage import Clip
+from backdrop.params import Params, compose, read
+from backdrop.video import atomic_path
+
+ROOT = Path(__file__).resolve().parent.parent
+Side = Callable[[], object]
+
+
+@dataclass
+class Row:
+    """One comparison. `make` prepares in a folder of its own and gives both sides; `memory`: compare that, too."""
+
+    name: str
+    what: str
+    against: str
+    reach: str
+    make: Callable[[Path], tuple[Side, Side]]
+    rounds: int = 5
+    memory: bool = False
+
+
+class Rendered:
+    """A rendered clip as a sequence of images."""
+
+    def __init__(self, size: tuple[int, int], frames: int) -> None:
+        clip = Clip(3, "handheld", size, frames)
+        self.images = [clip.frame(t) for t in range(frames)]
+        self.masks = [clip.mask(t) for t in range(frames)]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, t: int) -> np.ndarray:
+        return self.images[t]
+
+
+def chosen(folder: Path, *overrides: str) -> Params:
+    compose([*overrides, "compute.workers=1", "compute.device=cpu"], folder / "params.yaml", ROOT / "conf")
+    return read(folder / "params.yaml")
+
+
+# Rows -------------------------------------------------------------------------------------------------
+
+
+def scores(folder: Path) -> tuple[Side, Side]:
+    from backdrop.scores import boundary_f, jaccard
+
+    masks = Rendered((854, 480), 4).masks
+    pairs = [(masks[0], other) for other in masks[1:]]
+
+    def ours() -> list[tuple[float, float]]:
+        return [(jaccard(a, b), boundary_f(a, b)) for a, b in pairs]
+
+    def theirs() -> list[tuple[float, float]]:
+        return [(plain_jaccard(a, b), plain_boundary_f(a, b)) for a, b in pairs]
+
+    assert np.abs(np.array(ours()) - np.array(theirs())).max() < 1e-12
+    return ours, theirs
+
+
+def plain_jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    union = np.logical_or(a, b).sum()
+    return float(np.logical_and(a, b).sum() / union) if union else 1.0
+
+
+def plain_boundary_f(a: np.ndarray, b: np.ndarray) -> float:
+    """DAVIS's definition, array by array: boundary maps, dilated by a disk with SciPy."""
+    from scipy.ndimage import binary_dilation
+
+    def boundary(mask: np.ndarray) -> np.ndarray:
+        right, below, across = np.zeros_like(mask), np.zeros_like(mask), np.zeros_like(mask)
+        right[:, :-1], below[:-1], across[:-1, :-1] = mask[:, 1:], mask[1:], mask[1:, 1:]
+        edge = (mask ^ right) | (mask ^ below) | (mask ^ across)
+        edge[-1], edge[:, -1] = mask[-1] ^ right[-1], mask[:, -1] ^ below[:, -1]
+        edge[-1, -1] = False
+        return edge
+
+    radius = int(np.ceil(0.008 * np.linalg.norm(a.shape)))
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disk = x**2 + y**2 <= radius**2
+    first, second = boundary(a), boundary(b)
+    if not first.any() or not second.any():
+        return float(first.any() == second.any())
+    precision = (first & binary_dilation(second, disk)).sum() / first.sum()
+    recall = (second & binary_dilation(first, disk)).sum() / second.sum()
+    return float(2 * precision * recall / (precision + recall)) if precision + recall else 0.0
+
+
+def joint_step(folder: Path) -> tuple[Side, Side]:
+    """One iteration of the papers' method of 2021, forwards and backwards, without the optimizer."""
+    from backdrop.inpainter import Inpainter
+    from backdrop.losses import objective
+    from backdrop.training import build_model
+
+    size, batch = (160, 96), 4
+    params = chosen(folder, "paper='2021'", f"train.size=[{size[0]},{size[1]}]", f"train.batch={batch}")
+    torch.manual_seed(0)
+    sections = SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
+    model = build_model(sections, Inpainter(params.inpainter.channels), Inpainter(params.inpainter.channels)).train()
+    image, flow = (torch.randn(batch, 3, size[1], size[0]) for _ in range(2))
+    valid = torch.ones(batch, dtype=torch.bool)
+    one, exact = model.sampling, model.sampling.model_copy(update={"kind": "exact"})
+
+    def step(sampling: Any) -> Side:
+        def run() -> None:
+            model.sampling = sampling
+            model.zero_grad(set_to_none=True)
+            objective(model(image, flow, valid).terms, params.loss).backward()
+
+        return run
+
+    return step(one), step(exact)
+
+
+def stabilize(folder: Path) -> tuple[Side, Side]:
+    from backdrop.homography import estimate_homography, keypoints, neighbor_of, stabilize_sequence
+
+    params, clip = chosen(folder).stabilize, Rendered((854, 480), 8)
+
+    def anew() -> None:
+        for t in range(len(clip)):
+            other = neighbor_of(t, len(clip), params.gap)
+            found = [keypoints(clip.image(k), params.features) for k in (other, t)]
+            estimate_homography(found[0], found[1], (854, 480), params)
+
+    return lambda: stabilize_sequence(clip, params), anew
+
+
+def flownet(folder: Path) -> tuple[Side, Side]:
+    from backdrop.flow import PtlflowModel, import_ptlflow, quiet
+
+    ptlflow, pair = import_ptlflow(), Rendered((448, 256), 2).images
+    with quiet():
+        torch.manual_seed(0)
+        plain = ptlflow.get_model("flownet2", ckpt_path=None)
+        state = {key: value.clone() for key, value in plain.state_dict().items()}
+        fast = ptlflow.get_model("flownet2", ckpt_path=None)
+        fast.load_state_dict(state)
+    images = torch.from_numpy(np.ascontiguousarray(np.stack(pair)[..., ::-1].transpose(0, 3, 1, 2)))[None].float() / 255
+    model = PtlflowModel(fast, "flownet2", "cpu")
+    plain.eval()
+
+    def theirs() -> torch.Tensor:
+        with torch.inference_mode(), redirect_stderr(StringIO()):
+            return plain({"images": images})["flows"]
+
+    return lambda: model(pair[0], pair[1]), theirs
+
+
+def crf(folder: Path) -> tuple[Side, Side]:
+    import cv2
+
+    from backdrop.crf import refine_all
+    from backdrop.masks import BOXES, entry
+    from backdrop.segmenter import _npz
+    from backdrop.video import ArchiveWriter, encode_jpeg, encode_png, frames_table
+
+    params, clip, frames = chosen(folder).crf, Rendered((640, 360), 6), 48
+    (folder / "frames").mkdir()
+    with ArchiveWriter(folder / "frames" / "clip.zip") as archive:
+        for t in range(frames):
+            archive.add(f"images/{t:06d}.jpg", encode_jpeg(clip.image(t % len(clip))))
+        names = [f"{t:05d}" for t in range(frames)]
+        archive.add("frames.csv", frames_table(names, [t / 24 for t in range(frames)], [False] * frames))
+    with ArchiveWriter(folder / "predictions" / "clip.zip") as archive:
+        for t in range(frames):
+            soft = cv2.GaussianBlur(clip.masks[t % len(clip)].astype(np.float32), (0, 0), 4)
+            archive.add(entry(t), encode_png(np.rint(255 * soft).astype(np.uint8)))
+        p = np.full((frames, 8, 8), 1 / 64)
+        archive.add(BOXES, _npz(box=np.zeros((frames, 4)), cell=np.zeros(frames, np.int64), p=p))
+    write_index(folder / "frames", frames)
+
+    def run(workers: int) -> Side:
+        def refined() -> None:
+            with redirect_stderr(StringIO()):
+                refine_all(folder / "frames", folder / "predictions", folder / f"{workers}", None, params, 0.5, workers)
+
+        return refined
+
+    return run(2), run(1)
+
+
+def write_index(folder: Path, frames: int) -> None:
+    from backdrop.datasets import INDEX_COLUMNS
+
+    row = dict.fromkeys(INDEX_COLUMNS, 0) | {
+        "sequence": "clip", "split": "all", "source": "rendered", "status": "ok", "reason": "", "fps": 24,
+        "frames": frames, "declared_frames": frames, "width": 640, "height": 360,
+    }  # fmt: skip
+    lines = [",".join(INDEX_COLUMNS), ",".join(str(row[column]) for column in INDEX_COLUMNS)]
+    (folder / "index.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def inference(folder: Path) -> tuple[Side, Side]:
+    """From a decoded image of 640 x 360 to its mask: networks of `scale=demo`; the CRF is not part of it."""
+    import torchvision
+
+    from backdrop.detector import Detector
+    from backdrop.segmenter import Segmenter
+    from backdrop.synthesis import SynthesisNetwork
+    from backdrop.unet import Student, StudentNetwork
+
+    params, image = chosen(folder, "scale=demo"), Rendered((640, 360), 1).images[0]
+    torch.manual_seed(0)
+    cpu, own = torch.device("cpu"), params.student
+    student = Student(StudentNetwork(own.channels), own.size, own.guide, cpu)
+    ours = Segmenter(
+        Detector(params.detector, "none"), SynthesisNetwork(params.synthesis, "none"), params.train.size, cpu, student
+    )
+    rival = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
+    tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+
+    def theirs() -> object:
+        with torch.inference_mode():
+            return rival([tensor])
+
+    return lambda: ours.predict(image), theirs
+
+
+def data_waits(folder: Path) -> tuple[Side, Side]:
+    """Twelve joint iterations of the demo's networks, with batches from the archives and with batches at hand."""
+    from backdrop.inpainter import Inpainter
+    from backdrop.training import JointTraining, phase
+    from backdrop.weights import save_network
+
+    params: Params = chosen(folder, "scale=demo", "background.kind=inpaint", "train.overlay_every=0")
+    material(folder, 24)
+    for kind in ("rgb", "flow"):
+        channels = params.inpainter.channels
+        save_network(folder / f"inpainter_{kind}", Inpainter(channels), {"channels": channels})
+    sections = SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
+    run = JointTraining(
+        sections,
+        folder / "frames",
+        folder / "homographies",
+        folder / "flow",
+        {kind: folder / f"inpainter_{kind}" for kind in ("rgb", "flow")},
+        folder / "log",
+        folder / "runs",
+    )
+    first, count = params.train.detector_iterations + params.train.synthesis_iterations, 4
+    name, schedule = phase(params.train, first)
+
+    def batches() -> Any:
+        return run.data.batches(0, first, first + count, params.train.batch, 0)
+
+    held = list(batches())
+
+    def train(some: Any) -> None:
+        for iteration, batch in enumerate(some, first):
+            run._iterate(iteration, batch, name, schedule)
+
+    return lambda: train(batches()), lambda: train(held)
+
+
+def material(folder: Path, frames: int) -> None:
+    """Frames, homographies and flow of a rendered clip, by the stages' own functions."""
+    from backdrop.flow import dense_inverse_search, flow_sequence
+    from backdrop.homography import save_homographies, stabilize_sequence
+    from backdrop.video import ArchiveWriter, FrameArchive, encode_jpeg, frames_table
+
+    clip = Rendered((320, 192), frames)
+    with ArchiveWriter(folder / "frames" / "clip.zip") as archive:
+        for t in range(frames):
+            archive.add(f"images/{t:06d}.jpg", encode_jpeg(clip.image(t)))
+        names = [f"{t:05d}" for t in range(frames)]
+        archive.add("frames.csv", frames_table(names, [t / 24 for t in range(frames)], [False] * frames))
+    write_index(folder / "frames", frames)
+    stored = FrameArchive(folder / "frames" / "clip.zip")
+    homographies = stabilize_sequence(stored, read(folder / "params.yaml").stabilize)
+    (folder / "homographies").mkdir()
+    save_homographies(folder / "homographies" / "clip.npz", homographies)
+    flow_sequence(stored, homographies, dense_inverse_search, folder / "flow" / "clip.zip")
+
+
+def dvc(folder: Path) -> tuple[Side, Side]:
+    """`dvc status` and `dvc repro` with nothing to do, for 20,000 frames in 20 archives and in 20,000 files."""
+    import zipfile
+
+    frames, sequences = 20_000, 20
+    rng = np.random.default_rng(0)
+    sides = []
+    for kind in ("archives", "files"):
+        project = folder / kind
+        (project / "data").mkdir(parents=True)
+        run(["git", "init", "-q"], project)
+        run(["dvc", "init", "-q"], project)
+        for s in range(sequences):
+            images = [rng.bytes(2000) for _ in range(frames // sequences)]
+            if kind == "archives":
+                with zipfile.ZipFile(project / "data" / f"{s}.zip", "w") as archive:
+                    for t, data in enumerate(images):
+                        archive.writestr(f"{t:06d}.jpg", data)
+            else:
+                (project / "data" / str(s)).mkdir()
+                for t, data in enumerate(images):
+                    (project / "data" / str(s) / f"{t:06d}.jpg").write_bytes(data)
+        (project / "dvc.yaml").write_text("stages:\n  s:\n    cmd: echo 1 > out\n    deps: [data]\n    outs: [out]\n")
+        run(["dvc", "repro", "-q"], project)
+        sides.append(partial(idle, project))
+    return sides[0], sides[1]
+
+
+def idle(project: Path) -> None:
+    run(["dvc", "status"], project)
+    run(["dvc", "repro"], project)
+
+
+def run(command: list[str], folder: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
+
+
+ROWS = [
+    Row("scores", "J and F a frame", "NumPy and SciPy, the definition array by array", "10", scores, 5),
+    Row("joint_step", "joint step, one sampled cell", "exact sum over all live cells, same batch", "20; memory 10",
+        joint_step, 3, memory=True),
+    Row("stabilize", "stabilizing a sequence", "keypoints detected anew for each pair", "1.6", stabilize, 3),
+    Row("flownet", "FlowNet2, a pair of 448 x 256", "ptlflow as it comes, no extension", "2; memory 10", flownet, 3,
+        memory=True),
+    Row("crf", "CRF over 48 frames of 640 x 360", "one process", "1.8 on 2 cores", crf, 3),
+    Row("inference", "a mask at 640 x 360", "torchvision's Mask R-CNN R50-FPN, same threads", "10", inference, 7),
+    Row("data", "training step", "the same with its data in memory", "0.95", data_waits, 5),
+    Row("dvc", "dvc status and idle repro, 20,000 frames", "one file a frame", "2.5", dvc, 3),
+]  # fmt: skip
+
+
+# Measuring --------------------------------------------------------------------------------------------
+
+
+def measure(row: Row) -> dict[str, Any]:
+    """Seconds of both sides in turns, after one warm-up of each; their ratio, and that of memory."""
+    with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
+        sides = row.make(Path(folder))
+        seconds: list[list[float]] = [[], []]
+        for turn in range(-1, row.rounds):
+            for side, times in zip(sides, seconds, strict=True):
+                gc.collect()
+                start = time.perf_counter()
+                side()
+                if turn >= 0:
+                    times.append(time.perf_counter() - start)
+    ours, theirs = (median(times) for times in seconds)
+    result: dict[str, Any] = {"name": row.name, "ours_s": ours, "theirs_s": theirs, "ratio": theirs / ours}
+    if row.memory:
+        grown = [growth(row.name, side) for side in (0, 1)]
+        result |= {"ours_MB": grown[0], "theirs_MB": grown[1], "memory_ratio": grown[1] / grown[0]}
+    return result
+
+
+def growth(name: str, side: int) -> float:
+    """MB by which the largest resident set grows when one side runs once, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.bench", "--grow", name, str(side)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(done.stdout.splitlines()[-1])
+
+
+def grow(name: str, side: int) -> None:
+    row = next(row for row in ROWS if row.name == name)
+    with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
+        run_side = row.make(Path(folder))[side]
+        gc.collect()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        run_side()
+        print(max(1, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    rows = {row.name: row for row in ROWS}
+    lines = ["| what | against | reach | measured | ours | theirs |", "|---|---|---|---|---|---|"]
+    for result in results:
+        row = rows[result["name"]]
+        ratio, sides = f"{result['ratio']:.2f}", [f"{result[f'{side}_s']:.3f} s" for side in ("ours", "theirs")]
+        if "memory_ratio" in result:
+            ratio += f"; memory {result['memory_ratio']:.1f}"
+            sides = [f"{text}, {result[f'{s}_MB']:.0f} MB" for text, s in zip(sides, ("ours", "theirs"), strict=True)]
+        lines.append(f"| {row.what} | {row.against} | {row.reach} | {ratio} | {sides[0]} | {sides[1]} |")
+    return "\n".join(lines)
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    return names[0].split(":")[1].strip() if names else platform.processor()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=[row.name for row in ROWS])
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "bench.json")
+    parser.add_argument("--grow", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.grow:
+        grow(args.grow[0], int(args.grow[1]))
+        return
+    results = []
+    for row in ROWS:
+        if not args.only or row.name in args.only:
+            print(f"{row.name} ...", file=sys.stderr, flush=True)
+            results.append(measure(row))
+    machine = f"{processor()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
+    print(f"{date.today()}, {machine}\n\n{table(results)}")
+    with atomic_path(args.out) as temporary:
+        content = {"date": str(date.today()), "machine": machine, "rows": results}
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
