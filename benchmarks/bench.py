@@ -191,7 +191,8 @@ def crf(folder: Path) -> tuple[Side, Side]:
     from backdrop.segmenter import _npz
     from backdrop.video import ArchiveWriter, encode_jpeg, encode_png, frames_table
 
-    params, clip, frames = chosen(folder).crf, Rendered((640, 360), 6), 48
+    params: Any = chosen(folder).crf
+    clip, frames = Rendered((640, 360), 6), 48
     (folder / "frames").mkdir()
     with ArchiveWriter(folder / "frames" / "clip.zip") as archive:
         for t in range(frames):

@@ -15,18 +15,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from backdrop.detector import Detector
 from backdrop.report import write_report
 from backdrop.segmenter import Segmenter
-from backdrop.synthesis import SynthesisNetwork
-from backdrop.unet import StudentNetwork
-from backdrop.weights import save_network
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.test_report import project
-from tests.tiny import ROOT, environment, small_params
+from tests.tiny import ROOT, environment, untrained_model
 
 pytestmark = pytest.mark.slow
 assert project  # a fixture
@@ -48,18 +43,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(1)
-    params = small_params()
-    networks = {"detector": Detector(params.detector, "none"), "synthesis": SynthesisNetwork(params.synthesis, "none")}
-    config = {
-        "size": list(params.train.size),
-        "detector": params.detector.model_dump(mode="json"),
-        "synthesis": params.synthesis.model_dump(mode="json"),
-        "student": {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0},
-    }
-    save_network(folder, networks | {"student": StudentNetwork([4, 8])}, config)
-    return folder
+    return untrained_model(tmp_path_factory.mktemp("model") / "segmenter")
 
 
 @pytest.fixture(scope="module")

@@ -14,22 +14,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from typer.testing import CliRunner
 
 from backdrop import cli, page
 from backdrop.crf import refine
-from backdrop.detector import Detector
 from backdrop.errors import BackdropError
 from backdrop.overlay import draw_mask
 from backdrop.segmenter import Segmenter
-from backdrop.synthesis import SynthesisNetwork
-from backdrop.unet import StudentNetwork
 from backdrop.video import decode_video, encode_video
-from backdrop.weights import save_network
 from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import small_params
+from tests.tiny import small_params, untrained_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,19 +35,7 @@ LIMIT = 0.3
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    """Untrained, with a student, whose masks are something between empty and full."""
-    folder = tmp_path_factory.mktemp("model")
-    torch.manual_seed(1)
-    params = small_params()
-    networks = {"detector": Detector(params.detector, "none"), "synthesis": SynthesisNetwork(params.synthesis, "none")}
-    config = {
-        "size": list(params.train.size),
-        "detector": params.detector.model_dump(mode="json"),
-        "synthesis": params.synthesis.model_dump(mode="json"),
-        "student": {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0},
-    }
-    save_network(folder, networks | {"student": StudentNetwork([4, 8])}, config)
-    return Segmenter.load(folder, "cpu")
+    return Segmenter.load(untrained_model(tmp_path_factory.mktemp("model")), "cpu")
 
 
 @pytest.fixture(scope="module")
