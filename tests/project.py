@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,8 @@ def new_project(root: Path, changes: Mapping[str, Any]) -> Project:
 
 def kill(process: subprocess.Popen[str]) -> str:
     """SIGKILL for the whole group, and the wait until none of it is left; what was said before."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     said = process.communicate(timeout=60)[0]
     deadline = time.monotonic() + 60
     while alive(process.pid):

@@ -1,4 +1,4 @@
-"""Killed anywhere: `dvc repro` dies by SIGKILL at random moments, is run again, and gives what an undisturbed run gives.
+"""Killed anywhere: `dvc repro` dies by SIGKILL at random moments, runs again, and gives what an undisturbed run gives.
 
 BACKDROP_KILLS is the number of kills a stage. What DVC itself can leave half-written is tested at the end.
 """
@@ -9,7 +9,6 @@ import os
 import random
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import yaml
@@ -121,6 +120,29 @@ def test_a_killed_stage_gives_what_an_undisturbed_one_gives(
 ) -> None:
     judge(name, kills_at_random(whole, name, KILLS), capsys)
     assert whole("dvc", "status", "--json").strip() == "{}", "files and hashes differ"
+
+
+HALF_WRITTEN = {
+    "dvc.lock": ("unable to read: 'dvc.lock'", lambda data: data[: len(data) // 2].rpartition("  size:")[0] + "  si"),
+    ".dvc/tmp/rwlock": ("Unable to read RWLock-file", lambda data: ""),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", HALF_WRITTEN)
+def test_what_dvc_leaves_half_written_is_named_and_what_the_readme_says_mends_it(path: str, begun: Project) -> None:
+    """DVC does not write these whole or not at all: a kill in the very moment leaves a part."""
+    expected, file = begun.locked(), begun.root / path
+    says, cut = HALF_WRITTEN[path]
+    begun("dvc", "repro", "frames")
+    file.write_text(cut(file.read_text()))
+    status, said = begun.run("dvc", "repro", "frames")
+    assert status != 0
+    assert said.count("ERROR") == 1
+    assert says in said
+    begun(*(("git", "checkout", path) if path == "dvc.lock" else ("rm", path)))
+    assert begun.ran(begun("dvc", "repro", "frames")) == set(), "nothing is lost"
+    assert begun.locked() == expected
 
 
 @pytest.mark.parametrize("name", ["render", "frames"])

@@ -8,14 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
 from backdrop import cli, export, unet
-from backdrop.detector import Detector
 from backdrop.errors import BackdropError
 from backdrop.masks import Mask
 from backdrop.predict import (
@@ -30,13 +28,10 @@ from backdrop.predict import (
 )
 from backdrop.segmenter import Segmenter
 from backdrop.sources import Source, find_sources, frames_of, natural
-from backdrop.synthesis import SynthesisNetwork
-from backdrop.unet import StudentNetwork
 from backdrop.video import decode_video, encode_video
-from backdrop.weights import save_network
 from tests.command import call
 from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import ROOT, small_params
+from tests.tiny import ROOT, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -47,19 +42,7 @@ PLAIN = Settings("model", 0.5, None)
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model folder with a student, whose masks are something between empty and full."""
-    folder = tmp_path_factory.mktemp("model") / "segmenter"
-    torch.manual_seed(1)
-    params = small_params()
-    networks = {"detector": Detector(params.detector, "none"), "synthesis": SynthesisNetwork(params.synthesis, "none")}
-    student = StudentNetwork([4, 8])
-    config = {
-        "size": list(params.train.size),
-        "detector": params.detector.model_dump(mode="json"),
-        "synthesis": params.synthesis.model_dump(mode="json"),
-        "student": {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0},
-    }
-    save_network(folder, networks | {"student": student}, config)
-    return folder
+    return write_model(tmp_path_factory.mktemp("model") / "segmenter")
 
 
 @pytest.fixture(scope="module")

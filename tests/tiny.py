@@ -14,10 +14,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from backdrop.detector import Detector
 from backdrop.params import Params, validate
-from tests.runs import scene, write_frames, write_index, write_motion
+from backdrop.synthesis import SynthesisNetwork
+from backdrop.unet import StudentNetwork
+from backdrop.weights import save_network
+from tests.runs import HEIGHT, WIDTH, scene, write_frames, write_index, write_motion
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,6 +91,21 @@ def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> No
         write_frames(root / "frames", name, images, {t: mask.astype("uint8") * 255 for t, mask in enumerate(masks)})
         write_motion(root, name, masks)
     write_index(root / "frames", [{"sequence": n, "split": s, "frames": frames} for n, s in splits.items()])
+
+
+def write_model(folder: Path) -> Path:
+    """An untrained model folder with a student, whose masks are something between empty and full."""
+    torch.manual_seed(1)
+    params = small_params()
+    networks = {"detector": Detector(params.detector, "none"), "synthesis": SynthesisNetwork(params.synthesis, "none")}
+    config = {
+        "size": list(params.train.size),
+        "detector": params.detector.model_dump(mode="json"),
+        "synthesis": params.synthesis.model_dump(mode="json"),
+        "student": {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0},
+    }
+    save_network(folder, networks | {"student": StudentNetwork([4, 8])}, config)
+    return folder
 
 
 def environment(**more: str) -> dict[str, str]:
