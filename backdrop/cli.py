@@ -84,7 +84,7 @@ def predict(
     others are segmented), 1 an error, 2 a wrong command line.
     """
     from backdrop.export import FORMATS, recorded
-    from backdrop.predict import PICTURES, Settings, predict_all
+    from backdrop.predict import PICTURES, Settings, alone_in, predict_all
     from backdrop.segmenter import Segmenter
     from backdrop.sources import find_sources
 
@@ -95,16 +95,17 @@ def predict(
     level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
     settings = Settings(_identity(model), level, crf, every, min_confidence, instances)
     pictures = [name for name in chosen if name in PICTURES]
-    faults = predict_all(segmenter, sources, out, settings, pictures, batch, quiet)
-    for _, fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
-    if len(faults) == len(sources):
-        raise typer.Exit(1)
-    names = {source.name for source in sources} - {source.name for source, _ in faults}
-    ready = recorded(out, names)
-    for name in chosen:
-        if name in FORMATS:
-            FORMATS[name](out, ready, out)
+    with alone_in(out):
+        faults = predict_all(segmenter, sources, out, settings, pictures, batch, quiet)
+        for _, fault in faults:
+            print(f"error: {fault}", file=sys.stderr)
+        if len(faults) == len(sources):
+            raise typer.Exit(1)
+        names = {source.name for source in sources} - {source.name for source, _ in faults}
+        ready = recorded(out, names)
+        for name in chosen:
+            if name in FORMATS:
+                FORMATS[name](out, ready, out)
     if not quiet:
         frames = sum(len(records.frames) for _, records in ready)
         typer.echo(f"{frames} frames of {len(ready)} files in {out} (threshold {level:g}): {', '.join(chosen)}")

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,7 +26,7 @@ from backdrop.datasets import read_index
 from backdrop.errors import BackdropError
 from backdrop.masks import Predictions, entry, read_threshold, resize_mask, split_truth
 from backdrop.scores import GRID, best_threshold, jaccard
-from backdrop.video import ArchiveWriter, FrameArchive, encode_png
+from backdrop.video import ArchiveWriter, FrameArchive, encode_png, writing
 
 QUANTUM = 1 / 510
 """Half a step of an 8-bit mask: no stored probability is surer than that, and 0 and 1 have no finite energy."""
@@ -350,9 +350,10 @@ def _refine_frames(frames: Path, predictions: Path, span: range, params: CRFChoi
 @contextmanager
 def _atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place when the block ends well, and vanishes when not."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
-    try:
+    with writing(path), ExitStack() as stack:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
+        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
         yield temporary
         mask = os.umask(0)
         os.umask(mask)
@@ -360,5 +361,3 @@ def _atomic_folder(path: Path) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

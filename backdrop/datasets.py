@@ -38,7 +38,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from backdrop import video
-from backdrop.errors import BackdropError, StrictError
+from backdrop.errors import BackdropError, StrictError, WriteError
 from backdrop.video import BACKGROUND, FOREGROUND, RGB, VOID, Gray, show
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -830,6 +830,8 @@ def _extract_or_skip(sequence: Sequence, folder: Path, *args: Any) -> dict[str, 
     cv2.setNumThreads(1)  # the cores are taken by processes
     try:
         return extract_sequence(sequence, folder, *args)
+    except WriteError:
+        raise  # the footage is as good as it was
     except BackdropError as fault:
         row: dict[str, Any] = dict.fromkeys(INDEX_COLUMNS)
         row.update(sequence=sequence.name, split=sequence.split or "all", source=sequence.source)

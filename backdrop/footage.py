@@ -643,8 +643,20 @@ def render_all(out_dir: Path | str, params: FootageSettings, workers: int = 1) -
     """
     plans = plan_clips(params)
     jobs = max(1, workers)
-    Parallel(n_jobs=jobs)(delayed(_render)(Path(out_dir), plan, params, jobs == 1) for plan in plans)
+    done = Parallel(n_jobs=jobs)(delayed(_render_or_fault)(Path(out_dir), plan, params, jobs == 1) for plan in plans)
+    faults = [fault for fault in done if fault]
+    if faults:
+        raise faults[0]
     return plans
+
+
+def _render_or_fault(out_dir: Path, plan: Plan, params: FootageSettings, alone: bool) -> BackdropError | None:
+    """A fault is returned: were it raised, joblib would kill the other processes in the middle of their files."""
+    try:
+        _render(out_dir, plan, params, alone)
+    except BackdropError as fault:
+        return fault
+    return None
 
 
 def _render(out_dir: Path, plan: Plan, params: FootageSettings, alone: bool) -> None:

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,10 +29,10 @@ from tqdm import tqdm
 
 from backdrop import datasets
 from backdrop.encoder import normalize
-from backdrop.errors import BackdropError
+from backdrop.errors import BackdropError, WriteError
 from backdrop.flow import FlowArchive, flow_image
 from backdrop.params import ComputeParams
-from backdrop.video import FrameArchive
+from backdrop.video import FrameArchive, writing
 
 _CACHE_LIMIT = 8 * 2**30  # bytes of disk that decoded training frames may take
 _SEED_STRIDE = 10_000_019  # prime, so that seeds of different runs do not share streams
@@ -83,9 +84,7 @@ class TrainingFrames(Dataset):
         width, height = size
         shape = (len(self.items), 10 * height * width + 2)
         if math.prod(shape) <= _CACHE_LIMIT:
-            handle = tempfile.TemporaryFile(prefix="backdrop-")  # noqa: SIM115 - lives as long as the map
-            handle.truncate(math.prod(shape))
-            self._scratch = np.memmap(handle, dtype=np.uint8, mode="r+", shape=shape)
+            self._scratch = _scratch(shape)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -152,6 +151,21 @@ class TrainingFrames(Dataset):
         return picked
 
 
+def _scratch(shape: tuple[int, int]) -> np.memmap | None:
+    """Zeros in a file without a name, its space taken at once: a map that outgrows the disk kills the process.
+
+    None, with a warning, where there is no room.
+    """
+    try:
+        handle = tempfile.TemporaryFile(prefix="backdrop-")  # noqa: SIM115 - lives as long as the map
+        os.posix_fallocate(handle.fileno(), 0, math.prod(shape))
+    except OSError as fault:
+        size = f"{math.prod(shape) / 1e6:.0f} MB of decoded frames"
+        tqdm.write(f"warning: no room for {size} ({fault.strerror or fault}); slower without, TMPDIR names the folder")
+        return None
+    return np.memmap(handle, dtype=np.uint8, mode="r+", shape=shape)
+
+
 def generator_at(seed: int, iteration: int, device: torch.device | str = "cpu") -> torch.Generator:
     """The random numbers of one iteration."""
     return torch.Generator(device).manual_seed(seed * _SEED_STRIDE + iteration)
@@ -166,6 +180,35 @@ def run_key(name: str, sections: Sequence[Any], *files: Path) -> str:
     for path in (*files, *sorted(Path(file) for file in library if file)):
         digest.update(path.read_bytes())
     return f"{name}-{digest.hexdigest()[:16]}"
+
+
+class _Told:
+    """A file that keeps the error of a refused write."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.fault: OSError | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as fault:
+            self.fault = fault
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _save(state: dict[str, Any], file: IO[bytes]) -> None:
+    """torch.save, which puts an error of its own in the place of the file's."""
+    told = _Told(file)
+    try:
+        torch.save(state, told)  # type: ignore[arg-type] # it needs no more
+    except RuntimeError:
+        if told.fault is not None:
+            raise told.fault from None
+        raise
 
 
 class Checkpoints:
@@ -191,11 +234,17 @@ class Checkpoints:
     def save(self, state: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        with part.open("wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
+        try:
+            with writing(self.path):
+                with part.open("wb") as file:
+                    _save(dict(state), file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(self.path)
+        except WriteError:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
+            raise
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -279,21 +328,28 @@ def set_rates(optimizer: Any, rates: Sequence[float], factor: float) -> None:
         group["lr"] = rate * factor
 
 
-def open_live(folder: Path, history: Sequence[Mapping[str, float]]) -> Live:
+@contextmanager
+def open_live(folder: Path, history: Sequence[Mapping[str, float]]) -> Iterator[Live]:
     """DVCLive's curves in `folder`; what a resumed run had logged is logged again."""
-    shutil.rmtree(folder, ignore_errors=True)
-    live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
-    for row in history:
-        _write_row(live, row)
-    return live
+    with writing(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
+    try:
+        for row in history:
+            _write_row(live, row)
+        yield live
+    finally:
+        with writing(folder):
+            live.end()
 
 
 def _write_row(live: Live, row: Mapping[str, float]) -> None:
-    live.step = int(row["iteration"])
-    for key, value in row.items():
-        if key != "iteration":
-            live.log_metric(key, value)
-    live.make_summary()
+    with writing(live.dir):
+        live.step = int(row["iteration"])
+        for key, value in row.items():
+            if key != "iteration":
+                live.log_metric(key, value)
+        live.make_summary()
 
 
 def log_row(live: Live, row: dict[str, float], history: list) -> None:

@@ -12,6 +12,7 @@ import filecmp
 import io
 import json
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from backdrop.errors import BackdropError
-from backdrop.video import FOREGROUND, VOID, ZIP_FAULTS, show
+from backdrop.video import FOREGROUND, VOID, ZIP_FAULTS, atomic_path, show
 
 Mask = Bool[np.ndarray, "H W"]
 Soft = Float32[np.ndarray, "H W"]
@@ -146,8 +147,16 @@ def read_threshold(predictions_dir: Path | str) -> tuple[float, str]:
 def write_threshold(folder: Path, threshold: float, chosen_on: str) -> dict[str, Any]:
     """What `read_threshold` reads; returns what it wrote."""
     result = {"threshold": float(threshold), "chosen_on": chosen_on}
-    (folder / THRESHOLD).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with atomic_path(folder / THRESHOLD) as temporary:
+        temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """All files of a folder into another, each whole or not at all."""
+    for file in sorted(source.iterdir()):
+        with atomic_path(target / file.name) as temporary:
+            shutil.copyfile(file, temporary)
 
 
 def same_predictions(first: Path | str, second: Path | str) -> bool:

@@ -7,8 +7,10 @@ made from records alone; only pictures and soft masks are written while segmenti
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,17 +20,19 @@ from pycocotools import mask as coco_mask
 from tqdm import tqdm
 
 from backdrop.crf import refine
-from backdrop.errors import BackdropError
+from backdrop.errors import BackdropError, WriteError
 from backdrop.instances import Labels, Linker, find_instances
 from backdrop.masks import Box, Mask, box_pixels
 from backdrop.overlay import Picture, draw_mask
 from backdrop.params import CRFParams
 from backdrop.segmenter import Prediction, Segmenter
 from backdrop.sources import Frame, Source, frames_of
-from backdrop.video import atomic_path, encode_jpeg, encode_png, show
+from backdrop.video import atomic_path, encode_jpeg, encode_png, show, writing
 
 VERSION = 3
 """Of the records; others are made anew."""
+LOCK = ".lock"
+"""In the output folder; held by the process that writes there (see `alone_in`)."""
 PICTURES = ("masks", "overlay", "npz")
 """What is written while segmenting."""
 COLORS = [
@@ -225,6 +229,31 @@ def picture_path(out: Path, kind: str, source: Source, frame: int) -> Path:
     return out / kind / source.name / f"{frame:06d}{suffix}"
 
 
+@contextmanager
+def alone_in(out: Path) -> Iterator[None]:
+    """Keep other processes out of an output folder, which is made if missing, until the block ends.
+
+    The system gives the lock back when the process dies, however it dies. Where the file system knows no locks, there
+    is none.
+
+    Raises:
+        BackdropError: another process holds it, or `out` cannot be written.
+    """
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+        stream = (out / LOCK).open("ab")
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BackdropError(
+                f"another `backdrop predict` is writing into {show(out)}; wait for it, or choose another folder"
+            ) from None
+        except OSError:
+            pass
+        yield
+
+
 def predict_source(
     segmenter: Segmenter,
     source: Source,
@@ -257,7 +286,7 @@ def predict_source(
     for record in keep.frames:
         linker.numbers([part.decoded() for part in record.instances or ()], [p.number for p in record.instances or ()])
     waiting = (frame for frame in frames_of(source, settings.every) if frame.number not in done)
-    with path.open("ab") as stream:
+    with writing(path), path.open("ab") as stream:
         for frames in _batches(waiting, batch):
             predictions = segmenter.predict_batch([frame.image for frame in frames], settings.instances)
             for frame, prediction in zip(frames, predictions, strict=True):
@@ -352,7 +381,8 @@ def predict_all(
 ) -> list[tuple[Source, BackdropError]]:
     """Segment all sources, images one after the other as frames of one progress bar; the faults, if any.
 
-    A source that cannot be read does not keep the others from being segmented.
+    A source that cannot be read does not keep the others from being segmented. Two processes in one folder would write
+    into each other's records: see `alone_in`.
 
     Raises:
         BackdropError: `out` cannot be written.
@@ -365,9 +395,9 @@ def predict_all(
             with inner:
                 try:
                     predict_source(segmenter, source, out, settings, pictures, batch, inner)
+                except WriteError:
+                    raise
                 except BackdropError as fault:
-                    if "cannot write" in str(fault):
-                        raise
                     faults.append((source, fault))
             bar.update()
     return faults

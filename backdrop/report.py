@@ -25,7 +25,7 @@ from backdrop.datasets import read_index
 from backdrop.errors import BackdropError
 from backdrop.masks import MaskArchive, split_truth
 from backdrop.overlay import TINT, TRUTH, draw_mask, frame_sheet
-from backdrop.video import FrameArchive, atomic_path, encode_jpeg, encode_png, resize, show
+from backdrop.video import FrameArchive, atomic_path, encode_jpeg, encode_png, resize, show, sweep
 
 NAMES = {
     "method": "Backdrop, what ships",
@@ -88,6 +88,7 @@ def write_report(project: Path, path: Path, pictures: Path | None = None) -> Pat
         params=_text(project / "params.yaml"),
         provenance=_text(project / "metrics" / "provenance.json"),
     )
+    sweep(path)
     with atomic_path(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
     if pictures is not None:

@@ -7,7 +7,6 @@ The same folder then also gives what detector and synthesis network find alone: 
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from itertools import islice
@@ -25,7 +24,7 @@ from backdrop import datasets, spatial
 from backdrop.detector import Detector
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
-from backdrop.masks import BOXES, box_from_mask, entry, write_threshold
+from backdrop.masks import BOXES, box_from_mask, copy_files, entry, write_threshold
 from backdrop.params import DetectorParams, SegmentParams, SynthesisParams
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import SPECK, Student, subject_component
@@ -389,7 +388,7 @@ def segment_all(
         for folder in folders
     ]
     if student is None:
-        shutil.copytree(out_dir, paper_dir, dirs_exist_ok=True)
+        copy_files(out_dir, paper_dir)
     return results[0]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import warnings
 from collections.abc import Callable
 
-from backdrop.errors import BackdropError
+from backdrop.errors import UNWRITABLE, BackdropError
 
 
 def worker_count(workers: int) -> int:
@@ -19,9 +18,9 @@ def worker_count(workers: int) -> int:
 def explain(fault: BaseException) -> str | None:
     """What to do about a machine that gave out; None: it is a fault of the program."""
     kind = type(fault).__name__
-    if isinstance(fault, OSError) and fault.errno in _DISK:
+    if isinstance(fault, OSError) and fault.errno in UNWRITABLE:
         where = f"{fault.filename!r}: " if fault.filename else ""
-        return f"cannot write: {where}{fault.strerror}; {_DISK[fault.errno]}, and run the same command again"
+        return f"cannot write: {where}{fault.strerror}; {UNWRITABLE[fault.errno]}, and run the same command again"
     if isinstance(fault, MemoryError) or kind == "OutOfMemoryError":
         return f"out of memory ({str(fault).splitlines()[0] if str(fault) else kind}); {_LESS}"
     if kind == "TerminatedWorkerError":
@@ -32,13 +31,6 @@ def explain(fault: BaseException) -> str | None:
     return None
 
 
-_DISK = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space of your quota",
-    errno.EROFS: "make the disk writable or work elsewhere",
-    errno.EACCES: "give yourself the right to write there",
-    errno.EPERM: "give yourself the right to write there",
-}
 _LESS = "lower the batch or the size of this stage, or compute.workers, and run the same command again"
 
 

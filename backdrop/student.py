@@ -13,6 +13,7 @@ No ground truth is read here. Frames of test and validation sequences are never 
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,8 +55,8 @@ from backdrop.scores import best_threshold, jaccard
 from backdrop.segmenter import Segmenter
 from backdrop.stage import worker_count
 from backdrop.unet import Student, StudentNetwork, near_subject, subject_component
-from backdrop.video import FrameArchive
-from backdrop.weights import load_network, save_network
+from backdrop.video import FrameArchive, writing
+from backdrop.weights import load_network, save_network, whole_folder
 
 CONSENSUS_FRAMES = 40
 """Frames of a sequence, spread over it, by which the weights of its cues are judged."""
@@ -242,8 +243,15 @@ def _refit(work: Work, span: range, params: StabilizeParams, size: tuple[int, in
 
 
 def _allocate(path: Path, shape: tuple[int, ...], fill: int) -> None:
-    """A .npy file of uint8 on disk, written without holding it in memory."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    """A .npy file of uint8 on disk, written without holding it in memory.
+
+    Raises:
+        WriteError: the disk is full.
+    """
+    with writing(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        with path.open("r+b") as file:  # a map that the disk has no room for is no error but a killed process
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     if fill:
         for row in array:
             row[...] = fill
@@ -569,10 +577,8 @@ def _batches(count: int, size: int) -> Iterator[range]:
 def pass_through(joint_dir: Path, out_dir: Path, log_dir: Path) -> None:
     """No rounds: the papers' model is the segmenter."""
     load_network(joint_dir)
-    part = out_dir.with_name(out_dir.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(joint_dir, part)
-    shutil.rmtree(out_dir, ignore_errors=True)
-    part.rename(out_dir)
+    with whole_folder(out_dir) as part:
+        for file in sorted(joint_dir.iterdir()):
+            shutil.copyfile(file, part / file.name)
     with open_live(log_dir, []) as live:
         log_row(live, {"iteration": 0, "round": 0}, [])

@@ -43,6 +43,7 @@ from backdrop.model import Model, Schedule, Step, autoencode
 from backdrop.params import TrainParams
 from backdrop.pretraining import load_inpainter
 from backdrop.synthesis import SynthesisNetwork
+from backdrop.video import writing
 from backdrop.weights import save_network
 
 START_FRAMES = 12
@@ -169,7 +170,8 @@ class JointTraining:
                 if row and (iteration % train.log_every == 0 or last):
                     log_row(live, self._summary(iteration, row, step), history)
                 if step and train.overlay_every and ((iteration + 1) % train.overlay_every == 0 or last):
-                    live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(step))
+                    with writing(self.log_dir):
+                        live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(step))
                 if (iteration + 1) % train.checkpoint_every == 0 and not last:
                     self._save(iteration + 1, history)
             bar.close()

@@ -7,7 +7,7 @@ Everything streams: no function here holds more than a few frames. Images are RG
 from __future__ import annotations
 
 import csv
-import errno
+import glob
 import heapq
 import io
 import os
@@ -32,7 +32,7 @@ from av.sidedata.sidedata import Type as SideData
 from jaxtyping import UInt8
 from PIL import Image, ImageOps
 
-from backdrop.errors import BackdropError
+from backdrop.errors import UNWRITABLE, BackdropError, WriteError
 
 RGB = UInt8[np.ndarray, "H W 3"]
 Gray = UInt8[np.ndarray, "H W"]
@@ -44,7 +44,6 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs
 
 _CODECS = {"h264": "libx264", "mpeg4": "mpeg4", "mjpeg": "mjpeg"}
-_NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS}
 # what zipfile raises on damaged bytes, depending on which byte it is
 ZIP_FAULTS = (OSError, KeyError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile)
 _FRAME_COLUMNS = ["frame", "name", "time_s", "has_mask"]
@@ -57,35 +56,59 @@ def show(path: Path | str) -> str:
 
 
 @contextmanager
+def writing(path: Path | str) -> Iterator[None]:
+    """What the system refuses to write in the block is an error that names `path`: a failed write does not.
+
+    Raises:
+        WriteError: the folder cannot be written, or the disk is full.
+    """
+    try:
+        yield
+    except OSError as fault:
+        if fault.errno not in UNWRITABLE:
+            raise
+        raise WriteError(
+            f"cannot write {show(path)}: {fault.strerror}; {UNWRITABLE[fault.errno]} or choose another folder, "
+            "and run the same command again"
+        ) from fault
+
+
+@contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
 
     The temporary name is hidden and keeps the suffix, from which writers take the format.
 
     Raises:
-        BackdropError: the folder cannot be written, or the disk is full.
+        WriteError: the folder cannot be written, or the disk is full.
     """
     path = Path(path)
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp's files are private; an output is as readable as any other
-        temporary.replace(path)
-    except OSError as fault:
-        if fault.errno not in _NOT_WRITABLE:
-            raise
-        raise BackdropError(
-            f"cannot write {show(path)}: {fault.strerror}; free some space or choose another folder"
-        ) from fault
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=path.suffix, dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            yield temporary
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)  # mkstemp's files are private; an output is as readable as any other
+            temporary.replace(path)
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def sweep(path: Path | str) -> None:
+    """Remove what a killed process left of `atomic_path(path)`; nobody else may be writing it.
+
+    For files whose folder is no output as a whole: such a folder is emptied before each run.
+    """
+    path = Path(path)
+    random = "[a-z0-9_]" * 8  # of mkstemp
+    for left in path.parent.glob(f".{glob.escape(path.stem[:40])}.{random}{glob.escape(path.suffix)}"):
+        left.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------------------------------------- images

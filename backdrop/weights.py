@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from backdrop.errors import BackdropError
+from backdrop.video import writing
 
 
 def save_network(folder: Path, network: nn.Module | Mapping[str, nn.Module], config: Mapping[str, Any]) -> None:
@@ -22,14 +24,31 @@ def save_network(folder: Path, network: nn.Module | Mapping[str, nn.Module], con
         for name, part in parts.items()
         for key, value in part.state_dict().items()
     }
+    with whole_folder(folder) as part:
+        (part / "model.safetensors").write_bytes(save(state))  # save_file's errors do not tell a full disk
+        (part / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
+
+    Its name is always the same: what a killed process left goes with the next run.
+
+    Raises:
+        WriteError: it cannot be written, or the disk is full.
+    """
     folder = Path(folder)
-    part_folder = folder.with_name(folder.name + ".part")
-    shutil.rmtree(part_folder, ignore_errors=True)
-    part_folder.mkdir(parents=True)
-    save_file(state, part_folder / "model.safetensors")
-    (part_folder / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    part_folder.rename(folder)
+    part = folder.with_name(folder.name + ".part")
+    try:
+        with writing(folder):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            yield part
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_network(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

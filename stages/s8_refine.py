@@ -4,11 +4,10 @@ The same CRF on the masks of detector and synthesis network without the student 
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 from backdrop.crf import choose_refined_threshold, refine_all
-from backdrop.masks import read_threshold, same_predictions, write_threshold
+from backdrop.masks import copy_files, read_threshold, same_predictions, write_threshold
 from backdrop.params import load_params
 from backdrop.stage import run, worker_count
 
@@ -33,7 +32,7 @@ def main() -> None:
     read_threshold(args.predictions_paper)  # if it is missing, it is named before anything is computed
     refine(args.predictions, args.out, args.davis)
     if same_predictions(args.predictions, args.predictions_paper):  # no student: the same masks, then
-        shutil.copytree(args.out, args.out_paper, dirs_exist_ok=True)
+        copy_files(args.out, args.out_paper)
     else:
         refine(args.predictions_paper, args.out_paper, None)
 

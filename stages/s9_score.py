@@ -10,6 +10,7 @@ from backdrop.overlay import contact_sheet_all
 from backdrop.params import load_params
 from backdrop.provenance import provenance
 from backdrop.stage import run, worker_count
+from backdrop.video import atomic_path, sweep
 
 
 def main() -> None:
@@ -36,13 +37,19 @@ def main() -> None:
     )
     scores = score_all(folders, params.data_layout, workers)
     args.out.mkdir(parents=True, exist_ok=True)
-    scores.per_sequence.to_csv(args.out / "per_sequence.csv", index=False)
-    scores.per_frame.to_csv(args.out / "per_frame.csv", index=False)
+    _write(args.out / "per_sequence.csv", scores.per_sequence.to_csv(index=False))
+    _write(args.out / "per_frame.csv", scores.per_frame.to_csv(index=False))
     names = read_index(args.frames, usable=True)["sequence"].tolist()
     contact_sheet_all(args.frames, args.predictions, args.masks, args.out / "plots", names, scores.per_frame)
     facts = provenance(args.frames / "index.csv", params.seed, params.compute.device)
-    (args.out / "provenance.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    (args.out / "scores.json").write_text(json.dumps(scores.summary, indent=2) + "\n", encoding="utf-8")
+    _write(args.out / "provenance.json", json.dumps(facts, indent=2) + "\n")
+    _write(args.out / "scores.json", json.dumps(scores.summary, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    sweep(path)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

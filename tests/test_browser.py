@@ -21,7 +21,7 @@ from backdrop.report import write_report
 from backdrop.segmenter import Segmenter
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.test_report import project
-from tests.tiny import ROOT, environment, untrained_model
+from tests.tiny import ROOT, environment, write_model
 
 pytestmark = pytest.mark.slow
 assert project  # a fixture
@@ -43,7 +43,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return untrained_model(tmp_path_factory.mktemp("model") / "segmenter")
+    return write_model(tmp_path_factory.mktemp("model") / "segmenter")
 
 
 @pytest.fixture(scope="module")

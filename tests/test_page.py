@@ -24,7 +24,7 @@ from backdrop.overlay import draw_mask
 from backdrop.segmenter import Segmenter
 from backdrop.video import decode_video, encode_video
 from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import small_params, untrained_model
+from tests.tiny import small_params, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +35,7 @@ LIMIT = 0.3
 
 @pytest.fixture(scope="module")
 def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
-    return Segmenter.load(untrained_model(tmp_path_factory.mktemp("model")), "cpu")
+    return Segmenter.load(write_model(tmp_path_factory.mktemp("model")), "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -19,50 +18,17 @@ from backdrop.masks import MaskArchive, Predictions
 from backdrop.params import compose
 from backdrop.video import FrameArchive
 from tests.graph import library_files
-from tests.tiny import ROOT, commands, copy_project, environment, run_stage, small_values, stage_names
+from tests.project import Project, new_project
+from tests.tiny import ROOT, commands, run_stage, small_values, stage_names
 
 FIELDS = {"J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "precision", "recall", "threshold"}
 CLIPS = {"train", "val", "test"}
 
 
-class Project:
-    """A copy of the project as a git repository of its own, and the commands a person gives in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root / "project"
-        self.root.mkdir()
-        self.env = environment(PYTHONPATH=str(self.root), DVC_SITE_CACHE_DIR=str(root / "site"), HOME=str(root))
-        self.said = ""
-
-    def __call__(self, *command: str) -> str:
-        done = subprocess.run(
-            command,
-            cwd=self.root,
-            env=self.env,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=600,
-        )
-        assert done.returncode == 0, f"{command}:\n{done.stdout}"
-        return done.stdout
-
-    def ran(self, said: str) -> set[str]:
-        return {name.split("@")[0] for name in re.findall(r"Running stage '([^']+)'", said)}
-
-    def scores(self) -> dict[str, Any]:
-        return json.loads((self.root / "metrics" / "scores.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """After `git init`, a commit, and the first `dvc repro`."""
-    project = Project(tmp_path_factory.mktemp("pipeline"))
-    copy_project(project.root, {"lambda": 0.5})
-    project("python", "-m", "backdrop.params")
-    project("git", "init", "-q")
-    project("git", "add", "-A")
-    project("git", "commit", "-qm", "Start")
+    project = new_project(tmp_path_factory.mktemp("pipeline"), {"lambda": 0.5})
     project.said = project("dvc", "repro")
     project("git", "add", "-A")
     project("git", "commit", "-qm", "Run")

@@ -31,7 +31,7 @@ from backdrop.sources import Source, find_sources, frames_of, natural
 from backdrop.video import decode_video, encode_video
 from tests.command import call
 from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import ROOT, untrained_model
+from tests.tiny import ROOT, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -41,7 +41,7 @@ PLAIN = Settings("model", 0.5, None)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return untrained_model(tmp_path_factory.mktemp("model") / "segmenter")
+    return write_model(tmp_path_factory.mktemp("model") / "segmenter")
 
 
 @pytest.fixture(scope="module")

@@ -93,7 +93,7 @@ def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> No
     write_index(root / "frames", [{"sequence": n, "split": s, "frames": frames} for n, s in splits.items()])
 
 
-def untrained_model(folder: Path) -> Path:
+def write_model(folder: Path) -> Path:
     """A model folder with a student for `scene`, whose masks are something between empty and full."""
     torch.manual_seed(1)
     params = small_params()
