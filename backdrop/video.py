@@ -17,7 +17,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -255,7 +255,7 @@ class FrameArchive:
     def image(self, t: int) -> RGB:
         """Frame t, 0 <= t < len, (H, W, 3) RGB."""
         self._check(t)
-        image = cv2.imdecode(_buffer(self._read(f"images/{t:06d}.jpg", f"frame {t}")), cv2.IMREAD_COLOR_RGB)
+        image = decode_stored(self._read(f"images/{t:06d}.jpg", f"frame {t}"), cv2.IMREAD_COLOR_RGB)
         if image is None:
             raise self._damaged(f"frame {t}")
         return image  # type: ignore[return-value]
@@ -269,7 +269,7 @@ class FrameArchive:
         """Ground truth of frame t at the truth's own size: 0 background, 255 foreground, 128 void; None without."""
         if not self.has_mask(t):
             return None
-        mask = cv2.imdecode(_buffer(self._read(f"masks/{t:06d}.png", f"mask {t}")), cv2.IMREAD_UNCHANGED)
+        mask = decode_stored(self._read(f"masks/{t:06d}.png", f"mask {t}"))
         if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
             raise self._damaged(f"mask {t}")
         return mask  # type: ignore[return-value]
@@ -292,8 +292,12 @@ class FrameArchive:
         return BackdropError(f"{show(self.path)}: {what} is missing or damaged; run the stage frames again")
 
 
-def _buffer(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, dtype=np.uint8)
+def decode_stored(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
+    """The picture of an archive's entry, BGR unless `flags` say RGB; None where the bytes are none."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # no byte at all, or a header of gigapixels
+        return None
 
 
 # ------------------------------------------------------------------------------------------ video files
@@ -590,8 +594,9 @@ def _declared_duration(container: Any, stream: Any, declared: int | None, fps: f
     if "matroska" in kind:
         tag = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng")
         if tag:
-            hours, minutes, seconds = tag.split(":")
-            return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+            with suppress(ValueError):  # the tag is text, and may say anything
+                hours, minutes, seconds = tag.split(":")
+                return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
         if len(container.streams) == 1 and container.duration:  # else the sound may be what lasts that long
             return container.duration / av.time_base
     return None
