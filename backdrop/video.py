@@ -56,6 +56,11 @@ def show(path: Path | str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def is_file_name(text: str) -> bool:
+    """Whether a name from a table is that of a file in the very folder it is put into."""
+    return text not in ("", ".", "..") and not {"/", "\0"} & set(text)
+
+
 @contextmanager
 def atomic_path(path: Path | str) -> Iterator[Path]:
     """A temporary path beside `path` that becomes `path` when the block ends well, and vanishes when it does not.
@@ -235,6 +240,8 @@ class FrameArchive:
             self.names = [row["name"] for row in rows]
             self.times = np.array([float(row["time_s"]) for row in rows], dtype=np.float64)
             self._has_mask = [bool(int(row["has_mask"])) for row in rows]
+            if not all(is_file_name(name) for name in self.names):
+                raise ValueError("a frame's name leads elsewhere")
         except (KeyError, TypeError, ValueError, csv.Error) as fault:
             raise BackdropError(f"{show(self.path)}: frames.csv is not ours; run the stage frames again") from fault
 
