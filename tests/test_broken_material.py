@@ -575,6 +575,7 @@ def pictures() -> list[bytes]:
 PICTURES = pictures()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, of damaged TIFF
 @settings(max_examples=150, deadline=None)
 @given(data=st.sampled_from(PICTURES), change=damage())
 def test_a_damaged_picture_is_pixels_or_one_error(data: bytes, change: Callable[[bytes], bytes]) -> None:
