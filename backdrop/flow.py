@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from backdrop.errors import BackdropError
 from backdrop.homography import Images, load_homographies, map_sequences, usable_sequences, warp
-from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive
+from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive, decode_stored
 
 if TYPE_CHECKING:
     import torch
@@ -379,10 +379,7 @@ def decode_flow(png: bytes) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarr
     Raises:
         BackdropError: the bytes are no 16-bit PNG of three channels.
     """
-    try:
-        bgr = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        bgr = None
+    bgr = decode_stored(png)
     if bgr is None or bgr.dtype != np.uint16 or bgr.ndim != 3 or bgr.shape[2] != 3:
         raise BackdropError("no flow PNG (16 bits, three channels)")
     valid = bgr[..., 0] > 0
@@ -399,14 +396,14 @@ class FlowArchive:
         self._owner = -1
         try:
             with zipfile.ZipFile(self.path) as archive:
-                self._names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+                self._count = sum(name.endswith(".png") for name in archive.namelist())
         except FileNotFoundError:
             raise BackdropError(f"{self.path} does not exist: run the stage flow") from None
         except ZIP_FAULTS as error:
             raise BackdropError(f"{self.path} is no archive ({error}): run the stage flow again") from None
 
     def __len__(self) -> int:
-        return len(self._names)
+        return self._count
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_zip": None, "_owner": -1}
@@ -420,8 +417,8 @@ class FlowArchive:
         try:
             if self._zip is None or self._owner != os.getpid():  # a forked child must not share the file's position
                 self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
-            return decode_flow(self._zip.read(self._names[t]))
-        except (BackdropError, IndexError, *ZIP_FAULTS) as error:
+            return decode_flow(self._zip.read(f"{t:06d}.png"))  # by its name: a damaged one must not shift the others
+        except (BackdropError, *ZIP_FAULTS) as error:
             raise BackdropError(f"{self.path}, frame {t}: {error}: run the stage flow again") from None
 
     def flow(self, t: int) -> Float32[np.ndarray, "h w 2"]:

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from backdrop.errors import BackdropError
-from backdrop.video import FOREGROUND, VOID, ZIP_FAULTS, atomic_path, show
+from backdrop.video import FOREGROUND, VOID, ZIP_FAULTS, atomic_path, decode_stored, show
 
 Mask = Bool[np.ndarray, "H W"]
 Soft = Float32[np.ndarray, "H W"]
@@ -75,7 +75,7 @@ class MaskArchive:
         Raises:
             BackdropError: the entry is missing or damaged.
         """
-        image = cv2.imdecode(np.frombuffer(self._read(entry(t)), np.uint8), cv2.IMREAD_UNCHANGED)
+        image = decode_stored(self._read(entry(t)))
         if image is None or image.ndim != 2 or image.dtype != np.uint8:
             raise self._damaged(entry(t))
         return image  # type: ignore[return-value]

@@ -438,6 +438,23 @@ def validate(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
         raise BackdropError(f"{source} has {len(lines)} problem(s):\n" + "\n".join(lines)) from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain YAML without aliases: a few lines of them can stand for more values than any memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read; write the value out", mark)
+        return super().compose_node(parent, index)
+
+
+def _load(path: Path) -> Any:
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no Unicode, or no date or number
+        raise BackdropError(f"{path} is no YAML: {error}") from None
+
+
 def read(path: str | Path) -> Params:
     """Read and check a parameter file.
 
@@ -446,11 +463,9 @@ def read(path: str | Path) -> Params:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _load(path)
     except FileNotFoundError:
         raise BackdropError(f"{path} does not exist: run from the repository's root, or `make params` first") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BackdropError(f"{path} is no YAML: {error}") from None
     if not isinstance(values, dict):
         raise BackdropError(f"{path} must hold a mapping of sections; `make params` composes one from conf/")
     return validate(values, str(path))
@@ -477,6 +492,8 @@ def compose(overrides: list[str], path: Path = Path("params.yaml"), conf: Path =
     """Compose `path` from `conf` with Hydra, by the very function that `dvc exp run` calls, and check it."""
     from dvc.utils.hydra import compose_and_dump
 
+    for file in sorted(conf.rglob("*.yaml")):  # Hydra would write aliases out, however many
+        _load(file)
     compose_and_dump(path, str(conf.resolve()), None, "config", str(conf.resolve() / "plugins"), overrides)
     read(path)
 

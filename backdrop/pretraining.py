@@ -33,7 +33,7 @@ from backdrop.loop import (
 from backdrop.losses import square_distance
 from backdrop.params import ComputeParams, InpainterParams
 from backdrop.spatial import hole as hole_mask
-from backdrop.weights import load_network, save_network
+from backdrop.weights import load_network, save_network, with_weights
 
 CHECKPOINT_EVERY = 500
 """Iterations between two resume checkpoints."""
@@ -49,9 +49,8 @@ def load_inpainter(folder: Path) -> Inpainter:
     """
     state, config = load_network(folder)
     try:
-        inpainter = Inpainter(config["channels"])
-        inpainter.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError) as error:
+        inpainter = with_weights(lambda: Inpainter(config["channels"]), state)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise BackdropError(f"{folder} holds no inpainter ({reason}): run the stage inpaint again") from None
     return inpainter.freeze()

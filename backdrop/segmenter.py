@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from joblib import Parallel, delayed
 from PIL import Image, ImageOps
+from pydantic import TypeAdapter
 from tqdm import tqdm
 
 from backdrop import datasets, spatial
@@ -25,11 +26,11 @@ from backdrop.detector import Detector
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.masks import BOXES, box_from_mask, copy_files, entry, write_threshold
-from backdrop.params import DetectorParams, SegmentParams, SynthesisParams
+from backdrop.params import DetectorParams, SegmentParams, Size, SynthesisParams
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import SPECK, Student, subject_component
 from backdrop.video import RGB, ArchiveWriter, FrameArchive, decode_image, decode_video, encode_png, rgb
-from backdrop.weights import load_network
+from backdrop.weights import load_network, with_weights
 
 BOX_LEVEL = 0.3
 """A shipped box holds what the student's mask shows above this: faint limbs belong to it. On three validation videos
@@ -133,18 +134,19 @@ class Segmenter:
         folder = Path(folder)
         state, config = load_network(folder)
         try:
-            detector = Detector(DetectorParams.model_validate(config["detector"]), "none")
-            synthesis = SynthesisNetwork(SynthesisParams.model_validate(config["synthesis"]), "none")
-            for name, network in (("detector", detector), ("synthesis", synthesis)):
-                network.load_state_dict(
-                    {k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")}
-                )
-            width, height = config["size"]
+            of = {
+                part: {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
+                for part in ("detector", "synthesis", "student")
+            }
+            own_d = DetectorParams.model_validate(config["detector"])
+            own_s = SynthesisParams.model_validate(config["synthesis"])
+            detector = with_weights(lambda: Detector(own_d, "none"), of["detector"])
+            synthesis = with_weights(lambda: SynthesisNetwork(own_s, "none"), of["synthesis"])
+            width, height = TypeAdapter(Size).validate_python(config["size"])
             chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
             student = None
             if "student" in config:
-                own = {k.removeprefix("student."): v for k, v in state.items() if k.startswith("student.")}
-                student = Student.build(config["student"], own, chosen)
+                student = Student.build(config["student"], of["student"], chosen)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise BackdropError(f"{folder}: weights and config.json do not fit: {str(error).splitlines()[0]}") from None
         return cls(detector, synthesis, (width, height), chosen, student)

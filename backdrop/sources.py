@@ -94,7 +94,7 @@ def _named(found: Iterable[tuple[Path, Path]]) -> list[Source]:
     sources = []
     for file, relative in pairs:
         name = relative.with_suffix("").as_posix()
-        if plain[name] > 1:
+        if plain[name] > 1 or not Path(name).name.strip("."):  # of "...mp4" the folder above would be left
             name = relative.as_posix()
         taken[name] += 1
         if taken[name] > 1:

@@ -11,10 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32, UInt8
+from pydantic import BaseModel
 from torch import Tensor, nn
 
 from backdrop.encoder import normalize
 from backdrop.masks import Mask, Soft
+from backdrop.params import Count, Fraction, Size
+from backdrop.weights import with_weights
 
 GUIDE_EPSILON = 1e-2
 """Guided filter: variance of colors in [0, 1] below which a window counts as flat. (At 1e-3 and below, OpenCV's filter
@@ -69,6 +72,16 @@ class StudentNetwork(nn.Module):
         return self.head(x)[:, :, :height, :width].float()
 
 
+class _Config(BaseModel):
+    """The key `student` of a model folder's config.json; older ones lack the last two."""
+
+    channels: list[Count]
+    size: Size
+    guide: Fraction
+    subjects: Count = 1
+    threshold: Fraction | None = None
+
+
 class Student:
     """A student network ready to predict.
 
@@ -98,10 +111,9 @@ class Student:
     @classmethod
     def build(cls, config: dict[str, Any], state: dict[str, Tensor], device: torch.device) -> Student:
         """From the key `student` of a model folder's config.json, and its weights (without the prefix)."""
-        network = StudentNetwork(config["channels"])
-        network.load_state_dict(state)
-        size = (config["size"][0], config["size"][1])
-        return cls(network, size, config["guide"], device, config.get("subjects", 1), config.get("threshold"))
+        own = _Config.model_validate(config)
+        network = with_weights(lambda: StudentNetwork(own.channels), state)
+        return cls(network, own.size, own.guide, device, own.subjects, own.threshold)
 
     @torch.inference_mode()
     def soft(self, images: Sequence[np.ndarray], subjects: int | None = None) -> list[Float32[np.ndarray, "h w"]]:

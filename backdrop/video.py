@@ -17,7 +17,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -53,6 +53,11 @@ def show(path: Path | str) -> str:
     """A path for a message or a table: one line of valid Unicode, whatever bytes the file is named by."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def is_file_name(text: str) -> bool:
+    """Whether a name from a table is that of a file in the very folder it is put into."""
+    return text not in ("", ".", "..") and not {"/", "\0"} & set(text)
 
 
 @contextmanager
@@ -258,6 +263,8 @@ class FrameArchive:
             self.names = [row["name"] for row in rows]
             self.times = np.array([float(row["time_s"]) for row in rows], dtype=np.float64)
             self._has_mask = [bool(int(row["has_mask"])) for row in rows]
+            if not all(is_file_name(name) for name in self.names):
+                raise ValueError("a frame's name leads elsewhere")
         except (KeyError, TypeError, ValueError, csv.Error) as fault:
             raise BackdropError(f"{show(self.path)}: frames.csv is not ours; run the stage frames again") from fault
 
@@ -278,7 +285,7 @@ class FrameArchive:
     def image(self, t: int) -> RGB:
         """Frame t, 0 <= t < len, (H, W, 3) RGB."""
         self._check(t)
-        image = cv2.imdecode(_buffer(self._read(f"images/{t:06d}.jpg", f"frame {t}")), cv2.IMREAD_COLOR_RGB)
+        image = decode_stored(self._read(f"images/{t:06d}.jpg", f"frame {t}"), cv2.IMREAD_COLOR_RGB)
         if image is None:
             raise self._damaged(f"frame {t}")
         return image  # type: ignore[return-value]
@@ -292,7 +299,7 @@ class FrameArchive:
         """Ground truth of frame t at the truth's own size: 0 background, 255 foreground, 128 void; None without."""
         if not self.has_mask(t):
             return None
-        mask = cv2.imdecode(_buffer(self._read(f"masks/{t:06d}.png", f"mask {t}")), cv2.IMREAD_UNCHANGED)
+        mask = decode_stored(self._read(f"masks/{t:06d}.png", f"mask {t}"))
         if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
             raise self._damaged(f"mask {t}")
         return mask  # type: ignore[return-value]
@@ -315,8 +322,12 @@ class FrameArchive:
         return BackdropError(f"{show(self.path)}: {what} is missing or damaged; run the stage frames again")
 
 
-def _buffer(data: bytes) -> np.ndarray:
-    return np.frombuffer(data, dtype=np.uint8)
+def decode_stored(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
+    """The picture of an archive's entry, BGR unless `flags` say RGB; None where the bytes are none."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # no byte at all, or a header of gigapixels
+        return None
 
 
 # ------------------------------------------------------------------------------------------ video files
@@ -613,8 +624,9 @@ def _declared_duration(container: Any, stream: Any, declared: int | None, fps: f
     if "matroska" in kind:
         tag = stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng")
         if tag:
-            hours, minutes, seconds = tag.split(":")
-            return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+            with suppress(ValueError):  # the tag is text, and may say anything
+                hours, minutes, seconds = tag.split(":")
+                return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
         if len(container.streams) == 1 and container.duration:  # else the sound may be what lasts that long
             return container.duration / av.time_base
     return None
