@@ -812,10 +812,8 @@ def _staging(out_dir: Path) -> Iterator[Path]:
     folder = out_dir / ".partial"
     shutil.rmtree(folder, ignore_errors=True)
     fresh = not out_dir.exists()
-    try:
+    with video.writing(out_dir):
         folder.mkdir(parents=True)
-    except OSError as fault:
-        raise BackdropError(f"cannot write into {show(out_dir)}: {fault.strerror}; choose another folder") from fault
     try:
         yield folder
     finally:

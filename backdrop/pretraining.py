@@ -104,8 +104,8 @@ def train_inpainter(
         optimizer.load_state_dict(state["optimizer"])
         start, history = state["iteration"], state["history"]
     every = max(1, params.iterations // 100)
-    with open_live(log_dir, history) as live:
-        bar = tqdm(total=params.iterations, initial=start, desc=f"inpainter {kind}", unit="it", mininterval=2)
+    bar = tqdm(total=params.iterations, initial=start, desc=f"inpainter {kind}", unit="it", mininterval=2)
+    with bar, open_live(log_dir, history) as live:
         for iteration, batch in enumerate(
             data.batches(seed, start, params.iterations, params.batch, loader_workers(fabric)), start
         ):
@@ -139,6 +139,5 @@ def train_inpainter(
                         "history": history,
                     }
                 )
-        bar.close()
     save_network(out_dir, network, {"kind": kind, "channels": params.channels, "size": list(size)})
     checkpoints.clear()

@@ -515,28 +515,27 @@ class SelfTraining:
         band = student.ignore if number + 1 >= student.hard_from else None
         self.network.train()
         seed = self.params.seed + number
-        bar = tqdm(total=total, initial=start, desc=f"student, round {number + 1}", unit="it", mininterval=2)
-        batches = self.data.batches(seed, start, total, student.batch, loader_workers(self.fabric))
-        for iteration, batch in enumerate(batches, start):
-            stored = np.stack([labels[s][t] for s, t in (self.data.items[int(i)] for i in batch.index)])
-            label = targets(torch.from_numpy(stored).to(self.fabric.device), band)
-            pixels = batch.image.to(self.fabric.device).float() / 255
-            image, label = augment(pixels, label, generator_at(seed, iteration))
-            loss = student_loss(self.model(to_normal(image)), label)
-            check_finite({"bce": loss}, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
-            self.optimizer.zero_grad(set_to_none=True)
-            self.fabric.backward(loss)
-            check_gradients(self.network, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
-            warm = min(1.0, (iteration + 1) / 20)
-            set_rates(self.optimizer, [student.rate], warm * cosine(iteration, total, student.decay))
-            self.optimizer.step()
-            bar.update()
-            if iteration % student.log_every == 0 or iteration + 1 == total:
-                row = {"iteration": number * total + iteration, "round": number + 1, "bce": float(loss.detach())}
-                log_row(live, row, history)
-            if (iteration + 1) % student.checkpoint_every == 0 or iteration + 1 == total:
-                self._checkpoint(number, iteration + 1, history)
-        bar.close()
+        with tqdm(total=total, initial=start, desc=f"student, round {number + 1}", unit="it", mininterval=2) as bar:
+            batches = self.data.batches(seed, start, total, student.batch, loader_workers(self.fabric))
+            for iteration, batch in enumerate(batches, start):
+                stored = np.stack([labels[s][t] for s, t in (self.data.items[int(i)] for i in batch.index)])
+                label = targets(torch.from_numpy(stored).to(self.fabric.device), band)
+                pixels = batch.image.to(self.fabric.device).float() / 255
+                image, label = augment(pixels, label, generator_at(seed, iteration))
+                loss = student_loss(self.model(to_normal(image)), label)
+                check_finite({"bce": loss}, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
+                self.optimizer.zero_grad(set_to_none=True)
+                self.fabric.backward(loss)
+                check_gradients(self.network, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
+                warm = min(1.0, (iteration + 1) / 20)
+                set_rates(self.optimizer, [student.rate], warm * cosine(iteration, total, student.decay))
+                self.optimizer.step()
+                bar.update()
+                if iteration % student.log_every == 0 or iteration + 1 == total:
+                    row = {"iteration": number * total + iteration, "round": number + 1, "bce": float(loss.detach())}
+                    log_row(live, row, history)
+                if (iteration + 1) % student.checkpoint_every == 0 or iteration + 1 == total:
+                    self._checkpoint(number, iteration + 1, history)
 
     def _checkpoint(self, number: int, iteration: int, history: list) -> None:
         done = iteration == self.student.iterations

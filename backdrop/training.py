@@ -158,8 +158,8 @@ class JointTraining:
         """Train from the last checkpoint (or the start) to the end and write `out_dir`."""
         train = self.params.train
         start, history = self._resume()
-        with open_live(self.log_dir, history) as live:
-            bar = tqdm(total=self.total, initial=start, desc="joint training", unit="it", mininterval=2)
+        bar = tqdm(total=self.total, initial=start, desc="joint training", unit="it", mininterval=2)
+        with bar, open_live(self.log_dir, history) as live:
             batches = self.data.batches(self.params.seed, start, self.total, train.batch, loader_workers(self.fabric))
             for iteration, batch in enumerate(batches, start):
                 name, schedule = phase(train, iteration)
@@ -174,7 +174,6 @@ class JointTraining:
                         live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(step))
                 if (iteration + 1) % train.checkpoint_every == 0 and not last:
                     self._save(iteration + 1, history)
-            bar.close()
         save_network(
             out_dir,
             {"detector": self.network.detector, "synthesis": self.network.synthesis},

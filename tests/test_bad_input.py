@@ -17,13 +17,18 @@ import pytest
 import torch
 import yaml
 
-from backdrop.detector import Detector
-from backdrop.inpainter import Inpainter
-from backdrop.synthesis import SynthesisNetwork
 from backdrop.video import encode_video
-from backdrop.weights import save_network
 from tests.runs import make_run
-from tests.tiny import commands, run_stage, small_params, small_values, stage, stage_names
+from tests.tiny import (
+    commands,
+    contents,
+    run_stage,
+    small_values,
+    stage,
+    stage_names,
+    write_outputs,
+    write_params,
+)
 
 VIDEOS = {"data.layout": "videos", "data.root": "clips", "data.protocol": "self"}
 
@@ -38,19 +43,6 @@ def image_folder(folder: Path, frames: list[np.ndarray]) -> None:
     folder.mkdir(parents=True)
     for t, frame in enumerate(frames):
         cv2.imwrite(str(folder / f"{t:05d}.png"), frame)
-
-
-def write_params(folder: Path, changes: dict[str, Any] | None = None) -> None:
-    (folder / "data").mkdir(exist_ok=True)  # as it is in a project: only what lies below is a stage's to make
-    (folder / "params.yaml").write_text(yaml.safe_dump(small_values(changes)))
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    """Every file and folder below, hidden ones too."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
-        for path in sorted(folder.rglob("*"))
-    }
 
 
 @pytest.fixture
@@ -266,17 +258,7 @@ def test_the_exit_status_and_the_message_of_a_real_process(tmp_path: Path) -> No
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """Outputs of all stages, as if the pipeline had run."""
-    make_run(tmp_path / "data", {"one": "train", "two": "test"}, frames=4)
-    for kind in ("rgb", "flow"):
-        save_network(tmp_path / "models" / f"inpainter_{kind}", Inpainter([4, 8]), {"channels": [4, 8]})
-    params = small_params()
-    networks = {
-        "detector": Detector(params.detector, "none"),
-        "synthesis": SynthesisNetwork(params.synthesis, "none"),
-    }
-    sections = {name: getattr(params, name).model_dump(mode="json") for name in networks}
-    for name in ("joint", "segmenter"):
-        save_network(tmp_path / "models" / name, networks, {"size": [48, 32], **sections})
+    write_outputs(tmp_path)
     write_params(tmp_path)
     return tmp_path
 

@@ -16,8 +16,7 @@ from backdrop.video import encode_video
 from tests.command import call
 from tests.project import kill, new_project
 from tests.runs import scene
-from tests.test_bad_input import contents
-from tests.tiny import environment, write_model
+from tests.tiny import contents, environment, write_model
 
 FRAMES = 12
 

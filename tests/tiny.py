@@ -18,11 +18,12 @@ import torch
 import yaml
 
 from backdrop.detector import Detector
+from backdrop.inpainter import Inpainter
 from backdrop.params import Params, validate
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import StudentNetwork
 from backdrop.weights import save_network
-from tests.runs import HEIGHT, WIDTH, scene, write_frames, write_index, write_motion
+from tests.runs import HEIGHT, WIDTH, make_run, scene, write_frames, write_index, write_motion
 
 ROOT = Path(__file__).parent.parent
 
@@ -91,6 +92,34 @@ def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> No
         write_frames(root / "frames", name, images, {t: mask.astype("uint8") * 255 for t, mask in enumerate(masks)})
         write_motion(root, name, masks)
     write_index(root / "frames", [{"sequence": n, "split": s, "frames": frames} for n, s in splits.items()])
+
+
+def write_params(folder: Path, changes: dict[str, Any] | None = None) -> None:
+    (folder / "data").mkdir(exist_ok=True)  # as it is in a project: only what lies below is a stage's to make
+    (folder / "params.yaml").write_text(yaml.safe_dump(small_values(changes)))
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file and folder below, hidden ones too."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def write_outputs(folder: Path) -> None:
+    """Outputs of the stages up to `refine`, as if they had run."""
+    make_run(folder / "data", {"one": "train", "two": "test"}, frames=4)
+    for kind in ("rgb", "flow"):
+        save_network(folder / "models" / f"inpainter_{kind}", Inpainter([4, 8]), {"channels": [4, 8]})
+    params = small_params()
+    networks = {
+        "detector": Detector(params.detector, "none"),
+        "synthesis": SynthesisNetwork(params.synthesis, "none"),
+    }
+    sections = {name: getattr(params, name).model_dump(mode="json") for name in networks}
+    for name in ("joint", "segmenter"):
+        save_network(folder / "models" / name, networks, {"size": [48, 32], **sections})
 
 
 def write_model(folder: Path) -> Path:
