@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -37,11 +38,21 @@ def arguments(material: Path, out: Path) -> list[str]:
     return [str(material / "run.mp4"), "-o", str(out), *model, "--batch", "1", "-f", "masks", "-f", "coco", "--quiet"]
 
 
-def predict(material: Path, out: Path) -> subprocess.Popen[str]:
-    """A process of its own, its group's leader."""
-    command = [sys.executable, "-m", "backdrop.cli", "predict", *arguments(material, out)]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.Popen(command, env=environment(), text=True, start_new_session=True, **streams)
+@pytest.fixture
+def predict(material: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]:
+    """Start a `backdrop predict` as a process of its own, its group's leader; what still runs in the end is killed."""
+    started = []
+
+    def start(out: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "backdrop.cli", "predict", *arguments(material, out)]
+        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append(subprocess.Popen(command, env=environment(), text=True, start_new_session=True, **streams))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            kill(process)
 
 
 def under_way(process: subprocess.Popen[str], out: Path) -> None:
@@ -54,16 +65,18 @@ def under_way(process: subprocess.Popen[str], out: Path) -> None:
     assert path.read_bytes().count(b"\n") < FRAMES + 2, "the first one was done before it could be stopped"
 
 
-def test_a_second_predict_into_one_folder_says_so_and_touches_nothing(material: Path, tmp_path: Path) -> None:
+def test_a_second_predict_into_one_folder_says_so_and_touches_nothing(
+    material: Path, predict: Callable, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    first = predict(material, out)
+    first = predict(out)
     under_way(first, out)
     before = contents(out)
     status, said = call("predict", *arguments(material, out))
     assert status == 1
     assert "another `backdrop predict` is writing into" in said
     assert str(out) in said
-    second = predict(material, out)
+    second = predict(out)
     text = second.communicate(timeout=120)[0]
     assert second.returncode == 1
     assert text == f"error: {said}\n"
@@ -75,9 +88,9 @@ def test_a_second_predict_into_one_folder_says_so_and_touches_nothing(material: 
     assert contents(out) == contents(material / "whole")
 
 
-def test_a_killed_predict_leaves_no_lock_behind(material: Path, tmp_path: Path) -> None:
+def test_a_killed_predict_leaves_no_lock_behind(material: Path, predict: Callable, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    first = predict(material, out)
+    first = predict(out)
     under_way(first, out)
     kill(first)
     recorded = (out / "records" / "run.jsonl").read_bytes()
