@@ -915,6 +915,8 @@ def read_index(frames_dir: Path | str, usable: bool = False) -> pd.DataFrame:
         table = _table(table[list(INDEX_COLUMNS)].to_dict("records"))
         if not all(video.is_file_name(name) for name in table.sequence):
             raise ValueError("a sequence's name leads elsewhere")
+        if table.sequence.duplicated().any():
+            raise ValueError("a sequence is listed twice, and could be trained on and scored")
     except FileNotFoundError as fault:
         raise BackdropError(f"{show(path)} does not exist; run the stage frames first") from fault
     except (KeyError, ValueError, TypeError, pd.errors.ParserError) as fault:
