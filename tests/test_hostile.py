@@ -164,7 +164,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_names_given_to_predict_are_only_names(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files given one by one, hidden ones and those that begin with a dash too: outputs lie where their kind's do."""
     monkeypatch.chdir(tmp_path)
-    given = [f"{name}.png" for name in NAMES] + ["..png", "...png", "....avi", "...avi", "..avi"]
+    given = [f"{name}.png" for name in NAMES] + ["..png", "...avi", "....avi"]
     for name in given:
         if name.endswith(".avi"):
             encode_video(tmp_path / name, scene(2)[0], codec="mjpeg")
@@ -179,7 +179,7 @@ def test_names_given_to_predict_are_only_names(model: Path, tmp_path: Path, monk
     assert all(path.startswith("out/") for path in made)
     top = {path.split("/")[1] for path in made}
     assert top == {"records", "masks", "overlay", "coco.json", "davis", "yolo", "labelstudio.json"}
-    for kind, count in (("records", 22), ("masks", 22 + 3), ("overlay", 22 + 3)):
+    for kind, count in (("records", 20), ("masks", 22), ("overlay", 22)):  # the two videos have two frames each
         assert len([path for path in made if path.startswith(f"out/{kind}/")]) == count
     assert not [path for path in made if path.startswith("out/davis/") and "/Annotations/" not in path]
 
