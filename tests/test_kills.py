@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import subprocess
 import time
 from collections import Counter
@@ -62,7 +63,7 @@ def go_on(project: Project, name: str, expected: dict[str, dict[str, str]], goal
     repro = ("dvc", "repro", *([goal] if goal else []))
     counts = Counter(tried=1)
     status, said = project.run(*repro)
-    if status and "dvc.lock" in said:
+    if status and re.search(r"dvc\.lock' (is invalid|validation failed)", said):
         counts["by hand"] += 1
         project("git", "checkout", "dvc.lock")
         status, said = project.run(*repro)
@@ -130,22 +131,23 @@ def test_a_killed_stage_gives_what_an_undisturbed_one_gives(
 
 
 HALF_WRITTEN = {
-    "dvc.lock": ("unable to read: 'dvc.lock'", lambda data: data[: len(data) // 2].rpartition("  size:")[0] + "  si"),
-    ".dvc/tmp/rwlock": ("Unable to read RWLock-file", lambda data: ""),
+    "a key": ("dvc.lock", "dvc.lock' is invalid", lambda text: text[: len(text) // 2].rpartition("hash:")[0] + "hash"),
+    "an item": ("dvc.lock", "dvc.lock' validation failed", lambda text: text.rpartition("- path:")[0] + "- pa"),
+    "nothing": ("dvc.lock", "dvc.lock' validation failed", lambda text: ""),
+    "no lock": (".dvc/tmp/rwlock", "Unable to read RWLock-file", lambda text: ""),
 }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", HALF_WRITTEN)
-def test_what_dvc_leaves_half_written_is_named_and_what_the_readme_says_mends_it(path: str, begun: Project) -> None:
+@pytest.mark.parametrize("part", HALF_WRITTEN)
+def test_what_dvc_leaves_half_written_is_named_and_what_the_readme_says_mends_it(part: str, begun: Project) -> None:
     """DVC does not write these whole or not at all: a kill in the very moment leaves a part."""
+    path, says, cut = HALF_WRITTEN[part]
     expected, file = begun.locked(), begun.root / path
-    says, cut = HALF_WRITTEN[path]
     begun("dvc", "repro", "frames")
     file.write_text(cut(file.read_text()))
     status, said = begun.run("dvc", "repro", "frames")
     assert status != 0
-    assert said.count("ERROR") == 1
     assert says in said
     begun(*(("git", "checkout", path) if path == "dvc.lock" else ("rm", path)))
     assert begun.ran(begun("dvc", "repro", "frames")) == set(), "nothing is lost"
