@@ -43,7 +43,13 @@ def run(command: list[str], log: Path, records: Path, stop: tuple[int, signal.Si
     """Run until it ends, or until the records hold `stop` frames; frames at the end, status and peak memory."""
     before, start = _frames(records), time.monotonic()
     with log.open("a") as stream:
-        child = subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT)
+        child = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_listen,  # noqa: PLW1509
+        )
     pid, sent = 0, stop is None
     while not pid:  # not poll(): it would take the child's usage with it
         time.sleep(0.5)
@@ -58,6 +64,11 @@ def run(command: list[str], log: Path, records: Path, stop: tuple[int, signal.Si
         "peak_GB": usage.ru_maxrss * 1024 / 1e9,
         "seconds": time.monotonic() - start,
     }
+
+
+def _listen() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _frames(records: Path) -> int:
