@@ -72,8 +72,8 @@ def _listen() -> None:
 
 
 def _frames(records: Path) -> int:
-    """Lines of the records but the header."""
-    return max(0, records.read_bytes().count(b"\n") - 1) if records.is_file() else 0
+    """Lines of the records that hold a frame."""
+    return records.read_bytes().count(b'\n{"frame":') if records.is_file() else 0
 
 
 def main() -> None:
