@@ -10,11 +10,7 @@ the call. It also holds Python's global lock, so frames are spread over processe
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,9 +20,10 @@ from jaxtyping import Bool, Float, Float32
 
 from backdrop.datasets import read_index
 from backdrop.errors import BackdropError
-from backdrop.masks import Predictions, entry, read_threshold, resize_mask, split_truth
+from backdrop.masks import Predictions, entry, read_threshold, resize_mask, split_truth, within
+from backdrop.processes import each
 from backdrop.scores import GRID, best_threshold, jaccard
-from backdrop.video import ArchiveWriter, FrameArchive, encode_png, writing
+from backdrop.video import ArchiveWriter, FrameArchive, encode_png, whole_folder
 
 QUANTUM = 1 / 510
 """Half a step of an 8-bit mask: no stored probability is surer than that, and 0 and 1 have no finite energy."""
@@ -150,8 +147,8 @@ def _refine_bounded(
     height, width = soft.shape
     if soft.size <= PIXELS:
         return _infer(image, soft, threshold, params, reaches)
-    share = float(np.sqrt(PIXELS / soft.size))
-    size = (max(1, int(share * width)), max(1, int(share * height)))
+    size = within((width, height), PIXELS)
+    share = size[0] / width
     small = [cv2.resize(np.asarray(a), size, interpolation=cv2.INTER_AREA) for a in (image, soft.astype(np.float32))]
     shrunk = (share * reaches[0], share * reaches[1])
     return resize_mask(_infer(small[0], small[1].clip(0, 1), threshold, params, shrunk), (width, height))
@@ -219,8 +216,6 @@ def choose_refined_threshold(
     Returns:
         (threshold, what it was chosen on).
     """
-    from joblib import Parallel, cpu_count, delayed, parallel_config
-
     before, chosen_on = read_threshold(predictions_dir)
     if chosen_on != "validation" or not params.enabled or not params.iterations:
         return before, chosen_on
@@ -237,9 +232,7 @@ def choose_refined_threshold(
             calls += [(name, frames, predictions, some[i::4]) for i in range(4) if some[i::4]]
     if not calls:
         return before, chosen_on
-    with parallel_config(backend="loky", inner_max_num_threads=1):
-        jobs = max(1, min(workers or cpu_count(), len(calls)))
-        parts = Parallel(n_jobs=jobs)(delayed(_refined_grid)(*call, params) for _, *call in calls)
+    parts = each(_refined_grid, [(*call, params) for _, *call in calls], workers)
     grids: dict[str, list[np.ndarray]] = {}
     for (name, *_), part in zip(calls, parts, strict=True):
         grids.setdefault(name, []).append(part)
@@ -290,7 +283,6 @@ def refine_all(
     Raises:
         BackdropError: no predictions at all, or an archive is damaged (it is named).
     """
-    from joblib import Parallel, cpu_count, delayed, parallel_config
     from tqdm import tqdm
 
     sequences = _predicted(Path(frames_dir), Path(predictions_dir))
@@ -299,26 +291,25 @@ def refine_all(
         for name, n in sequences.items()
         for start in range(0, n, CHUNK)
     ]
-    jobs = max(1, min(workers or cpu_count(), len(tasks)))
-    with parallel_config(backend="loky", inner_max_num_threads=1):
-        calls = (delayed(_refine_frames)(*task, params, threshold) for task in tasks)
-        chunks: Iterator[list[bytes]] = iter(Parallel(n_jobs=jobs, return_as="generator")(calls))
-        with tqdm(total=sum(sequences.values()), desc="refine", unit="frame", disable=None) as progress:
-            for name, count in sequences.items():
-                names = FrameArchive(Path(frames_dir) / f"{name}.zip").names
-                annotations = None if davis_dir is None else Path(davis_dir) / "Annotations" / name
-                with (
-                    ArchiveWriter(Path(out_dir) / f"{name}.zip") as archive,
-                    nullcontext() if annotations is None else _atomic_folder(annotations) as folder,
-                ):
-                    t = 0
-                    while t < count:
-                        for png in next(chunks):
-                            archive.add(entry(t), png)
-                            if folder is not None:
-                                (folder / f"{names[t]}.png").write_bytes(png)
-                            progress.update()
-                            t += 1
+    with (
+        closing(each(_refine_frames, [(*task, params, threshold) for task in tasks], workers)) as chunks,
+        tqdm(total=sum(sequences.values()), desc="refine", unit="frame", disable=None) as progress,
+    ):
+        for name, count in sequences.items():
+            names = FrameArchive(Path(frames_dir) / f"{name}.zip").names
+            annotations = None if davis_dir is None else Path(davis_dir) / "Annotations" / name
+            with (
+                ArchiveWriter(Path(out_dir) / f"{name}.zip") as archive,
+                nullcontext() if annotations is None else whole_folder(annotations) as folder,
+            ):
+                t = 0
+                while t < count:
+                    for png in next(chunks):
+                        archive.add(entry(t), png)
+                        if folder is not None:
+                            (folder / f"{names[t]}.png").write_bytes(png)
+                        progress.update()
+                        t += 1
     return list(sequences)
 
 
@@ -345,19 +336,3 @@ def _refine_frames(frames: Path, predictions: Path, span: range, params: CRFChoi
             raise BackdropError(f"{predictions}, frame {t}: {fault}") from fault
         result.append(encode_png(mask.view(np.uint8) * 255))
     return result
-
-
-@contextmanager
-def _atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place when the block ends well, and vanishes when not."""
-    with writing(path), ExitStack() as stack:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name[:40]}.", dir=path.parent))
-        stack.callback(shutil.rmtree, temporary, ignore_errors=True)
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o777 & ~mask)  # mkdtemp's folders are private
-        if path.exists():
-            shutil.rmtree(path)
-        temporary.rename(path)

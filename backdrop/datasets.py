@@ -29,16 +29,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import cv2
-import joblib
 import numpy as np
 import pandas as pd
-from joblib.externals.loky.process_executor import BrokenProcessPool
 from PIL import Image
 from tqdm import tqdm
 
 from backdrop import video
 from backdrop.errors import BackdropError, StrictError, WriteError
+from backdrop.processes import each
 from backdrop.video import BACKGROUND, FOREGROUND, RGB, VOID, Gray, show
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
@@ -774,8 +772,8 @@ def _unique(names: list[str]) -> list[str]:
 def extract_all(data: DataSection, out_dir: Path | str, workers: int = 1) -> pd.DataFrame:
     """Extract every sequence under `data.root` into `out_dir`, and write `index.csv` there.
 
-    Sequences run in parallel processes (joblib; another backend can be set around the call). Nothing in
-    `out_dir` changes before all are done; archives of sequences that no longer exist are removed.
+    Sequences run in parallel processes. Nothing in `out_dir` changes before all are done; archives of sequences that
+    no longer exist are removed.
 
     Args:
         data: the parameters' section `data`.
@@ -796,11 +794,8 @@ def extract_all(data: DataSection, out_dir: Path | str, workers: int = 1) -> pd.
     sequences = assign_splits(sequences, data.protocol, data.val, data.test)
     threads = max(1, workers // len(sequences))  # one long video uses the cores by itself
     with _staging(out_dir) as folder:
-        jobs = [
-            joblib.delayed(_extract_or_skip)(s, folder, data.size, data.every, data.limit, data.quality, threads)
-            for s in sequences
-        ]
-        index = _table(_run(jobs, min(workers, len(jobs))))
+        calls = [(s, folder, data.size, data.every, data.limit, data.quality, threads) for s in sequences]
+        index = _table(_extracted(calls, workers))
         _judge(index, data)
         _publish(folder, out_dir, index)
     return index
@@ -824,8 +819,6 @@ def _staging(out_dir: Path) -> Iterator[Path]:
 
 def _extract_or_skip(sequence: Sequence, folder: Path, *args: Any) -> dict[str, Any]:
     """`extract_sequence`, with a fault as a row of the index."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)  # the cores are taken by processes
     try:
         return extract_sequence(sequence, folder, *args)
     except WriteError:
@@ -834,24 +827,15 @@ def _extract_or_skip(sequence: Sequence, folder: Path, *args: Any) -> dict[str, 
         row: dict[str, Any] = dict.fromkeys(INDEX_COLUMNS)
         row.update(sequence=sequence.name, split=sequence.split or "all", source=sequence.source)
         return {**row, "status": "skipped", "reason": " ".join(str(fault).split()), "frames": 0, "masks": 0}
-    finally:
-        cv2.setNumThreads(threads)
 
 
-def _run(jobs: list[Any], workers: int) -> list[dict[str, Any]]:
-    """The jobs' rows in order, with a progress bar, and a warning for each row that has one coming."""
+def _extracted(calls: list[tuple], workers: int) -> list[dict[str, Any]]:
+    """The calls' rows in order, with a progress bar, and a warning for each row that has one coming."""
     rows = []
-    try:
-        results = joblib.Parallel(n_jobs=workers, prefer="processes", return_as="generator")(jobs)
-        for row in tqdm(results, total=len(jobs), desc="frames", unit="sequence", file=sys.stderr):
-            rows.append(row)
-            if row["reason"]:
-                _warn(f"{row['sequence']} ({row['status']}): {row['reason']}")
-    except BrokenProcessPool as fault:
-        raise BackdropError(
-            f"a process died after {len(rows)} of {len(jobs)} sequences, most likely for lack of memory; "
-            "use fewer workers, or a smaller data.size"
-        ) from fault
+    for row in tqdm(each(_extract_or_skip, calls, workers), total=len(calls), desc="frames", unit="sequence"):
+        rows.append(row)
+        if row["reason"]:
+            _warn(f"{row['sequence']} ({row['status']}): {row['reason']}")
     return rows
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 
@@ -31,6 +30,7 @@ from backdrop.masks import (
     resize_soft,
     split_truth,
 )
+from backdrop.processes import each
 from backdrop.scores import (
     GRID,
     average_precision,
@@ -414,24 +414,10 @@ def _each(
     function: Callable[..., Any], chunks: Sequence[Chunk], rest: tuple, workers: int, title: str
 ) -> Iterable[Any]:
     """`function(chunk, *rest)` for each chunk in processes, in order, with progress on stderr."""
-    from joblib import Parallel, cpu_count, delayed, parallel_config
     from tqdm import tqdm
 
-    jobs = max(1, min(workers or cpu_count(), len(chunks)))
-    total = sum(len(chunk.frames) for chunk in chunks)
-    with tqdm(total=total, desc=title, unit="frame", disable=None) as progress:
-        if jobs == 1:  # in this process, with all of OpenCV's threads
-            for chunk in chunks:
-                yield function(chunk, *rest)
-                progress.update(len(chunk.frames))
-            return
-        with parallel_config(backend="loky", inner_max_num_threads=1):
-            calls = (delayed(_single_threaded)(function, chunk, rest) for chunk in chunks)
-            for chunk, result in zip(chunks, Parallel(n_jobs=jobs, return_as="generator")(calls), strict=True):
-                yield result
-                progress.update(len(chunk.frames))
-
-
-def _single_threaded(function: Callable[..., Any], chunk: Chunk, rest: tuple) -> Any:
-    cv2.setNumThreads(1)
-    return function(chunk, *rest)
+    calls = [(chunk, *rest) for chunk in chunks]
+    with tqdm(total=sum(len(chunk.frames) for chunk in chunks), desc=title, unit="frame", disable=None) as progress:
+        for chunk, result in zip(chunks, each(function, calls, workers), strict=True):
+            yield result
+            progress.update(len(chunk.frames))

@@ -28,7 +28,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from backdrop.errors import BackdropError
-from backdrop.homography import Images, load_homographies, map_sequences, usable_sequences, warp
+from backdrop.homography import Images, load_homographies, usable_sequences, warp
+from backdrop.processes import collect
 from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive, decode_stored
 
 if TYPE_CHECKING:
@@ -342,7 +343,7 @@ def flow_all(
     folders = Path(frames_dir), Path(homographies_dir), Path(out_dir)
     model = load_flow_model(params.model, params.checkpoint, device)
     if model is dense_inverse_search:
-        map_sequences(_flow_files, [(name, *folders, model) for name in names], workers, "flow (dis)")
+        collect(_flow_files, [(name, *folders, model) for name in names], workers, "flow (dis)", "sequence")
         return
     from tqdm import tqdm
 

@@ -29,10 +29,10 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-from joblib import Parallel, delayed
 
 from backdrop.errors import BackdropError
 from backdrop.figure import Subject, make_subject, pose, snapshot
+from backdrop.processes import each
 from backdrop.scenery import BASE, EYE, FOCAL, Sprite, Tree, paint_flat, paint_world
 from backdrop.video import ArchiveWriter, encode_png, encode_video
 
@@ -636,32 +636,18 @@ def render_all(out_dir: Path | str, params: FootageSettings, workers: int = 1) -
     Args:
         out_dir: folder to write into; it is made if missing.
         params: the section `footage` of the parameters.
-        workers: processes; <= 1 renders in this one. The pictures do not depend on it.
+        workers: processes; 1 renders in this one. The pictures do not depend on it.
 
     Returns:
         The plans of the clips, in the order of rendering.
     """
     plans = plan_clips(params)
-    jobs = max(1, workers)
-    done = Parallel(n_jobs=jobs)(delayed(_render_or_fault)(Path(out_dir), plan, params, jobs == 1) for plan in plans)
-    faults = [fault for fault in done if fault]
-    if faults:
-        raise faults[0]
+    for _ in each(_render, [(Path(out_dir), plan, params) for plan in plans], workers):
+        pass
     return plans
 
 
-def _render_or_fault(out_dir: Path, plan: Plan, params: FootageSettings, alone: bool) -> BackdropError | None:
-    """A fault is returned: were it raised, joblib would kill the other processes in the middle of their files."""
-    try:
-        _render(out_dir, plan, params, alone)
-    except BackdropError as fault:
-        return fault
-    return None
-
-
-def _render(out_dir: Path, plan: Plan, params: FootageSettings, alone: bool) -> None:
-    if not alone:
-        cv2.setNumThreads(1)  # one process a core already; more threads only get in each other's way
+def _render(out_dir: Path, plan: Plan, params: FootageSettings) -> None:
     clip = make_clip(plan, params)
     video = out_dir / "videos" / plan.split / f"{plan.name}.mp4"
     truth = out_dir / "truth" / f"{plan.name}.zip"

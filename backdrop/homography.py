@@ -14,19 +14,19 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
 from backdrop.errors import BackdropError
+from backdrop.processes import collect
 from backdrop.video import FrameArchive, atomic_path
 
-Result = TypeVar("Result")
 Homographies = dict[str, np.ndarray]
 INDEX_COLUMNS = ("sequence", "frames", "valid", "median_inliers")
 FIELDS = ("H", "neighbor", "valid", "matches", "inliers", "reason")
@@ -404,45 +404,6 @@ def usable_sequences(frames_dir: str | Path) -> list[str]:
     return names
 
 
-def map_sequences(
-    function: Callable[..., Result], calls: Sequence[tuple], workers: int, description: str
-) -> list[Result]:
-    """`[function(*call) for call in calls]` in processes, with a progress bar on stderr.
-
-    OpenCV and BLAS get the cores that are left over: all for a single sequence, one each when there
-    are at least as many sequences as workers (0: as many workers as cores). Results do not depend on it.
-
-    Raises:
-        BackdropError: the first of the calls' own, when all are done: joblib kills the other processes at
-            an error, and what they were writing would stay half-written.
-    """
-    from joblib import Parallel, cpu_count, delayed, parallel_config
-    from tqdm import tqdm
-
-    cores = workers or cpu_count()
-    jobs = max(1, min(cores, len(calls)))
-    threads = max(1, cores // jobs)
-    with parallel_config(backend="loky", inner_max_num_threads=threads):
-        tasks = (delayed(_with_threads)(function, call, threads) for call in calls)
-        results: Iterable[Result | BackdropError] = Parallel(n_jobs=jobs, return_as="generator")(tasks)
-        done = list(tqdm(results, total=len(calls), desc=description, unit="sequence", disable=None))
-    faults = [result for result in done if isinstance(result, BackdropError)]
-    if faults:
-        raise faults[0]
-    return [result for result in done if not isinstance(result, BackdropError)]
-
-
-def _with_threads(function: Callable[..., Result], call: tuple, threads: int) -> Result | BackdropError:
-    before = cv2.getNumThreads()
-    cv2.setNumThreads(threads)
-    try:
-        return function(*call)
-    except BackdropError as fault:
-        return fault
-    finally:
-        cv2.setNumThreads(before)
-
-
 def stabilize_all(
     frames_dir: str | Path, out_dir: str | Path, params: Stabilization, workers: int = 0
 ) -> list[dict[str, Any]]:
@@ -455,7 +416,7 @@ def stabilize_all(
     """
     names = usable_sequences(frames_dir)
     calls = [(name, Path(frames_dir) / f"{name}.zip", Path(out_dir) / f"{name}.npz", params) for name in names]
-    rows = map_sequences(_stabilize_file, calls, workers, "stabilize")
+    rows = collect(_stabilize_file, calls, workers, "stabilize", "sequence")
     with atomic_path(Path(out_dir) / "index.csv") as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, INDEX_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()

@@ -7,6 +7,7 @@ checkpoint draws exactly what the undisturbed run draws.
 from __future__ import annotations
 
 import hashlib
+import io
 import math
 import os
 import shutil
@@ -16,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -182,35 +183,6 @@ def run_key(name: str, sections: Sequence[Any], *files: Path) -> str:
     return f"{name}-{digest.hexdigest()[:16]}"
 
 
-class _Told:
-    """A file that keeps the error of a refused write."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.fault: OSError | None = None
-
-    def write(self, data: bytes) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as fault:
-            self.fault = fault
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def _save(state: dict[str, Any], file: IO[bytes]) -> None:
-    """torch.save, which puts an error of its own in the place of the file's."""
-    told = _Told(file)
-    try:
-        torch.save(state, told)  # type: ignore[arg-type] # it needs no more
-    except RuntimeError:
-        if told.fault is not None:
-            raise told.fault from None
-        raise
-
-
 class Checkpoints:
     """The last state of a run, outside the stage's outputs (DVC deletes those before a run).
 
@@ -234,10 +206,12 @@ class Checkpoints:
     def save(self, state: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
+        packed = io.BytesIO()  # writing itself, torch puts an error of its own in the place of the file's
+        torch.save(dict(state), packed)
         try:
             with writing(self.path):
                 with part.open("wb") as file:
-                    _save(dict(state), file)
+                    file.write(packed.getbuffer())
                     file.flush()
                     os.fsync(file.fileno())
                 part.replace(self.path)

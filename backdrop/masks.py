@@ -170,6 +170,12 @@ def same_predictions(first: Path | str, second: Path | str) -> bool:
 # Sizes ------------------------------------------------------------------------------------------------
 
 
+def within(size: tuple[int, int], pixels: int) -> tuple[int, int]:
+    """The size (width, height) reduced in proportion to at most so many pixels."""
+    share = min(1.0, float(np.sqrt(pixels / (size[0] * size[1]))))
+    return max(1, int(share * size[0])), max(1, int(share * size[1]))
+
+
 def resize_soft(soft: Soft, size: tuple[int, int]) -> Float32[np.ndarray, "h w"]:
     """A soft mask at size (width, height), bilinear, pixel centers at half integers of [0, size]."""
     if soft.shape == (size[1], size[0]):

@@ -173,9 +173,10 @@ class View(NamedTuple):
 
 def draw(found: Found, threshold: float, crf: CRFParams | None = None) -> View:
     """A frame at a threshold in [0, 1], foreground above it. crf: None: the thresholded soft mask is the mask."""
-    image, (soft, box, p, cell, _, _) = found.frame.image, found.prediction
+    image, prediction = found.frame.image, found.prediction
+    soft, box = prediction.mask, prediction.box
     mask = soft > threshold if crf is None else refine(image, soft, threshold, crf)  # type: ignore[arg-type] # a Literal
-    return View(draw_box(draw_mask(image, mask), box), mask, draw_detection(image, box, cell, p))
+    return View(draw_box(draw_mask(image, mask), box), mask, draw_detection(image, box, prediction.cell, prediction.p))
 
 
 def draw_box(image: Picture, box: Box) -> Picture:

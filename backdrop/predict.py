@@ -27,7 +27,7 @@ from backdrop.overlay import Picture, draw_mask
 from backdrop.params import CRFParams
 from backdrop.segmenter import Prediction, Segmenter
 from backdrop.sources import Frame, Source, frames_of
-from backdrop.video import atomic_path, encode_jpeg, encode_png, show, writing
+from backdrop.video import atomic_path, encode_jpeg, encode_png, show, sweep, sweep_below, writing
 
 VERSION = 3
 """Of the records; others are made anew."""
@@ -35,6 +35,9 @@ LOCK = ".lock"
 """In the output folder; held by the process that writes there (see `alone_in`)."""
 PICTURES = ("masks", "overlay", "npz")
 """What is written while segmenting."""
+FOLDERS = ("records", *PICTURES, "davis", "yolo", "video")
+FILES = ("coco.json", "labelstudio.json")
+"""All that is in an output folder, exports too."""
 COLORS = [
     (236, 95, 103),
     (102, 153, 204),
@@ -233,6 +236,8 @@ def picture_path(out: Path, kind: str, source: Source, frame: int) -> Path:
 def alone_in(out: Path) -> Iterator[None]:
     """Keep other processes out of an output folder, which is made if missing, until the block ends.
 
+    Temporary files that a killed process left in it are removed.
+
     The system gives the lock back when the process dies, however it dies. Where the file system knows no locks, there
     is none.
 
@@ -251,6 +256,10 @@ def alone_in(out: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
+        for kind in FOLDERS:
+            sweep_below(out / kind)
+        for name in FILES:
+            sweep(out / name)
         yield
 
 

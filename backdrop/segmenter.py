@@ -16,10 +16,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
-from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 from pydantic import TypeAdapter
-from tqdm import tqdm
 
 from backdrop import datasets, spatial
 from backdrop.detector import Detector
@@ -27,6 +25,7 @@ from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.masks import BOXES, box_from_mask, copy_files, entry, write_threshold
 from backdrop.params import DetectorParams, SegmentParams, Size, SynthesisParams
+from backdrop.processes import collect
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import SPECK, Student, subject_component
 from backdrop.video import RGB, ArchiveWriter, FrameArchive, decode_image, decode_video, encode_png, rgb
@@ -377,13 +376,8 @@ def segment_all(
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    jobs = 1 if cuda else min(workers, len(names))
-    tasks = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_segment_one)(model_dir, frames_dir, folders, name, params.batch, device, jobs) for name in names
-    )
-    faults = [fault for fault in tqdm(tasks, total=len(names), desc="segmenting", unit="sequence") if fault]
-    if faults:
-        raise faults[0]
+    calls = [(model_dir, frames_dir, folders, name, params.batch, device) for name in names]
+    collect(_segment_one, calls, 1 if cuda else workers, "segment", "sequence")
     own = None if student is None else student.threshold
     results = [
         _write_threshold(frames_dir, folder, params.threshold, choose_threshold, own if folder == out_dir else None)
@@ -409,16 +403,9 @@ def _write_threshold(
 
 
 def _segment_one(
-    model_dir: Path, frames_dir: Path, folders: Sequence[Path], name: str, batch: int, device: str, jobs: int
-) -> BackdropError | None:
-    """A fault is returned: were it raised, joblib would kill the other processes in the middle of their files."""
-    if jobs > 1:
-        torch.set_num_threads(1)
-    try:
-        segmenter = Segmenter.load(model_dir, device)
-        path, *paper = (folder / f"{name}.zip" for folder in folders)
-        frames = FrameArchive(frames_dir / f"{name}.zip")
-        segment_sequence(segmenter, frames, path, batch, paper[0] if paper else None)
-    except BackdropError as fault:
-        return fault
-    return None
+    model_dir: Path, frames_dir: Path, folders: Sequence[Path], name: str, batch: int, device: str
+) -> None:
+    segmenter = Segmenter.load(model_dir, device)
+    path, *paper = (folder / f"{name}.zip" for folder in folders)
+    frames = FrameArchive(frames_dir / f"{name}.zip")
+    segment_sequence(segmenter, frames, path, batch, paper[0] if paper else None)

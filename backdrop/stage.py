@@ -20,6 +20,8 @@ def explain(fault: BaseException) -> str | None:
     kind = type(fault).__name__
     if isinstance(fault, OSError) and fault.errno in UNWRITABLE:
         where = f"{fault.filename!r}: " if fault.filename else ""
+        if fault.filename and os.path.isfile(fault.filename) and not os.access(fault.filename, os.R_OK):
+            return f"cannot read: {where}{fault.strerror}; give yourself the right to read it, and run it again"
         return f"cannot write: {where}{fault.strerror}; {UNWRITABLE[fault.errno]}, and run the same command again"
     if isinstance(fault, MemoryError) or kind == "OutOfMemoryError":
         return f"out of memory ({str(fault).splitlines()[0] if str(fault) else kind}); {_LESS}"

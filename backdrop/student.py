@@ -25,7 +25,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, UInt8
-from joblib import Parallel, delayed, parallel_config
 from torch import Tensor
 from tqdm import tqdm
 
@@ -49,14 +48,15 @@ from backdrop.loop import (
     run_key,
     set_rates,
 )
-from backdrop.masks import Soft, box_pixels
+from backdrop.masks import Soft, box_pixels, copy_files
 from backdrop.params import StabilizeParams, StudentParams
+from backdrop.processes import collect
 from backdrop.scores import best_threshold, jaccard
 from backdrop.segmenter import Segmenter
 from backdrop.stage import worker_count
 from backdrop.unet import Student, StudentNetwork, near_subject, subject_component
-from backdrop.video import FrameArchive, writing
-from backdrop.weights import load_network, save_network, whole_folder
+from backdrop.video import FrameArchive, whole_folder, writing
+from backdrop.weights import load_network, save_network
 
 CONSENSUS_FRAMES = 40
 """Frames of a sequence, spread over it, by which the weights of its cues are judged."""
@@ -395,14 +395,13 @@ class SelfTraining:
                 _allocate(work.evidence, (work.count, kinds, height, width), IGNORED)
                 _allocate(work.labels, (work.count, height, width), IGNORED)
             chunks = [chunk for work in works for chunk in _chunks(work)]
-            self._parallel(_gather, [(*chunk, self.student) for chunk in chunks], f"cues, round {number + 1}")
-            weights = self._parallel(_weigh, [(work, self.student) for work in works], "weights of the cues")
+            calls: list[tuple] = [(*chunk, self.student) for chunk in chunks]
+            collect(_gather, calls, self.workers, f"cues, round {number + 1}", "chunk")
+            calls = [(work, self.student) for work in works]
+            weights = collect(_weigh, calls, self.workers, "weights of the cues", "sequence")
             facts = {work.name: (own, *self._detect(work, own)) for work, own in zip(works, weights, strict=True)}
-            self._parallel(
-                _label,
-                [(work, span, self.student, *facts[work.name]) for work, span in chunks],
-                f"pseudo-masks, round {number + 1}",
-            )
+            calls = [(work, span, self.student, *facts[work.name]) for work, span in chunks]
+            collect(_label, calls, self.workers, f"pseudo-masks, round {number + 1}", "chunk")
             for work in works:
                 work.evidence.unlink()
             whole.touch()
@@ -428,13 +427,6 @@ class SelfTraining:
             len(archive),
         )
 
-    def _parallel(self, function: Any, calls: list[tuple], description: str) -> list[Any]:
-        """[function(*call) for call in calls] over the cores."""
-        jobs = max(1, min(self.workers, len(calls)))
-        with parallel_config(backend="loky", inner_max_num_threads=1):
-            results = Parallel(n_jobs=jobs, return_as="generator")(delayed(function)(*call) for call in calls)
-            return list(tqdm(results, total=len(calls), desc=description, unit="chunk", disable=None))
-
     def _predict(self, works: list[Work]) -> None:
         """The student's soft masks of all training frames at the working size."""
         student = self._student()
@@ -454,7 +446,7 @@ class SelfTraining:
         """New homographies for all sequences; the works that use them."""
         chunks = [chunk for work in works for chunk in _chunks(work)]
         calls = [(*chunk, self.params.stabilize, self.student.size) for chunk in chunks]
-        parts = self._parallel(_refit, calls, "cameras without the subject")
+        parts = collect(_refit, calls, self.workers, "cameras without the subject", "chunk")
         fresh = []
         for work in works:
             mine = [part for part, (owner, _) in zip(parts, chunks, strict=True) if owner.name == work.name]
@@ -577,7 +569,6 @@ def pass_through(joint_dir: Path, out_dir: Path, log_dir: Path) -> None:
     """No rounds: the papers' model is the segmenter."""
     load_network(joint_dir)
     with whole_folder(out_dir) as part:
-        for file in sorted(joint_dir.iterdir()):
-            shutil.copyfile(file, part / file.name)
+        copy_files(joint_dir, part)
     with open_live(log_dir, []) as live:
         log_row(live, {"iteration": 0, "round": 0}, [])

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from backdrop.encoder import normalize
-from backdrop.masks import Mask, Soft
+from backdrop.masks import Mask, Soft, within
 from backdrop.params import Count, Fraction, Size
 from backdrop.weights import with_weights
 
@@ -184,8 +184,7 @@ def sharpen(
     """A soft mask of any size at the image's size, guided by the image (see `Student.masks`)."""
     height, width = image.shape[:2]
     if height * width > GUIDED_PIXELS:
-        share = float(np.sqrt(GUIDED_PIXELS / (height * width)))
-        size = (max(1, int(share * width)), max(1, int(share * height)))
+        size = within((width, height), GUIDED_PIXELS)
         fine = sharpen(cv2.resize(image, size, interpolation=cv2.INTER_AREA), soft, guide)  # type: ignore[arg-type]
         return cv2.resize(fine, (width, height), interpolation=cv2.INTER_LINEAR)  # type: ignore[return-value]
     full = cv2.resize(soft, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)

@@ -11,6 +11,7 @@ import glob
 import heapq
 import io
 import os
+import shutil
 import struct
 import tempfile
 import warnings
@@ -105,15 +106,46 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
+
+    Its name is always the same: what a killed process left goes with the next run.
+
+    Raises:
+        WriteError: it cannot be written, or the disk is full.
+    """
+    folder = Path(folder)
+    part = folder.with_name(folder.name + ".part")
+    try:
+        with writing(folder):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            yield part
+            shutil.rmtree(folder, ignore_errors=True)
+            part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
 def sweep(path: Path | str) -> None:
     """Remove what a killed process left of `atomic_path(path)`; nobody else may be writing it.
 
     For files whose folder is no output as a whole: such a folder is emptied before each run.
     """
     path = Path(path)
-    random = "[a-z0-9_]" * 8  # of mkstemp
-    for left in path.parent.glob(f".{glob.escape(path.stem[:40])}.{random}{glob.escape(path.suffix)}"):
+    for left in path.parent.glob(f".{glob.escape(path.stem[:40])}.{_RANDOM}{glob.escape(path.suffix)}"):
         left.unlink(missing_ok=True)
+
+
+def sweep_below(folder: Path | str) -> None:
+    """`sweep` for all files that are or were to be in a folder, at any depth."""
+    for left in Path(folder).rglob(f".*.{_RANDOM}.*"):
+        left.unlink(missing_ok=True)
+
+
+_RANDOM = "[a-z0-9_]" * 8
+"""What mkstemp puts into names."""
 
 
 # ---------------------------------------------------------------------------------------------- images

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from backdrop.errors import BackdropError
-from backdrop.video import writing
+from backdrop.video import whole_folder
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -33,28 +31,6 @@ def save_network(folder: Path, network: nn.Module | Mapping[str, nn.Module], con
     with whole_folder(folder) as part:
         (part / "model.safetensors").write_bytes(save(state))  # save_file's errors do not tell a full disk
         (part / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
-
-    Its name is always the same: what a killed process left goes with the next run.
-
-    Raises:
-        WriteError: it cannot be written, or the disk is full.
-    """
-    folder = Path(folder)
-    part = folder.with_name(folder.name + ".part")
-    try:
-        with writing(folder):
-            shutil.rmtree(part, ignore_errors=True)
-            part.mkdir(parents=True)
-            yield part
-            shutil.rmtree(folder, ignore_errors=True)
-            part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def load_network(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -41,7 +41,19 @@ VIDEOS = {"data.layout": "videos", "data.root": "clips", "data.protocol": "self"
 CHANGES = {"frames": VIDEOS}
 LOGS = re.compile(r"(runs|metrics/(train|student|inpainter_\w+))(/|$)")
 """What grows while a stage trains."""
-STAGES = ["render", "frames", "stabilize", "flow", "inpaint", "train", "student", "segment", "refine", "score"]
+STAGES = [
+    "render",
+    "frames",
+    "stabilize",
+    "flow",
+    "inpaint",
+    "train",
+    "student",
+    "segment",
+    "refine",
+    "score",
+    "report",
+]
 QUICK = {"frames", "stabilize", "train", "segment", "refine", "score"}
 TIERS = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in STAGES]
 FEW = [pytest.param(name, marks=() if name in ("frames", "score") else pytest.mark.slow) for name in STAGES]
@@ -64,6 +76,9 @@ def prepare(folder: Path, name: str) -> None:
     for clip in ("a", "b"):
         encode_video(folder / "clips" / f"{clip}.mp4", scene(4)[0])
     write_params(folder, CHANGES.get(name))
+    if name == "report":
+        with pytest.MonkeyPatch.context() as patch:
+            run_stage("score", folder, patch)
     for out in outs(name):
         remove(folder / out)
 

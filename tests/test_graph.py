@@ -34,14 +34,16 @@ def keys_read(path: Path) -> set[str]:
 def test_deps_list_exactly_the_library_files_the_stage_imports(name: str) -> None:
     stage = STAGES[name]
     file = stage_file(stage)
-    listed = {dep for dep in stage["deps"] if dep.startswith("backdrop/") and dep.endswith(".py")}
-    assert listed == library_files(file)
+    listed = {dep for dep in stage["deps"] if dep.startswith("backdrop/")}
+    files = library_files(file)
+    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "backdrop").glob("*.jinja")}
+    assert listed == files | {path for path in templates if f"{path.split('.')[0]}.py" in files}
     assert file.relative_to(ROOT).as_posix() in stage["deps"]
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_params_list_exactly_the_keys_the_stage_reads(name: str) -> None:
-    assert set(STAGES[name].get("params", [])) == keys_read(stage_file(STAGES[name])) - FREE
+    assert set(STAGES[name]["params"]) == keys_read(stage_file(STAGES[name])) - FREE
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -38,6 +39,16 @@ def test_a_machine_that_gives_out_is_one_line(
     assert message.startswith("error: ")
     assert len(message.splitlines()) == 1
     assert all(words in message for words in said)
+
+
+def test_what_may_not_be_read_is_not_called_unwritable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "params.yaml"
+    path.touch()
+    fault = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may read everything
+    assert str(explain(fault)).startswith(f"cannot read: '{path}': Permission denied")
+    monkeypatch.setattr(os, "access", lambda *_: True)
+    assert str(explain(fault)).startswith(f"cannot write: '{path}': Permission denied")
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("shapes differ"), FileNotFoundError("x"), KeyError("x")])

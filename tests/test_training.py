@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cv2
@@ -21,7 +22,7 @@ from backdrop import loop, losses, overlay, pretraining, spatial, training  # no
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.flow import flow_image, read_flow
-from backdrop.loop import Checkpoints, TrainingFrames
+from backdrop.loop import Checkpoints, TrainingFrames, run_key
 from backdrop.masks import box_from_mask
 from backdrop.pretraining import load_inpainter, train_inpainter
 from backdrop.training import JointTraining
@@ -261,6 +262,18 @@ def test_changed_data_do_not_take_the_old_checkpoint(material: Path, tmp_path: P
     assert joint(copy, tmp_path)._resume()[0] == 3
     write_motion(copy, "first", [np.zeros((80, 128), bool)] * 6)
     assert joint(copy, tmp_path)._resume() == (0, [])
+
+
+def test_changed_code_does_not_take_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "part.py"
+    module = ModuleType("backdrop.part")
+    module.__file__ = str(file)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    keys = []
+    for text in ("x = 1\n", "x = 2\n", "x = 1\n"):
+        file.write_text(text)
+        keys.append(run_key("train", []))
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_a_damaged_checkpoint_is_set_aside(
