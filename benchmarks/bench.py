@@ -128,7 +128,7 @@ def joint_step(folder: Path) -> tuple[Side, Side]:
     from backdrop.losses import objective
     from backdrop.training import build_model
 
-    size, batch = (160, 96), 4
+    size, batch = (160, 96), 2
     params = chosen(folder, "paper='2021'", f"train.size=[{size[0]},{size[1]}]", f"train.batch={batch}")
     torch.manual_seed(0)
     sections = SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
@@ -352,7 +352,7 @@ def run(command: list[str], folder: Path) -> None:
 ROWS = [
     Row("scores", "J and F a frame", "NumPy and SciPy, the definition array by array", "10", scores, 5),
     Row("joint_step", "joint step, one sampled cell", "exact sum over all live cells, same batch", "20; memory 10",
-        joint_step, 3, memory=True),
+        joint_step, 2, memory=True),
     Row("stabilize", "stabilizing a sequence", "keypoints detected anew for each pair", "1.6", stabilize, 3),
     Row("flownet", "FlowNet2, a pair of 448 x 256", "ptlflow as it comes, no extension", "2; memory 10", flownet, 3,
         memory=True),
