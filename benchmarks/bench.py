@@ -416,10 +416,12 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def processor() -> str:
+def machine() -> str:
+    """Its processor, cores and PyTorch's threads."""
     info = Path("/proc/cpuinfo")
     names = [line for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
-    return names[0].split(":")[1].strip() if names else platform.processor()
+    name = names[0].split(":")[1].strip() if names else platform.processor()
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
 
 
 def main() -> None:
@@ -436,10 +438,9 @@ def main() -> None:
         if not args.only or row.name in args.only:
             print(f"{row.name} ...", file=sys.stderr, flush=True)
             results.append(measure(row))
-    machine = f"{processor()}, {len(os.sched_getaffinity(0))} cores, {torch.get_num_threads()} threads"
-    print(f"{date.today()}, {machine}\n\n{table(results)}")
+    print(f"{date.today()}, {machine()}\n\n{table(results)}")
     with atomic_path(args.out) as temporary:
-        content = {"date": str(date.today()), "machine": machine, "rows": results}
+        content = {"date": str(date.today()), "machine": machine(), "rows": results}
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,0 +1,161 @@
+"""Time, memory and disk of each stage against the number of frames: the embedded footage 1, 10 and 100 times.
+
+    python -m benchmarks.growth --times 1 10
+    python -m benchmarks.growth --times 1 10 100 --work /a/large/disk
+
+The footage is rendered once; more of it are hard links to the same videos under other names: growth takes no disk but
+for what the stages write. Each stage runs by its command line of dvc.yaml in a folder of its own. Training runs as few
+iterations at any size: what grows with the frames is what it does around them. Memory is the largest sum, over the
+stage's processes, of the pages that are theirs (a page that several share is divided among them), four times a second.
+Prints a table; writes benchmarks/growth.json. A stage that was measured is not run again: stopped, it goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from backdrop.datasets import read_index
+from backdrop.params import compose
+from backdrop.video import atomic_path
+from benchmarks.bench import machine
+
+ROOT = Path(__file__).resolve().parent.parent
+FEW = [
+    "footage.train=4",
+    "footage.val=2",
+    "footage.test=2",
+    "inpainter.iterations=10",
+    "train.detector_iterations=4",
+    "train.synthesis_iterations=4",
+    "train.iterations=4",
+    "student.iterations=4",
+]
+"""Enough that every phase of training runs."""
+
+
+def commands() -> dict[str, list[list[str]]]:
+    """Stage -> its command lines in dvc.yaml, a matrix written out."""
+    found: dict[str, list[list[str]]] = {}
+    for name, stage in yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"].items():
+        kinds = stage.get("matrix", {}).get("kind", [""])
+        found[name] = [shlex.split(stage["cmd"].replace("${item.kind}", kind)) for kind in kinds]
+    return found
+
+
+def link(footage: Path, target: Path, times: int) -> None:
+    """`times` as much footage by hard links: name.mp4 and its truth, name_1.mp4, name_2.mp4, ..."""
+    for path in sorted(footage.rglob("*")):
+        if path.is_file():
+            folder = target / path.parent.relative_to(footage)
+            folder.mkdir(parents=True, exist_ok=True)
+            for k in range(times):
+                copy = folder / f"{path.stem}{f'_{k}' if k else ''}{path.suffix}"
+                if not copy.exists():
+                    os.link(path, copy)
+
+
+def measure(command: list[str], folder: Path) -> dict[str, float]:
+    """Seconds and MB of one command."""
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    words = [sys.executable, str(ROOT / command[1]), *command[2:]]
+    start, peak = time.perf_counter(), 0
+    with (folder / "log.txt").open("ab") as log:
+        process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log)
+        while process.poll() is None:
+            peak = max(peak, resident(process.pid))
+            time.sleep(0.25)
+    if process.returncode:
+        raise SystemExit(f"error: {shlex.join(command)} ended with {process.returncode}: see {folder / 'log.txt'}")
+    return {"seconds": time.perf_counter() - start, "MB": peak / 1e6}
+
+
+def resident(pid: int) -> int:
+    """Bytes of a process and of those that it started."""
+    total = 0
+    with suppress(psutil.Error):
+        for process in (top := psutil.Process(pid), *top.children(recursive=True)):
+            with suppress(psutil.Error):
+                total += process.memory_full_info().pss
+    return total
+
+
+def disk(folder: Path) -> float:
+    """MB below a folder, what is linked from elsewhere apart."""
+    files = (path for path in folder.rglob("*") if path.is_file() and "footage" not in path.parts)
+    return sum(path.stat().st_size for path in files) / 1e6
+
+
+def grow(times: int, work: Path, footage: Path, done: dict[str, Any], keep: Any) -> None:
+    """All stages but render on `times` as much footage; `keep()` is called after each."""
+    folder = work / f"x{times}"
+    folder.mkdir(parents=True, exist_ok=True)
+    compose(FEW, folder / "params.yaml", ROOT / "conf")
+    link(footage, folder / "data" / "footage", times)
+    for name, lines in commands().items():
+        if name == "render" or name in done:
+            continue
+        print(f"{times} times: {name} ...", file=sys.stderr, flush=True)
+        before = disk(folder)
+        parts = [measure(line, folder) for line in lines]
+        frames = int(read_index(folder / "data" / "frames")["frames"].sum())
+        done[name] = {
+            "frames": frames,
+            "seconds": sum(part["seconds"] for part in parts),
+            "MB": max(part["MB"] for part in parts),
+            "disk_MB": disk(folder) - before,
+        }
+        keep()
+
+
+def table(runs: dict[str, dict[str, Any]]) -> str:
+    """A row a stage; a column of seconds, MB of memory and MB of disk for each size."""
+    sizes = [f"{next(iter(stages.values()))['frames']:,} frames" for stages in runs.values()]
+    lines = [f"| stage | {' | '.join(sizes)} |", "|---|" + "---|" * len(sizes)]
+    for name in next(iter(runs.values())):
+        cells = [stages[name] for stages in runs.values() if name in stages]
+        texts = [f"{c['seconds']:.0f} s, {c['MB']:.0f} MB, {c['disk_MB']:.1f} MB on disk" for c in cells]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--times", nargs="+", type=int, default=[1, 10])
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "growth")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "growth.json")
+    args = parser.parse_args()
+    work = args.work.resolve()
+    state = work / "state.json"
+    runs: dict[str, dict[str, Any]] = json.loads(state.read_text()) if state.is_file() else {}
+
+    def keep() -> None:
+        with atomic_path(state) as temporary:
+            temporary.write_text(json.dumps(runs))
+
+    footage = work / "once" / "data" / "footage"
+    if not footage.is_dir():
+        (work / "once").mkdir(parents=True, exist_ok=True)
+        compose(FEW, work / "once" / "params.yaml", ROOT / "conf")
+        measure(commands()["render"][0], work / "once")
+    for times in sorted(args.times):
+        grow(times, work, footage, runs.setdefault(str(times), {}), keep)
+    shown = {times: runs[times] for times in map(str, sorted(args.times))}
+    print(f"{machine()}\n\n{table(shown)}")
+    with atomic_path(args.out) as temporary:
+        temporary.write_text(json.dumps({"machine": machine(), "runs": shown}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
