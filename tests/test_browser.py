@@ -46,15 +46,22 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "segmenter")
 
 
+def hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.fixture(scope="module")
-def address(model: Path) -> Iterator[str]:
+def address(browser: Any, model: Path) -> Iterator[str]:
     """The page of `backdrop demo`, served by a process of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "backdrop.cli", "demo", "--model", str(model), "--device", "cpu"]
     server = subprocess.Popen(
-        [*command, "--port", str(port), "--params", str(ROOT / "params.yaml")], env=environment(PYTHONPATH=str(ROOT))
+        [*command, "--port", str(port), "--params", str(ROOT / "params.yaml")],
+        env=environment(PYTHONPATH=str(ROOT)),
+        preexec_fn=hear_ctrl_c,  # noqa: PLW1509
     )
     url = f"http://127.0.0.1:{port}/"
     for _ in range(120):
