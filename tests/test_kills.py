@@ -59,8 +59,8 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def go_on(project: Project, name: str, expected: dict[str, dict[str, str]], goal: str | None = None) -> Counter[str]:
     """`dvc repro` after a kill; what became of it, in numbers.
 
-    tried; again: the stage ran again; by hand: a file of DVC's had to be mended as the README says; lost: it failed; wrong: other hashes than
-    those of the undisturbed run, or something left over.
+    tried; again: the stage ran again; by hand: a file of DVC's had to be mended as the README says; lost: it failed;
+    wrong: other hashes than those of the undisturbed run, or something left over.
 
     Args:
         goal: None: everything.
