@@ -2,6 +2,7 @@
 
     make bench
     python -m benchmarks.bench --only crf inference
+    python -m benchmarks.bench --profile
 
 Both sides of a row run in turns (ours, theirs, ours, ...), medians count, and a row's ratio says how many times less
 time (or memory) ours takes. Memory is the growth of the largest resident set of a process of its own for each side.
@@ -31,9 +32,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 
 from backdrop.footage import Clip
+from backdrop.model import Model
 from backdrop.params import Params, compose, read
 from backdrop.video import atomic_path
 
@@ -72,6 +75,19 @@ class Rendered:
 def chosen(folder: Path, *overrides: str) -> Params:
     compose([*overrides, "compute.workers=1", "compute.device=cpu"], folder / "params.yaml", ROOT / "conf")
     return read(folder / "params.yaml")
+
+
+def sections(params: Params) -> SimpleNamespace:
+    """As the stage train gets them."""
+    return SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
+
+
+def joint_model(params: Params) -> Model:
+    """D, S and both inpainters (which the model freezes) with random weights."""
+    from backdrop.inpainter import Inpainter
+    from backdrop.training import build_model
+
+    return build_model(sections(params), *(Inpainter(params.inpainter.channels) for _ in range(2)))
 
 
 # Rows -------------------------------------------------------------------------------------------------
@@ -123,15 +139,12 @@ def plain_boundary_f(a: np.ndarray, b: np.ndarray) -> float:
 
 def joint_step(folder: Path) -> tuple[Side, Side]:
     """One iteration of the papers' method of 2021, forwards and backwards, without the optimizer."""
-    from backdrop.inpainter import Inpainter
     from backdrop.losses import objective
-    from backdrop.training import build_model
 
     size, batch = (160, 96), 2
     params = chosen(folder, "paper='2021'", f"train.size=[{size[0]},{size[1]}]", f"train.batch={batch}")
     torch.manual_seed(0)
-    sections = SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
-    model = build_model(sections, Inpainter(params.inpainter.channels), Inpainter(params.inpainter.channels)).train()
+    model = joint_model(params).train()
     image, flow = (torch.randn(batch, 3, size[1], size[0]) for _ in range(2))
     valid = torch.ones(batch, dtype=torch.bool)
     one, exact = model.sampling, model.sampling.model_copy(update={"kind": "exact"})
@@ -264,9 +277,8 @@ def data_waits(folder: Path) -> tuple[Side, Side]:
     for kind in ("rgb", "flow"):
         channels = params.inpainter.channels
         save_network(folder / f"inpainter_{kind}", Inpainter(channels), {"channels": channels})
-    sections = SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
     run = JointTraining(
-        sections,
+        sections(params),
         folder / "frames",
         folder / "homographies",
         folder / "flow",
@@ -422,6 +434,43 @@ def table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def profile() -> list[str]:
+    """Why rows fall short: what the CRF's processes do, what DVC takes with nothing to look at, what gradients take."""
+    lines = []
+    with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
+        both, alone = crf(Path(folder))
+        both()
+        turns = [(used(alone)[0], *used(both)) for _ in range(3)]
+        busy = median(cpu / 2 / took for _, took, cpu in turns)
+        ratio = median(one / took for one, took, _ in turns)
+        lines.append(f"CRF: two processes busy {busy:.2f} of the time, {ratio:.2f} times less time than one")
+    with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
+        ours, _ = dvc(Path(folder))
+        empty = Path(folder) / "archives"
+        full = median(used(ours)[0] for _ in range(3))
+        for path in (empty / "data").iterdir():
+            path.unlink()
+        (empty / "data" / "a").touch()
+        run(["dvc", "repro", "-q"], empty)
+        least = median(used(partial(idle, empty))[0] for _ in range(3))
+        lines.append(f"dvc: with a single empty file {least / full:.2f} of the time with the archives")
+    with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
+        model = joint_model(chosen(Path(folder), "paper='2021'"))
+        size = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+        lines.append(f"joint step: gradients take {size / 2**20:.0f} MB, whatever the sampling")
+    return lines
+
+
+def used(side: Side) -> tuple[float, float]:
+    """Seconds of one run, and the processor seconds of the processes that this one has started."""
+    children = psutil.Process().children()
+    before = sum(sum(child.cpu_times()[:2]) for child in children)
+    start = time.perf_counter()
+    side()
+    took = time.perf_counter() - start
+    return took, sum(sum(child.cpu_times()[:2]) for child in children) - before
+
+
 def machine() -> str:
     """Its processor, cores and PyTorch's threads."""
     info = Path("/proc/cpuinfo")
@@ -434,10 +483,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=[row.name for row in ROWS])
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "bench.json")
+    parser.add_argument("--profile", action="store_true", help="say why rows fall short, and nothing else")
     parser.add_argument("--grow", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.grow:
         grow(args.grow[0], int(args.grow[1]))
+        return
+    if args.profile:
+        print("\n".join(profile()))
         return
     results = []
     for row in ROWS:

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,9 +28,9 @@ from backdrop.encoder import Features, feature_distance
 from backdrop.inpainter import Inpainter
 from backdrop.loop import check_finite, check_gradients, generator_at
 from backdrop.losses import objective, square_distance
-from backdrop.params import Params, compose, read
-from backdrop.training import build_model
+from backdrop.params import Params
 from backdrop.video import atomic_path
+from benchmarks import bench
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEDULE = {"inpainter": 2 * 200_000, "joint": 100_000}
@@ -46,8 +45,7 @@ def chosen(small: bool) -> Params:
     if small:
         overrides += ["synthesis.encoder=resnet18", "inpainter.channels=[4,8]"]
     with TemporaryDirectory() as folder:
-        compose(overrides, Path(folder) / "params.yaml", ROOT / "conf")
-        return read(Path(folder) / "params.yaml")
+        return bench.chosen(Path(folder), *overrides)
 
 
 class Runner:
@@ -81,10 +79,7 @@ class Runner:
 
     def joint(self, checks: bool = True) -> Step:
         """See `training.JointTraining`."""
-        params = self.params
-        sections = SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
-        frozen = [Inpainter(params.inpainter.channels).freeze() for _ in range(2)]
-        network = build_model(sections, *frozen).to(self.device, memory_format=self.format).train()  # type: ignore[call-overload]
+        network = bench.joint_model(self.params).to(self.device, memory_format=self.format).train()  # type: ignore[call-overload]
         valid = torch.ones(self.batch, dtype=torch.bool, device=self.device)
         count = iter(range(10**9))
 
@@ -92,7 +87,7 @@ class Runner:
             generator = generator_at(0, next(count), self.device)
             return network(self.image, self.flow, valid, generator=generator).terms
 
-        return self._step(network, terms, lambda found: objective(found, params.loss), checks)
+        return self._step(network, terms, lambda found: objective(found, self.params.loss), checks)
 
     def _step(self, network: Any, terms: Callable, total: Callable, checks: bool) -> Step:
         trained = [p for p in network.parameters() if p.requires_grad]
@@ -182,10 +177,9 @@ def disagreement(params: Params, device: torch.device) -> float:
     found = []
     for where in (torch.device("cpu"), device):
         runner = Runner(params, 2, where, False, True, False)
-        sections = SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
-        sections.sampling = params.sampling.model_copy(update={"kind": "exact"})  # no draws: generators differ
         torch.manual_seed(1)
-        network = build_model(sections, *(Inpainter(params.inpainter.channels).freeze() for _ in range(2))).to(where)
+        network = bench.joint_model(params).to(where)
+        network.sampling = params.sampling.model_copy(update={"kind": "exact"})  # no draws: generators differ
         valid = torch.ones(2, dtype=torch.bool, device=where)
         with torch.no_grad():
             terms = network(runner.image, runner.flow, valid).terms

@@ -47,7 +47,7 @@ def run(command: list[str], log: Path, records: Path, stop: tuple[int, signal.Si
             cwd=ROOT,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            preexec_fn=_listen,  # noqa: PLW1509
+            preexec_fn=hear_ctrl_c,  # noqa: PLW1509
         )
     pid, sent = 0, stop is None
     while not pid:  # not poll(): it would take the child's usage with it
@@ -65,7 +65,7 @@ def run(command: list[str], log: Path, records: Path, stop: tuple[int, signal.Si
     }
 
 
-def _listen() -> None:
+def hear_ctrl_c() -> None:
     """What a shell starts in the background ignores Ctrl-C, and so would what it starts."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -19,6 +19,7 @@ from PIL import Image
 
 from backdrop.report import write_report
 from backdrop.segmenter import Segmenter
+from benchmarks.long_video import hear_ctrl_c
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.test_report import project
 from tests.tiny import ROOT, environment, write_model
@@ -44,11 +45,6 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("model") / "segmenter")
-
-
-def hear_ctrl_c() -> None:
-    """What a shell starts in the background ignores Ctrl-C, and so would what it starts."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")
