@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from backdrop import ranks
+
 SATURATION, CONTRAST, BRIGHTNESS, TINT = 0.4, 0.25, 0.12, 0.05
 HUE = 0.5
 """Largest rotation of colors about the gray axis, in radians."""
@@ -25,7 +27,7 @@ class ColorChange:
 
     def __init__(self, count: int, generator: torch.Generator | None = None) -> None:
         def draw(*shape: int) -> Tensor:
-            return torch.rand(count, *shape, generator=generator, device=device) * 2 - 1  # in [-1, 1]
+            return ranks.rand(count, *shape, generator=generator, device=device) * 2 - 1  # in [-1, 1]
 
         device = generator.device if generator is not None else torch.device("cpu")
         gray = torch.full((3, 3), 1 / 3, device=device)
@@ -41,8 +43,8 @@ class ColorChange:
 
     def __call__(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
         """Args: RGB in [0, 1]; so is what comes back, clipped."""
-        changed = torch.einsum("bij,bjhw->bihw", self.matrix.to(image), image)
-        return (changed + self.shift.to(image)[..., None, None]).clamp(0, 1)
+        changed = torch.einsum("bij,bjhw->bihw", self.matrix.to(image, non_blocking=True), image)
+        return (changed + self.shift.to(image, non_blocking=True)[..., None, None]).clamp(0, 1)
 
 
 def mirrored(
@@ -50,5 +52,6 @@ def mirrored(
 ) -> tuple[Float[Tensor, "B _ H W"], ...]:
     """All pictures of an image mirrored left to right, or none, by the toss of a coin an image."""
     device = generator.device if generator is not None else torch.device("cpu")
-    flip = torch.rand(len(pictures[0]), generator=generator, device=device) < 0.5
-    return tuple(torch.where(flip.to(p.device)[:, None, None, None], p.flip(3), p) for p in pictures)
+    flip = ranks.rand(len(pictures[0]), generator=generator, device=device) < 0.5
+    flip = flip.to(pictures[0].device, non_blocking=True)[:, None, None, None]
+    return tuple(torch.where(flip, p.flip(3), p) for p in pictures)

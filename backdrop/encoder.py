@@ -21,12 +21,17 @@ STD = (0.229, 0.224, 0.225)
 
 def normalize(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """RGB in [0, 1] -> zero mean and unit variance over ImageNet's colors."""
-    return (image - image.new_tensor(MEAN)[:, None, None]) / image.new_tensor(STD)[:, None, None]
+    return (image - _channels(image, MEAN)) / _channels(image, STD)
 
 
 def denormalize(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """The inverse of `normalize`, clamped to [0, 1]."""
-    return (image * image.new_tensor(STD)[:, None, None] + image.new_tensor(MEAN)[:, None, None]).clamp(0, 1)
+    return (image * _channels(image, STD) + _channels(image, MEAN)).clamp(0, 1)
+
+
+def _channels(image: Tensor, values: tuple[float, float, float]) -> Float[Tensor, "3 1 1"]:
+    """Filled where the image lies: a copy from the host would wait for the device."""
+    return torch.stack([image.new_full((), value) for value in values])[:, None, None]
 
 
 def resnet(name: str, weights: str) -> torchvision.models.ResNet:

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from backdrop import ranks
+
 
 class _Block(nn.Sequential):
     """Two 3 x 3 convolutions, each with batch norm and ReLU."""
@@ -80,6 +82,6 @@ def random_holes(
 
     Sides are uniform in `side` (shares of the image), centers uniform over the image.
     """
-    sides = side[0] + (side[1] - side[0]) * torch.rand(count, batch, 2, generator=generator)
-    centers = 2 * torch.rand(count, batch, 2, generator=generator) - 1
+    sides = side[0] + (side[1] - side[0]) * ranks.rand(count, batch, 2, dim=1, generator=generator)
+    centers = 2 * ranks.rand(count, batch, 2, dim=1, generator=generator) - 1
     return torch.cat([centers, 2 * sides], dim=-1)

@@ -14,21 +14,31 @@ import shutil
 import sys
 import tempfile
 import zipfile
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
+import torch._functorch.config
 from dvclive import Live
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from backdrop import datasets
+from backdrop import datasets, ranks
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError, WriteError
 from backdrop.flow import FlowArchive, flow_image
@@ -36,6 +46,8 @@ from backdrop.params import ComputeParams
 from backdrop.video import FrameArchive, writing
 
 _CACHE_LIMIT = 8 * 2**30  # bytes of disk that decoded training frames may take
+_PATIENCE = timedelta(days=7)
+"""How long a process waits for another: in the student's rounds, while the first one looks at all the footage."""
 _SEED_STRIDE = 10_000_019  # prime, so that seeds of different runs do not share streams
 
 
@@ -133,8 +145,19 @@ class TrainingFrames(Dataset):
         return planes[:3], planes[3:6], planes[6:9], planes[9:], np.bool_(row[-2]), np.int64(index)
 
     def batches(self, seed: int, start: int, stop: int, size: int, workers: int) -> Iterator[Batch]:
-        """The batches of iterations start..stop-1; each a function of (seed, iteration) alone."""
-        order = [self._order(seed, iteration, size) for iteration in range(start, stop)]
+        """This rank's part of the batches of iterations start..stop-1; each a function of (seed, iteration) alone.
+
+        Raises:
+            BackdropError: the batch cannot be divided among the ranks.
+        """
+        if size % ranks.world():
+            raise BackdropError(
+                f"a batch of {size} cannot be divided among {ranks.world()} processes: choose a batch that is a "
+                f"multiple of compute.devices x compute.nodes"
+            )
+        count = size // ranks.world()
+        mine = slice(ranks.rank() * count, (ranks.rank() + 1) * count)
+        order = [self._order(seed, iteration, size)[mine] for iteration in range(start, stop)]
         loader = DataLoader(self, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
         for columns in loader:
             yield Batch(*columns)
@@ -193,7 +216,11 @@ class Checkpoints:
         self.path = folder / f"{key}.pt"
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state, or None. A file that cannot be read is set aside, not trusted."""
+        """The saved state, or None; the first rank reads, all get it."""
+        return ranks.broadcast(self._read() if ranks.rank() == 0 else None)
+
+    def _read(self) -> dict[str, Any] | None:
+        """A file that cannot be read is set aside, not trusted."""
         if not self.path.exists():
             return None
         try:
@@ -204,6 +231,9 @@ class Checkpoints:
             return None
 
     def save(self, state: Mapping[str, Any]) -> None:
+        """By the first rank alone."""
+        if ranks.rank():
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
         packed = io.BytesIO()  # writing itself, torch puts an error of its own in the place of the file's
@@ -225,18 +255,54 @@ class Checkpoints:
 
 
 def make_fabric(compute: ComputeParams) -> Fabric:
-    """Device and precision as `compute` says.
+    """Device, precision and processes as `compute` says; `launch()` starts the processes.
+
+    torchrun and srun say themselves how many processes there are; else `compute.devices` of them are started on this
+    machine (on each, with `compute.nodes` and the variables NODE_RANK and MASTER_ADDR). FSDP has no place here: the
+    networks of the papers' scale and their optimizer take one GB.
 
     Raises:
-        BackdropError: a GPU was asked for and there is none.
+        BackdropError: a GPU was asked for and there is none, or fewer than asked for.
     """
     wanted = compute.device
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise BackdropError(f"compute.device={wanted}: PyTorch sees no GPU here; set compute.device to auto or cpu")
     cuda = wanted.startswith("cuda") or (wanted == "auto" and torch.cuda.is_available())
-    devices: Any = [int(wanted.split(":")[1])] if ":" in wanted else 1
+    environment, count, nodes = _launcher(compute)
+    if cuda and count > torch.cuda.device_count():
+        raise BackdropError(
+            f"compute.devices={count}: PyTorch sees {torch.cuda.device_count()} GPU(s) here; lower compute.devices"
+        )
+    if ":" in wanted and count * nodes > 1:
+        raise BackdropError(f"compute.device={wanted} names one GPU; with {count * nodes} processes set it to cuda")
+    devices: Any = [int(wanted.split(":")[1])] if ":" in wanted else count
     half = compute.precision == "bf16" or (compute.precision == "auto" and _has_bf16(cuda))
-    return Fabric(accelerator="cuda" if cuda else "cpu", devices=devices, precision="bf16-mixed" if half else "32-true")
+    strategy: Any = "auto"
+    if count * nodes > 1:
+        # A start-up phase trains a part of the network; buffers agree already, by the shared batch norm.
+        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, timeout=_PATIENCE)
+    try:
+        return Fabric(
+            accelerator="cuda" if cuda else "cpu",
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision="bf16-mixed" if half else "32-true",
+            plugins=[environment],
+        )
+    except (ValueError, RuntimeError) as error:
+        raise BackdropError(f"the processes of the training cannot be set up: {str(error).splitlines()[0]}") from None
+
+
+def _launcher(compute: ComputeParams) -> tuple[ClusterEnvironment, int, int]:
+    """Who starts the processes, how many of them on a machine, and on how many machines."""
+    if TorchElasticEnvironment.detect():
+        count = int(os.environ["LOCAL_WORLD_SIZE"])
+        return TorchElasticEnvironment(), count, int(os.environ["WORLD_SIZE"]) // count
+    if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:  # srun's; a batch script without srun has no such variable
+        nodes = int(os.environ["SLURM_STEP_NUM_NODES"])
+        return SLURMEnvironment(auto_requeue=False), int(os.environ["SLURM_STEP_NUM_TASKS"]) // nodes, nodes
+    return LightningEnvironment(), compute.devices, compute.nodes
 
 
 def _has_bf16(cuda: bool) -> bool:
@@ -253,7 +319,10 @@ def to_images(fabric: Fabric, pixels: Tensor) -> Tensor:
 
 def loader_workers(fabric: Fabric) -> int:
     """Loader processes: the scratch file makes loading so cheap on a CPU that a process would only take its core."""
-    return min(8, (os.cpu_count() or 1) - 1) if fabric.device.type == "cuda" else 0
+    if fabric.device.type != "cuda":
+        return 0
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # processes on this machine
+    return min(8, max(1, (os.cpu_count() or 1) // beside - 1))
 
 
 def cosine(iteration: int, total: int, enabled: bool) -> float:
@@ -261,50 +330,141 @@ def cosine(iteration: int, total: int, enabled: bool) -> float:
     return 0.5 * (1 + math.cos(math.pi * iteration / total)) if enabled else 1.0
 
 
-def check_finite(terms: Mapping[str, Tensor], iteration: int, names: Callable[[], str]) -> None:
-    """Stop at a NaN or an infinity.
+class Learner:
+    """The optimizer's step, with the stop at numbers that are none: the same for every training loop.
 
-    Raises:
-        BackdropError: names the iteration, the term and the batch's frames.
+    A GPU is not waited for in each iteration. Whether loss and gradients are finite is computed there; where they are
+    not, the fused optimizer leaves the weights alone, and the host reads it two iterations later. On a processor it is
+    read at once.
+
+    Args:
+        network: what is trained; `model` is the same for calls, on the device and shared among the processes.
+        optimizer: on a GPU, a fused one.
+        compiled: parts for `torch.compile`.
+        methods: of the network, to be called as the network is.
     """
-    if torch.isfinite(torch.stack([value.detach() for value in terms.values()])).all():  # one wait for the device
-        return
-    term, value = next((term, float(value)) for term, value in terms.items() if not math.isfinite(value))
-    raise BackdropError(
-        f"iteration {iteration}: the loss term {term} is {value}; frames of the batch: {names()}. "
-        f"Look at these frames, or lower train.rate (or inpainter.rate), and run again"
-    )
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        compiled: Sequence[nn.Module] = (),
+        methods: Sequence[str] = (),
+    ) -> None:
+        self.fabric, self.network, self._own = fabric, network, optimizer
+        ranks.share_batch_norm(network, fabric.device)
+        compile_parts(compiled)
+        self.model, self.optimizer = fabric.setup(network, optimizer)
+        for method in methods:
+            self.model.mark_forward_method(method)
+        self.lag = 2 if fabric.device.type == "cuda" else 0
+        self._pending: deque[_Watched] = deque()
+
+    def learn(
+        self,
+        iteration: int,
+        terms: Mapping[str, Tensor],
+        loss: Tensor,
+        rates: Sequence[float],
+        names: Callable[[], str],
+    ) -> None:
+        """One step by the gradient of `loss`.
+
+        Args:
+            terms: scalars by name, looked at for numbers that are none.
+            rates: the learning rates of the optimizer's groups.
+            names: the batch's frames, for a message.
+
+        Raises:
+            BackdropError: a term or a gradient of an iteration, at most `lag` before this one, is not finite: names
+                the iteration, the term or the parameter, and the frames. No weight was changed by it.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        self.fabric.backward(loss)
+        self._watch(iteration, terms, names)
+        self.settle(self.lag)
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+        self.optimizer.step()
+
+    def _watch(self, iteration: int, terms: Mapping[str, Tensor], names: Callable[[], str]) -> None:
+        gradients = {name: own.grad for name, own in self.network.named_parameters() if own.grad is not None}
+        norms = torch._foreach_norm(list(gradients.values()))  # type: ignore[arg-type]
+        values = torch.stack([*(value.detach().float() for value in terms.values()), *(n.float() for n in norms)])
+        event = None
+        if self.lag:
+            self._own.found_inf = (~values.isfinite().all()).float()  # type: ignore[attr-defined] # fused optimizers ask
+            values = values.to("cpu", non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        self._pending.append(_Watched(iteration, list(terms), list(gradients), values, event, names))
+
+    def settle(self, leave: int = 0) -> None:
+        """Look at the numbers of all iterations but the last `leave`; before anything is saved, at those of all.
+
+        Raises:
+            BackdropError: see `learn`.
+        """
+        while len(self._pending) > leave:
+            self._pending.popleft().check()
 
 
-def check_gradients(network: nn.Module, iteration: int, names: Callable[[], str]) -> None:
-    """Stop at a gradient that is no number, before it reaches a weight: the last checkpoint is from before it.
+class _Watched(NamedTuple):
+    """The numbers of an iteration: the terms of the loss, then the norms of the gradients."""
 
-    Raises:
-        BackdropError: names the iteration, the parameter and the batch's frames.
-    """
-    grads = {name: own.grad for name, own in network.named_parameters() if own.grad is not None}
-    norms = torch.stack(torch._foreach_norm(list(grads.values())))  # type: ignore[arg-type] # of tensors, all of one device
-    if torch.isfinite(norms).all():
-        return
-    worst = next(name for name, norm in zip(grads, norms, strict=True) if not torch.isfinite(norm))
-    raise BackdropError(
-        f"iteration {iteration}: the gradient of {worst} is not finite; frames of the batch: {names()}. "
-        f"Look at these frames, or lower the rate of this stage, and run again: it goes on from before this iteration"
-    )
+    iteration: int
+    terms: list[str]
+    gradients: list[str]
+    values: Tensor
+    event: torch.cuda.Event | None
+    names: Callable[[], str]
+
+    def check(self) -> None:
+        if self.event is not None:
+            self.event.synchronize()
+        finite = self.values.isfinite()
+        if finite.all():
+            return
+        worst = int((~finite).nonzero()[0, 0])
+        frames = f"frames of the batch: {self.names()}"
+        if worst < len(self.terms):
+            raise BackdropError(
+                f"iteration {self.iteration}: the loss term {self.terms[worst]} is {float(self.values[worst])}; "
+                f"{frames}. "
+                f"Look at these frames, or lower train.rate (or inpainter.rate), and run again"
+            )
+        raise BackdropError(
+            f"iteration {self.iteration}: the gradient of {self.gradients[worst - len(self.terms)]} is not finite; "
+            f"{frames}. Look at these frames, or lower the rate of this stage, and run again: it goes on from before "
+            f"this iteration"
+        )
+
+
+def compile_parts(parts: Sequence[nn.Module]) -> None:
+    """`torch.compile` of each in place; names and state stay. The first iteration then takes minutes."""
+    if parts:
+        # A gradient is taken within the forward pass as well (`model.without_gradient_to`): buffers are needed twice.
+        torch._functorch.config.donated_buffer = False
+    for part in parts:
+        part.compile()
 
 
 def frame_names(data: TrainingFrames, batch: Batch) -> str:
     return ", ".join(data.name(int(i)) for i in batch.index)
 
 
-def set_rates(optimizer: Any, rates: Sequence[float], factor: float) -> None:
-    for group, rate in zip(optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate * factor
+def progress(total: int, start: int, title: str) -> tqdm:
+    """A bar over the iterations, of the first rank."""
+    return tqdm(total=total, initial=start, desc=title, unit="it", mininterval=2, disable=ranks.rank() > 0)
 
 
 @contextmanager
-def open_live(folder: Path, history: Sequence[Mapping[str, float]]) -> Iterator[Live]:
-    """DVCLive's curves in `folder`; what a resumed run had logged is logged again."""
+def open_live(folder: Path, history: Sequence[Mapping[str, float]]) -> Iterator[Live | None]:
+    """DVCLive's curves in `folder`; what a resumed run had logged is logged again. None but on the first rank."""
+    if ranks.rank():
+        yield None
+        return
     with writing(folder):
         shutil.rmtree(folder, ignore_errors=True)
         live = Live(str(folder), save_dvc_exp=False, dvcyaml=None, report=None, monitor_system=False)
@@ -326,6 +486,11 @@ def _write_row(live: Live, row: Mapping[str, float]) -> None:
         live.make_summary()
 
 
-def log_row(live: Live, row: dict[str, float], history: list) -> None:
+def log_row(live: Live | None, row: dict[str, float], history: list) -> None:
+    """One point of the curves, its numbers averaged over the ranks, each of which must call."""
+    floats = [key for key, value in row.items() if isinstance(value, float)]
+    means = ranks.means([row[key] for key in floats])
+    row = row | dict(zip(floats, means, strict=True))
     history.append(row)
-    _write_row(live, row)
+    if live is not None:
+        _write_row(live, row)

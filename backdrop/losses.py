@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from backdrop import ranks
 from backdrop.params import LossParams
 
 
@@ -89,7 +90,8 @@ def box_priors(
     scale: Float[Tensor, "B 2"], offset: Float[Tensor, "B 2"], target: float
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
     """Squares of (batch-mean scale - target) and of the batch-mean offset (the authors' later code)."""
-    return (scale.mean(dim=0) - target).square().mean(), offset.mean(dim=0).square().mean()
+    scale, offset = ranks.mean(scale.mean(dim=0)), ranks.mean(offset.mean(dim=0))
+    return (scale - target).square().mean(), offset.square().mean()
 
 
 def objective(terms: Mapping[str, Tensor], params: LossParams) -> Float[Tensor, ""]:

@@ -123,6 +123,11 @@ class Model(nn.Module):
         )
         return Step(image, terms, proposals, cell, box, mask, background[0], composed)
 
+    def autoencode(self, image: Float[Tensor, "B 3 H W"], box: Float[Tensor, "B 4"]) -> Float[Tensor, ""]:
+        """Loss of S as an auto-encoder on given boxes: L2 inside the focal window (start-up schedule)."""
+        crop = spatial.crop(image, box, self.synthesis.params.crop)
+        return reconstruction(self.synthesis(crop).foreground, crop, self.synthesis.window)
+
     def _background_terms(
         self,
         image: Tensor,
@@ -256,14 +261,6 @@ def _learning(proposals: Proposals, schedule: Schedule) -> Proposals:
     if not (schedule.sizes_learn and schedule.synthesis):
         side, scale = side.detach(), scale.detach()
     return proposals._replace(box=torch.cat([center, side], dim=-1), scale=scale, offset=offset)
-
-
-def autoencode(
-    synthesis: SynthesisNetwork, image: Float[Tensor, "B 3 H W"], box: Float[Tensor, "B 4"]
-) -> Float[Tensor, ""]:
-    """Loss of S as an auto-encoder on given boxes: L2 inside the focal window (start-up schedule)."""
-    crop = spatial.crop(image, box, synthesis.params.crop)
-    return reconstruction(synthesis(crop).foreground, crop, synthesis.window)
 
 
 def reconstruction(

@@ -362,6 +362,9 @@ class ComputeParams(Section):
     precision: Literal["auto", "32", "bf16"] = Field(
         description="Arithmetic of the networks in training: auto takes bf16 where the processor has it."
     )
+    compile: bool = Field(description="torch.compile of the networks in training: minutes before the first iteration.")
+    devices: Count = Field(description="Processes that train together on a machine, a GPU each; they share each batch.")
+    nodes: Count = Field(description="Machines that train together; see docs/scaling.md for how they are started.")
     workers: CountOrZero = Field(description="Processes over sequences; 0: all cores.")
 
 

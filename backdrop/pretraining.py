@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from lightning_fabric import Fabric
 from torch import Tensor
-from tqdm import tqdm
 
+from backdrop import ranks
 from backdrop.encoder import Features, feature_distance, normalize
 from backdrop.errors import BackdropError
 from backdrop.inpainter import Inpainter, random_holes
 from backdrop.loop import (
     Batch,
     Checkpoints,
+    Learner,
     TrainingFrames,
-    check_finite,
-    check_gradients,
     cosine,
     frame_names,
     generator_at,
@@ -26,8 +28,8 @@ from backdrop.loop import (
     log_row,
     make_fabric,
     open_live,
+    progress,
     run_key,
-    set_rates,
     to_images,
 )
 from backdrop.losses import square_distance
@@ -90,54 +92,85 @@ def train_inpainter(
     data = TrainingFrames(frames_dir, flow_dir if kind == "flow" else None, size)
     network = Inpainter(params.channels)
     network.start_color(mean_color(data, kind))
-    features = fabric.to_device(Features(weights)) if params.perceptual else None
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.Adam(network.parameters(), lr=params.rate, fused=True)
-    model, optimizer = fabric.setup(network, optimizer)
-    checkpoints = Checkpoints(
-        checkpoint_dir, run_key(f"inpaint-{kind}", [params, seed, size, weights, data.fingerprint()])
-    )
+    fabric.launch()
+    lesson = Lesson(fabric, network, Features(weights) if params.perceptual else None, params, compute.compile)
+    key = run_key(f"inpaint-{kind}", [params, seed, size, weights, data.fingerprint()])
+    checkpoints = Checkpoints(checkpoint_dir, key)
     state = checkpoints.load()
     start, history = 0, []
     if state is not None:
         network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
+        lesson.learner.optimizer.load_state_dict(state["optimizer"])
         start, history = state["iteration"], state["history"]
     every = max(1, params.iterations // 100)
-    bar = tqdm(total=params.iterations, initial=start, desc=f"inpainter {kind}", unit="it", mininterval=2)
+    bar = progress(params.iterations, start, f"inpainter {kind}")
     with bar, open_live(log_dir, history) as live:
-        for iteration, batch in enumerate(
-            data.batches(seed, start, params.iterations, params.batch, loader_workers(fabric)), start
-        ):
+        batches = data.batches(seed, start, params.iterations, params.batch, loader_workers(fabric))
+        for iteration, batch in enumerate(batches, start):
             image = to_images(fabric, batch.flow if kind == "flow" else batch.image)
+            known = batch.flow_valid.to(image, non_blocking=True) if kind == "flow" else None
             boxes = random_holes(len(image), params.hole, params.holes, generator_at(seed, iteration))
-            hole = torch.stack([hole_mask(box, (size[1], size[0])) for box in boxes]).amax(dim=0).to(image)
-            known = batch.flow_valid.to(image) if kind == "flow" else torch.ones(len(image)).to(image)
-            output = model(image, hole)
-            terms = {"l2": (square_distance(output, image) * known).mean()}
-            if features is not None:
-                with fabric.autocast():
-                    distance = feature_distance(features(output), features(image))
-                terms["phi"] = params.perceptual * (distance * known).mean()
-            check_finite(terms, iteration, lambda b=batch: frame_names(data, b))  # type: ignore[misc]
-            loss = torch.stack(list(terms.values())).sum()
-            optimizer.zero_grad(set_to_none=True)
-            fabric.backward(loss)
-            check_gradients(network, iteration, lambda b=batch: frame_names(data, b))  # type: ignore[misc]
-            set_rates(optimizer, [params.rate], cosine(iteration, params.iterations, params.decay))
-            optimizer.step()
+            names = partial(frame_names, data, batch)
+            terms = lesson.step(iteration, image, boxes.to(image, non_blocking=True), known, names)
             bar.update()
             if iteration % every == 0 or iteration + 1 == params.iterations:
                 row = {"iteration": iteration} | {key: float(value.detach()) for key, value in terms.items()}
                 log_row(live, row, history)
             if (iteration + 1) % CHECKPOINT_EVERY == 0:
+                lesson.learner.settle()
                 checkpoints.save(
                     {
                         "network": network.state_dict(),
-                        "optimizer": optimizer.state_dict(),
+                        "optimizer": lesson.learner.optimizer.state_dict(),
                         "iteration": iteration + 1,
                         "history": history,
                     }
                 )
-    save_network(out_dir, network, {"kind": kind, "channels": params.channels, "size": list(size)})
-    checkpoints.clear()
+    lesson.learner.settle()
+    if ranks.rank() == 0:
+        save_network(out_dir, network, {"kind": kind, "channels": params.channels, "size": list(size)})
+        checkpoints.clear()
+
+
+class Lesson:
+    """An inpainter, the loss of its training and its optimizer.
+
+    Args:
+        features: phi; None: L2 alone. compiled: by `torch.compile`.
+    """
+
+    def __init__(
+        self, fabric: Fabric, network: Inpainter, features: Features | None, params: InpainterParams, compiled: bool
+    ) -> None:
+        self.fabric, self.params = fabric, params
+        self.features = fabric.to_device(features) if features is not None else None
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.Adam(network.parameters(), lr=params.rate, fused=True)
+        parts = [part for part in (network, self.features) if part is not None] if compiled else []
+        self.learner = Learner(fabric, network, optimizer, parts)
+
+    def step(
+        self,
+        iteration: int,
+        image: Float[Tensor, "B 3 H W"],
+        boxes: Float[Tensor, "N B 4"],
+        known: Float[Tensor, " B"] | None,
+        names: Callable[[], str],
+    ) -> dict[str, Tensor]:
+        """Learn to fill the union of an image's `boxes`; the terms of the loss.
+
+        Args:
+            image: normalized. known: 1 for the images that count; None: all do.
+        """
+        size = (image.shape[2], image.shape[3])
+        hole = torch.stack([hole_mask(box, size) for box in boxes]).amax(dim=0)
+        known = torch.ones_like(image[:, 0, 0, 0]) if known is None else known
+        output = self.learner.model(image, hole)
+        terms = {"l2": (square_distance(output, image) * known).mean()}
+        if self.features is not None:
+            with self.fabric.autocast():
+                distance = feature_distance(self.features(output), self.features(image))
+            terms["phi"] = self.params.perceptual * (distance * known).mean()
+        rate = self.params.rate * cosine(iteration, self.params.iterations, self.params.decay)
+        self.learner.learn(iteration, terms, torch.stack(list(terms.values())).sum(), [rate], names)
+        return terms

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from backdrop import ranks
 from backdrop.detector import select
 from backdrop.params import SamplingParams
 
@@ -53,7 +54,9 @@ def draw(
         q = (live / live.sum()).to(p).expand(batch, -1)
     else:
         q = sampling_distribution(p, live, params.epsilon)
-    cells = torch.multinomial(q, params.cells, replacement=True, generator=generator).T
+    # Every rank draws for the whole batch, by all ranks' q: the cells are those that a single process draws.
+    drawn = torch.multinomial(ranks.whole(q), params.cells, replacement=True, generator=generator)
+    cells = ranks.own(drawn).T
     return Draw(cells, _pick(p, cells) / _pick(q, cells) / params.cells, params.baseline == "leave_one_out")
 
 
@@ -61,7 +64,7 @@ def _gumbel(p: Tensor, params: SamplingParams, generator: torch.Generator | None
     """Straight-through Gumbel softmax: the drawn cell counts 1, the gradient is the relaxation's (2022 ablation)."""
     cells, weights = [], []
     for _ in range(params.cells):
-        uniform = torch.rand(p.shape, generator=generator, device=p.device).clamp(1e-9, 1 - 1e-7)
+        uniform = ranks.rand(*p.shape, generator=generator, device=p.device).clamp(1e-9, 1 - 1e-7)
         relaxed = ((p.clamp_min(1e-20).log() - (-uniform.log()).log()) / params.temperature).softmax(dim=1)
         cell = relaxed.argmax(dim=1)
         chosen = relaxed.gather(1, cell[:, None])[:, 0]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -26,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
-from tqdm import tqdm
 
+from backdrop import ranks
 from backdrop.crf import refine
 from backdrop.cues import Cue, Footage, consensus, cue_names, frame_cues, fuse, refit
 from backdrop.encoder import normalize
@@ -35,9 +36,8 @@ from backdrop.flow import FlowArchive
 from backdrop.homography import Homographies, load_homographies, save_homographies
 from backdrop.loop import (
     Checkpoints,
+    Learner,
     TrainingFrames,
-    check_finite,
-    check_gradients,
     cosine,
     frame_names,
     generator_at,
@@ -45,8 +45,8 @@ from backdrop.loop import (
     log_row,
     make_fabric,
     open_live,
+    progress,
     run_key,
-    set_rates,
 )
 from backdrop.masks import Soft, box_pixels, copy_files
 from backdrop.params import StabilizeParams, StudentParams
@@ -274,8 +274,8 @@ def augment(
     """
     count, device = len(image), image.device
 
-    def draw(*shape: int) -> Tensor:
-        return (torch.rand(count, *shape, generator=generator) * 2 - 1).to(device)  # in [-1, 1]
+    def draw(*shape: int) -> Tensor:  # in [-1, 1]
+        return (ranks.rand(count, *shape, generator=generator) * 2 - 1).to(device, non_blocking=True)
 
     aspect = image.shape[3] / image.shape[2]
     zoom, angle = torch.exp(0.35 * draw()), 0.25 * draw()
@@ -311,10 +311,10 @@ def targets(stored: UInt8[Tensor, "B H W"], band: tuple[float, float] | None) ->
 
 
 def student_loss(logits: Float[Tensor, "B 1 H W"], label: Float[Tensor, "B 2 H W"]) -> Tensor:
-    """Binary cross-entropy over the pixels that weigh something."""
+    """Binary cross-entropy over the pixels of the whole batch that weigh something."""
     mask, weight = label[:, :1], label[:, 1:]
     loss = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
-    return (loss * weight).sum() / weight.sum().clamp(min=1)
+    return (loss * weight).sum() / ranks.mean(weight.sum()).clamp(min=1)
 
 
 # Rounds -----------------------------------------------------------------------------------------------
@@ -347,8 +347,16 @@ class SelfTraining:
         self.data = TrainingFrames(frames_dir, None, self.student.size)
         self.data.items = [(s, t) for s, t in self.data.items if t % self.student.every == 0]
         self.network = StudentNetwork(self.student.channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        optimizer = torch.optim.AdamW(self.network.parameters(), lr=self.student.rate, weight_decay=1e-3)
-        self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
+        self.fabric.launch()
+        # Fused on a GPU, where it may not wait; its rounding on a processor differs from the plain one's.
+        optimizer = torch.optim.AdamW(
+            self.network.parameters(),
+            lr=self.student.rate,
+            weight_decay=1e-3,
+            fused=self.fabric.device.type == "cuda" or None,
+        )
+        parts = [self.network] if params.compute.compile else []
+        self.learner = Learner(self.fabric, self.network, optimizer, parts)
         key = run_key(
             "student",
             [params.seed, self.student, params.stabilize],
@@ -367,25 +375,27 @@ class SelfTraining:
         # Within a round the pseudo-masks must be at hand: the weights they came from are gone.
         if state is not None and (not state["iteration"] or self._whole(state["round"]).exists()):
             self.network.load_state_dict(state["network"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            self.learner.optimizer.load_state_dict(state["optimizer"])
             first, start, history = state["round"], state["iteration"], state["history"]
         with open_live(self.log_dir, history) as live:
             for number in range(first, self.student.rounds):
                 labels = self._expect(number)
                 self._maximize(number, start, labels, live, history)
                 start = 0
-        threshold = self._threshold(self._expect(self.student.rounds - 1))
-        save_network(out_dir, *self._model(threshold))
-        self.checkpoints.clear()
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        labels = self._expect(self.student.rounds - 1)
+        if ranks.rank() == 0:
+            save_network(out_dir, *self._model(self._threshold(labels)))
+            self.checkpoints.clear()
+            shutil.rmtree(self.scratch, ignore_errors=True)
 
     # E-step
 
     def _expect(self, number: int) -> list[np.ndarray]:
-        """The pseudo-masks of a round, one array a sequence; computed once, found again by a resumed run."""
+        """The pseudo-masks of a round, one array a sequence; computed once, by the first rank, found again by a
+        resumed run."""
         works = [self._work(number, archive) for archive in self.data.frames]
         whole = self._whole(number)
-        if not whole.exists():
+        if ranks.rank() == 0 and not whole.exists():
             if number:
                 self._predict(works)
                 works = self._refit(works) if self.student.refit else works
@@ -405,6 +415,7 @@ class SelfTraining:
             for work in works:
                 work.evidence.unlink()
             whole.touch()
+        self.fabric.barrier()
         return [np.load(work.labels, mmap_mode="r") for work in works]
 
     def _whole(self, number: int) -> Path:
@@ -414,7 +425,7 @@ class SelfTraining:
     def _work(self, number: int, archive: FrameArchive) -> Work:
         name = archive.path.stem
         folder = self.scratch / name
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         frames, homographies, flow = self.folders
         return Work(
             name,
@@ -507,21 +518,16 @@ class SelfTraining:
         band = student.ignore if number + 1 >= student.hard_from else None
         self.network.train()
         seed = self.params.seed + number
-        with tqdm(total=total, initial=start, desc=f"student, round {number + 1}", unit="it", mininterval=2) as bar:
+        with progress(total, start, f"student, round {number + 1}") as bar:
             batches = self.data.batches(seed, start, total, student.batch, loader_workers(self.fabric))
             for iteration, batch in enumerate(batches, start):
                 stored = np.stack([labels[s][t] for s, t in (self.data.items[int(i)] for i in batch.index)])
-                label = targets(torch.from_numpy(stored).to(self.fabric.device), band)
-                pixels = batch.image.to(self.fabric.device).float() / 255
+                label = targets(torch.from_numpy(stored).to(self.fabric.device, non_blocking=True), band)
+                pixels = batch.image.to(self.fabric.device, non_blocking=True).float() / 255
                 image, label = augment(pixels, label, generator_at(seed, iteration))
-                loss = student_loss(self.model(to_normal(image)), label)
-                check_finite({"bce": loss}, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
-                self.optimizer.zero_grad(set_to_none=True)
-                self.fabric.backward(loss)
-                check_gradients(self.network, iteration, lambda b=batch: frame_names(self.data, b))  # type: ignore[misc]
-                warm = min(1.0, (iteration + 1) / 20)
-                set_rates(self.optimizer, [student.rate], warm * cosine(iteration, total, student.decay))
-                self.optimizer.step()
+                loss = student_loss(self.learner.model(to_normal(image)), label)
+                rate = student.rate * (min(1.0, (iteration + 1) / 20) * cosine(iteration, total, student.decay))
+                self.learner.learn(iteration, {"bce": loss}, loss, [rate], partial(frame_names, self.data, batch))
                 bar.update()
                 if iteration % student.log_every == 0 or iteration + 1 == total:
                     row = {"iteration": number * total + iteration, "round": number + 1, "bce": float(loss.detach())}
@@ -530,11 +536,12 @@ class SelfTraining:
                     self._checkpoint(number, iteration + 1, history)
 
     def _checkpoint(self, number: int, iteration: int, history: list) -> None:
+        self.learner.settle()
         done = iteration == self.student.iterations
         self.checkpoints.save(
             {
                 "network": self.network.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.learner.optimizer.state_dict(),
                 "round": number + 1 if done else number,
                 "iteration": 0 if done else iteration,
                 "history": history,

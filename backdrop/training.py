@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
-from tqdm import tqdm
 
-from backdrop import overlay
+from backdrop import overlay, ranks
 from backdrop.augmentation import ColorChange, mirrored
 from backdrop.background import Backgrounds
 from backdrop.baselines import flow_mask, flow_soft, otsu
@@ -24,9 +25,8 @@ from backdrop.inpainter import Inpainter
 from backdrop.loop import (
     Batch,
     Checkpoints,
+    Learner,
     TrainingFrames,
-    check_finite,
-    check_gradients,
     cosine,
     frame_names,
     generator_at,
@@ -34,12 +34,12 @@ from backdrop.loop import (
     log_row,
     make_fabric,
     open_live,
+    progress,
     run_key,
-    set_rates,
 )
 from backdrop.losses import objective
 from backdrop.masks import box_from_mask
-from backdrop.model import Model, Schedule, Step, autoencode
+from backdrop.model import Model, Schedule, Step
 from backdrop.params import TrainParams
 from backdrop.pretraining import load_inpainter
 from backdrop.synthesis import SynthesisNetwork
@@ -97,6 +97,23 @@ def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:
     return float(width), float(height)
 
 
+def make_learner(fabric: Fabric, network: Model, train: TrainParams, compiled: bool = False) -> Learner:
+    """The optimizer of joint training; its groups: the rest, S's decoder, D's boxes.
+
+    Args:
+        compiled: all networks by `torch.compile`.
+    """
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    groups = [network.synthesis.decoder_parameters(), list(network.detector.box_head.parameters())]
+    chosen = {id(parameter) for group in groups for parameter in group}
+    rest = [p for p in network.parameters() if p.requires_grad and id(p) not in chosen]
+    parameters = [{"params": group} for group in (rest, *groups)]
+    optimizer = torch.optim.Adam(parameters, lr=train.rate, fused=True)
+    parts = [network.detector, network.synthesis, network.inpainter, network.inpainter_flow, network.features]
+    compiling = [part for part in parts if part is not None] if compiled else []
+    return Learner(fabric, network, optimizer, compiling, methods=["autoencode"])
+
+
 def _pixels(image: Tensor) -> np.ndarray:
     """(1, 3, H, W), normalized -> (H, W, 3) uint8 RGB."""
     rgb = denormalize(image.detach().float().cpu())[0].permute(1, 2, 0).numpy()
@@ -130,14 +147,10 @@ class JointTraining:
             moving = moving_size(self.data.flows)
             if moving is not None:
                 self.network.detector.start_boxes(tuple(params.train.box_start * side for side in moving))  # type: ignore[arg-type]
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        groups = [self.network.synthesis.decoder_parameters(), list(self.network.detector.box_head.parameters())]
-        chosen = {id(parameter) for group in groups for parameter in group}
-        rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in chosen]
+        self.fabric.launch()
+        self.learner = make_learner(self.fabric, self.network, params.train, params.compute.compile)
+        self.model = self.learner.model
         self.rates = [params.train.rate, params.train.decoder_rate, params.train.box_rate]
-        parameters = [{"params": group} for group in (rest, *groups)]
-        optimizer = torch.optim.Adam(parameters, lr=params.train.rate, fused=True)
-        self.model, self.optimizer = self.fabric.setup(self.network, optimizer)
         sections = [
             params.seed,
             params.lambda_,
@@ -158,7 +171,7 @@ class JointTraining:
         """Train from the last checkpoint (or the start) to the end and write `out_dir`."""
         train = self.params.train
         start, history = self._resume()
-        bar = tqdm(total=self.total, initial=start, desc="joint training", unit="it", mininterval=2)
+        bar = progress(self.total, start, "joint training")
         with bar, open_live(self.log_dir, history) as live:
             batches = self.data.batches(self.params.seed, start, self.total, train.batch, loader_workers(self.fabric))
             for iteration, batch in enumerate(batches, start):
@@ -169,16 +182,23 @@ class JointTraining:
                 last = iteration + 1 == self.total
                 if row and (iteration % train.log_every == 0 or last):
                     log_row(live, self._summary(iteration, row, step), history)
-                if step and train.overlay_every and ((iteration + 1) % train.overlay_every == 0 or last):
+                if live and step and train.overlay_every and ((iteration + 1) % train.overlay_every == 0 or last):
                     with writing(self.log_dir):
                         live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(step))
                 if (iteration + 1) % train.checkpoint_every == 0 and not last:
+                    self.learner.settle()
                     self._save(iteration + 1, history)
+        self.learner.settle()
+        if ranks.rank() == 0:
+            self._write(out_dir)
+
+    def _write(self, out_dir: Path) -> None:
+        """The model folder."""
         save_network(
             out_dir,
             {"detector": self.network.detector, "synthesis": self.network.synthesis},
             {
-                "size": list(train.size),
+                "size": list(self.params.train.size),
                 "detector": self.params.detector.model_dump(mode="json"),
                 "synthesis": self.params.synthesis.model_dump(mode="json"),
             },
@@ -193,22 +213,18 @@ class JointTraining:
         generator = generator_at(self.params.seed, iteration, self.fabric.device)
         step = None
         if name == "synthesis":
-            boxes = self._random_boxes(len(image), iteration).to(image)
-            with self.fabric.autocast():
-                loss = autoencode(self.network.synthesis, image, boxes)
+            boxes = self._random_boxes(len(image), iteration).to(image, non_blocking=True)
+            loss = self.model.autoencode(image, boxes)
             terms = {"autoencoder": loss}
         else:
             known = (behind, seen > 0) if self.data.background is not None else None
             with_flow = flow if self.params.loss.alpha_flow else None
-            step = self.model(image, with_flow, batch.flow_valid.to(self.fabric.device), schedule, generator, known)
+            valid = batch.flow_valid.to(self.fabric.device, non_blocking=True)
+            step = self.model(image, with_flow, valid, schedule, generator, known)
             terms = step.terms
             loss = objective(terms, self.params.loss)
-        check_finite(terms, iteration, lambda: frame_names(self.data, batch))
-        self.optimizer.zero_grad(set_to_none=True)
-        self.fabric.backward(loss)
-        check_gradients(self.network, iteration, lambda: frame_names(self.data, batch))
-        set_rates(self.optimizer, self.rates, self._decay(iteration))
-        self.optimizer.step()
+        rates = [rate * self._decay(iteration) for rate in self.rates]
+        self.learner.learn(iteration, terms, loss, rates, partial(frame_names, self.data, batch))
         return terms, step
 
     def _pictures(self, batch: Batch, iteration: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -217,7 +233,7 @@ class JointTraining:
             picture.to(self.fabric.device, non_blocking=True).float() / 255
             for picture in (batch.image, batch.flow, batch.background)
         )
-        seen = batch.known.to(self.fabric.device)
+        seen = batch.known.to(self.fabric.device, non_blocking=True)
         if self.params.train.augment:
             # A stream of its own: the draws of cells stay those of a run without augmentation.
             generator = generator_at(self.params.seed + 1, iteration)
@@ -246,8 +262,8 @@ class JointTraining:
         """Boxes of the sizes D may propose, anywhere inside the image."""
         generator = generator_at(self.params.seed, iteration)
         low, high = self.params.detector.scale
-        scale = low + (high - low) * torch.rand(count, 2, generator=generator)
-        center = (2 * torch.rand(count, 2, generator=generator) - 1) * (1 - scale)
+        scale = low + (high - low) * ranks.rand(count, 2, generator=generator)
+        center = (2 * ranks.rand(count, 2, generator=generator) - 1) * (1 - scale)
         return torch.cat([center, 2 * scale], dim=1)
 
     def _summary(self, iteration: int, terms: Mapping[str, Tensor], step: Step | None) -> dict[str, float]:
@@ -290,7 +306,7 @@ class JointTraining:
         self.checkpoints.save(
             {
                 "network": {k: v for k, v in self.network.state_dict().items() if not k.startswith("features.")},
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.learner.optimizer.state_dict(),
                 "iteration": iteration,
                 "history": history,
             }
@@ -301,5 +317,5 @@ class JointTraining:
         if state is None:
             return 0, []
         self.network.load_state_dict(state["network"], strict=False)
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.learner.optimizer.load_state_dict(state["optimizer"])
         return state["iteration"], state["history"]

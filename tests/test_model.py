@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from backdrop.losses import objective
-from backdrop.model import Model, Schedule, autoencode, without_gradient_to
+from backdrop.model import Model, Schedule, without_gradient_to
 from backdrop.spatial import expand, hole
 
 WEIGHTS = ("alpha", "alpha_flow", "beta", "beta_flow", "gamma", "eta", "zeta", "autoencoder")
@@ -213,7 +213,7 @@ def test_without_gradient_to_keeps_the_value_and_the_other_gradients() -> None:
 def test_autoencoding_reaches_the_synthesis_network_alone(make_model) -> None:
     model = make_model()
     image, _ = images()
-    autoencode(model.synthesis, image, torch.tensor([[0.0, 0.0, 0.8, 0.8]] * 3)).backward()
+    model.autoencode(image, torch.tensor([[0.0, 0.0, 0.8, 0.8]] * 3)).backward()
     assert any(p.grad is not None for p in model.synthesis.parameters())
     assert all(p.grad is None for p in model.detector.parameters())
 
