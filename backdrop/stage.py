@@ -27,12 +27,15 @@ def explain(fault: BaseException) -> str | None:
         return f"out of memory ({str(fault).splitlines()[0] if str(fault) else kind}); {_LESS}"
     if kind == "TerminatedWorkerError":
         return f"a worker process was killed, most likely for want of memory; {_LESS}"
+    if kind.startswith("Dist") or any(words in str(fault) for words in _PEER):
+        return "another process of the training ended (it may say why above); run the same command again to go on"
     if kind in ("RuntimeError", "AcceleratorError") and "CUDA error" in str(fault):
         first = str(fault).splitlines()[0]
         return f"the GPU gave out ({first}); run the same command again: training goes on from its last checkpoint"
     return None
 
 
+_PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo's words in a RuntimeError
 _LESS = "lower the batch or the size of this stage, or compute.workers, and run the same command again"
 
 
