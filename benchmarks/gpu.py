@@ -6,8 +6,9 @@
 The joint step of the papers' method of 2021 (640 x 360, ResNet-50 in S, both inpainters frozen) and the step of an
 inpainter, on random pictures that lie on the device: forwards, backwards and the optimizer. FLOPs are those of
 convolutions and matrix products, counted once; the peak is what a large product of matrices reaches on the same device.
-Rows that do not fit into memory or time say so. Then: which operations take the time, what the waits of the checks for
-numbers that are none cost, and whether processor and device agree. Writes a JSON file after each row.
+Rows that do not fit into memory or time say so: larger batches, several cells, what waiting for the device in each
+iteration would cost, `torch.compile`. Then: which operations take the time, and whether processor and device agree.
+Writes a JSON file after each row.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from backdrop.encoder import Features, feature_distance
-from backdrop.inpainter import Inpainter
-from backdrop.loop import check_finite, check_gradients, generator_at
-from backdrop.losses import objective, square_distance
+from backdrop.encoder import Features
+from backdrop.inpainter import Inpainter, random_holes
+from backdrop.loop import Learner, generator_at, make_fabric
+from backdrop.losses import objective
+from backdrop.model import Schedule
 from backdrop.params import Params
+from backdrop.pretraining import Lesson
+from backdrop.training import make_learner
 from backdrop.video import atomic_path
 from benchmarks import bench
 
@@ -49,64 +53,65 @@ def chosen(small: bool) -> Params:
 
 
 class Runner:
-    """Both kinds of training step on one device, in one arrangement."""
+    """Both kinds of training step, the library's own, on one device, in one arrangement.
+
+    Args:
+        half: bfloat16. last: channels last. compiled: by `torch.compile`. cells: drawn an image, all through the
+            inpainters at once. wait: for the device in each iteration, which the library does not.
+    """
 
     def __init__(
-        self, params: Params, batch: int, device: torch.device, half: bool, last: bool, compiled: bool
+        self,
+        params: Params,
+        batch: int,
+        device: torch.device,
+        half: bool = True,
+        last: bool = True,
+        compiled: bool = False,
+        cells: int = 1,
+        wait: bool = False,
     ) -> None:
         torch.manual_seed(0)
-        self.params, self.batch, self.device, self.half, self.compiled = params, batch, device, half, compiled
+        compute = params.compute.model_copy(
+            update={"device": device.type, "precision": "bf16" if half else "32", "compile": compiled}
+        )
+        sampling = params.sampling.model_copy(update={"cells": cells})
+        self.params = params.model_copy(update={"compute": compute, "sampling": sampling})
+        self.fabric, self.device, self.batch, self.wait = make_fabric(compute), device, batch, wait
         self.format = torch.channels_last if last else torch.contiguous_format
         width, height = params.train.size
         self.image, self.flow = (
             torch.randn(batch, 3, height, width).to(device, memory_format=self.format) for _ in range(2)
         )
+        self.valid = torch.ones(batch, dtype=torch.bool, device=device)
 
-    def inpainter(self, checks: bool = True) -> Step:
-        """See `pretraining.train_inpainter`."""
-        own = self.params.inpainter
-        network = Inpainter(own.channels).to(self.device, memory_format=self.format)  # type: ignore[call-overload]
-        features = Features("none").to(self.device, memory_format=self.format)  # type: ignore[call-overload]
-        hole = torch.zeros_like(self.image[:, :1])
-        hole[..., hole.shape[2] // 4 : hole.shape[2] // 2, hole.shape[3] // 4 : hole.shape[3] // 2] = 1
-
-        def terms() -> dict[str, torch.Tensor]:
-            output = network(self.image, hole)
-            distance = feature_distance(features(output), features(self.image))
-            return {"l2": square_distance(output, self.image).mean(), "phi": own.perceptual * distance.mean()}
-
-        return self._step(network, terms, lambda found: torch.stack(list(found.values())).sum(), checks)
-
-    def joint(self, checks: bool = True) -> Step:
-        """See `training.JointTraining`."""
-        network = bench.joint_model(self.params).to(self.device, memory_format=self.format).train()  # type: ignore[call-overload]
-        valid = torch.ones(self.batch, dtype=torch.bool, device=self.device)
-        count = iter(range(10**9))
-
-        def terms() -> dict[str, torch.Tensor]:
-            generator = generator_at(0, next(count), self.device)
-            return network(self.image, self.flow, valid, generator=generator).terms
-
-        return self._step(network, terms, lambda found: objective(found, self.params.loss), checks)
-
-    def _step(self, network: Any, terms: Callable, total: Callable, checks: bool) -> Step:
-        trained = [p for p in network.parameters() if p.requires_grad]
-        optimizer = torch.optim.Adam(trained, lr=1e-4, fused=True)
-        forward = torch.compile(terms) if self.compiled else terms
+    def inpainter(self) -> Step:
+        own, count = self.params.inpainter, iter(range(10**9))
+        lesson = Lesson(self.fabric, Inpainter(own.channels), Features("none"), own, self.params.compute.compile)
+        self._arrange(lesson.learner)
 
         def step() -> None:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-                found = forward()
-                loss = total(found)
-            if checks:
-                check_finite(found, 0, str)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if checks:
-                check_gradients(network, 0, str)
-            optimizer.step()
+            boxes = random_holes(self.batch, own.hole, own.holes, generator_at(0, 0)).to(self.device, non_blocking=True)
+            lesson.step(next(count) % own.iterations, self.image, boxes, None, str)
 
         return step
+
+    def joint(self) -> Step:
+        network, count = bench.joint_model(self.params).train(), iter(range(10**9))
+        learner = make_learner(self.fabric, network, self.params.train, self.params.compute.compile)
+        self._arrange(learner)
+
+        def step() -> None:
+            iteration = next(count)
+            generator = generator_at(0, iteration, self.device)
+            terms = learner.model(self.image, self.flow, self.valid, Schedule(), generator).terms
+            learner.learn(iteration, terms, objective(terms, self.params.loss), [1e-4] * 3, str)
+
+        return step
+
+    def _arrange(self, learner: Learner) -> None:
+        learner.network.to(memory_format=self.format)  # type: ignore[call-overload]
+        learner.lag = 0 if self.wait else learner.lag
 
 
 def wait(device: torch.device) -> None:
@@ -142,16 +147,16 @@ def peak(device: torch.device, half: bool, side: int, most: float) -> float:
     return 2 * side**3 / seconds(lambda: torch.mm(a, b), device, most)  # type: ignore[arg-type, return-value]
 
 
-def measure(kind: str, runner: Runner, checks: bool, best: float, most: float) -> dict[str, Any]:
+def measure(kind: str, runner: Runner, best: float, most: float) -> dict[str, Any]:
     """One row."""
     device = runner.device
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     try:
-        step = getattr(runner, kind)(checks)
+        step = getattr(runner, kind)()
         took = seconds(step, device, most)
-        counted = 0 if runner.compiled else flops(step)
+        counted = 0 if runner.params.compute.compile else flops(step)
     except torch.OutOfMemoryError:
         return {"fault": "out of memory"}
     memory = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else None
@@ -176,27 +181,26 @@ def disagreement(params: Params, device: torch.device) -> float:
     """Largest relative difference of a term of the loss of the joint step between the processor and the device."""
     found = []
     for where in (torch.device("cpu"), device):
-        runner = Runner(params, 2, where, False, True, False)
+        runner = Runner(params, 2, where, half=False)
         torch.manual_seed(1)
         network = bench.joint_model(params).to(where)
         network.sampling = params.sampling.model_copy(update={"kind": "exact"})  # no draws: generators differ
-        valid = torch.ones(2, dtype=torch.bool, device=where)
         with torch.no_grad():
-            terms = network(runner.image, runner.flow, valid).terms
+            terms = network(runner.image, runner.flow, runner.valid).terms
         found.append({name: float(value) for name, value in terms.items()})
     host, there = found
     return max(abs(there[name] - host[name]) / max(abs(host[name]), 1e-6) for name in host)
 
 
-def rows(cuda: bool) -> list[tuple[str, int, dict[str, bool]]]:
+def rows(cuda: bool) -> list[tuple[str, int, dict[str, Any]]]:
     """(step, batch, arrangement), the most telling first."""
-    plain = {"half": True, "last": True, "compiled": False}
-    found: list[tuple[str, int, dict[str, bool]]] = [(kind, 16, plain) for kind in ("joint", "inpainter")]
-    found += [(kind, 16, plain | {"checks": False}) for kind in ("joint", "inpainter")]
-    found += [(kind, batch, plain) for batch in (32, 64) for kind in ("joint", "inpainter")]
-    found += [("joint", 16, plain | change) for change in ({"last": False}, {"half": False})]
+    kinds = ("joint", "inpainter")
+    found: list[tuple[str, int, dict[str, Any]]] = [(kind, 16, {}) for kind in kinds]
+    found += [(kind, 16, {"wait": True}) for kind in kinds]
+    found += [(kind, batch, {}) for batch in (32, 64) for kind in kinds]
+    found += [("joint", 16, change) for change in ({"cells": 4}, {"last": False}, {"half": False})]
     if cuda:
-        found += [(kind, 16, plain | {"compiled": True}) for kind in ("inpainter", "joint")]
+        found += [(kind, 16, {"compiled": True}) for kind in reversed(kinds)]
     return found
 
 
@@ -216,11 +220,12 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def described(arrangement: dict[str, bool]) -> str:
-    words = ["bfloat16" if arrangement["half"] else "float32"]
-    words += ["channels last"] if arrangement["last"] else []
-    words += ["compiled"] if arrangement["compiled"] else []
-    return ", ".join(words + ([] if arrangement.get("checks", True) else ["without checks"]))
+def described(arrangement: dict[str, Any]) -> str:
+    words = ["bfloat16" if arrangement.get("half", True) else "float32"]
+    words += ["channels last"] if arrangement.get("last", True) else []
+    words += ["compiled"] if "compiled" in arrangement else []
+    words += [f"{arrangement['cells']} cells"] if "cells" in arrangement else []
+    return ", ".join(words + (["waiting each time"] if "wait" in arrangement else []))
 
 
 def main() -> None:
@@ -250,15 +255,13 @@ def main() -> None:
         if time.monotonic() - begun > args.seconds:
             row["fault"] = "no time"
         else:
-            own = {key: value for key, value in arrangement.items() if key != "checks"}
-            runner = Runner(params, size, device, **own)
-            row |= measure(kind, runner, arrangement.get("checks", True), best[arrangement["half"]], most)
+            runner = Runner(params, size, device, **arrangement)
+            row |= measure(kind, runner, best[arrangement.get("half", True)], most)
             del runner
         result["rows"].append(row)
         keep()
     result["operations"] = {
-        kind: operations(getattr(Runner(params, 2 if args.small else 16, device, True, True, False), kind)(), device)
-        for kind in SCHEDULE
+        kind: operations(getattr(Runner(params, 2 if args.small else 16, device), kind)(), device) for kind in SCHEDULE
     }
     first = {row["step"]: row for row in reversed(result["rows"])}
     if not args.small and all("ms" in row for row in first.values()):

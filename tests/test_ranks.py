@@ -40,7 +40,7 @@ CHANGES = {
 """Every term of the losses that is no mean over images, and everything that is drawn."""
 CHANGES |= dict.fromkeys(["inpainter.rate", "train.rate", "train.decoder_rate", "train.box_rate", "student.rate"], 1e-7)
 """Adam's first steps are as long as the rate, whatever the gradient: at the usual rates a gradient of 1e-9 that rounds
-to the other sign is soon seen in the losses. With small ones what adds up are the gradients themselves, in its state."""
+to the other sign is soon seen in the losses. With small ones the gradients themselves add up, in its state."""
 MODELS = {"inpaint": ["inpainter_rgb", "inpainter_flow"], "train": ["joint"], "student": ["segmenter"]}
 KEEP = """
 import runpy, sys
@@ -228,7 +228,7 @@ def _norms(rank: int, folder: str, images: torch.Tensor) -> None:
     loss.backward()
     for parameter in network.parameters():
         distributed.all_reduce(parameter.grad)
-        parameter.grad /= 2  # type: ignore[operator] # as the gradients of processes are averaged
+        parameter.grad = parameter.grad / 2  # type: ignore[operator] # as gradients of processes are averaged
     generator = torch.Generator().manual_seed(3)
     drawn = ranks.rand(2, 2, 5, dim=1, generator=generator)
     state = {key: value.clone() for key, value in network.state_dict().items()}
