@@ -380,13 +380,13 @@ class Learner:
             BackdropError: a term or a gradient of an iteration, at most `lag` before this one, is not finite: names
                 the iteration, the term or the parameter, and the frames. No weight was changed by it.
         """
-        self.optimizer.zero_grad(set_to_none=True)
         self.fabric.backward(loss)
         self._watch(iteration, terms, names)
         self.settle(self.lag)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # now: gradients need not lie beside the next pass's activations
 
     def _watch(self, iteration: int, terms: Mapping[str, Tensor], names: Callable[[], str]) -> None:
         gradients = {name: own.grad for name, own in self.network.named_parameters() if own.grad is not None}
@@ -395,6 +395,7 @@ class Learner:
         event = None
         if self.lag:
             self._own.found_inf = (~values.isfinite().all()).float()  # type: ignore[attr-defined] # fused optimizers ask
+        if self.lag and values.is_cuda:
             values = values.to("cpu", non_blocking=True)
             event = torch.cuda.Event()
             event.record()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import subprocess
@@ -17,12 +18,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from torch import nn
 
 from backdrop import loop, losses, overlay, pretraining, spatial, training  # noqa: F401 - all modules, or keys of runs would differ
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.flow import flow_image, read_flow
-from backdrop.loop import Checkpoints, TrainingFrames, run_key
+from backdrop.loop import Checkpoints, Learner, TrainingFrames, make_fabric, run_key
 from backdrop.masks import box_from_mask
 from backdrop.pretraining import load_inpainter, train_inpainter
 from backdrop.training import JointTraining
@@ -381,6 +383,28 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_take_it(material
 
 
 LONG = {"iterations": 60, "channels": [2, 4]}
+
+
+def test_a_late_look_at_the_numbers_leaves_the_weights_alone() -> None:
+    """As on a GPU: the host reads an iteration's numbers two iterations later, the optimizer does not wait for it."""
+    fabric = make_fabric(training_params().compute)
+    network = nn.Linear(2, 1)
+    learner = Learner(fabric, network, torch.optim.Adam(network.parameters(), lr=0.1, fused=True))
+    learner.lag = 2
+
+    def learn(iteration: int, factor: float) -> torch.Tensor:
+        loss = factor * learner.model(torch.ones(3, 2)).square().mean()
+        learner.learn(iteration, {"own": loss}, loss, [0.1], lambda: f"frame {iteration}")
+        return network.weight.detach().clone()
+
+    before = learn(0, 1.0)
+    assert torch.equal(learn(1, math.nan), before)
+    assert not torch.equal(learn(2, 1.0), before)
+    with pytest.raises(BackdropError, match=r"iteration 1: the loss term own is nan; frames of the batch: frame 1"):
+        learn(3, 1.0)
+    learn(4, math.nan)
+    with pytest.raises(BackdropError, match=r"iteration 4"):  # before anything is saved
+        learner.settle()
 
 
 def test_an_inpainter_stops_at_a_gradient_that_is_not_finite(
