@@ -775,6 +775,10 @@ def extract_all(data: DataSection, out_dir: Path | str, workers: int = 1) -> pd.
     Sequences run in parallel processes. Nothing in `out_dir` changes before all are done; archives of sequences that
     no longer exist are removed.
 
+    Videos are not cut into chunks as in later stages: decoding begins at keyframes only, and which number the frame
+    after a leap has is not known in a file that is damaged, edited or of a variable rate. Where there are fewer
+    sequences than processes, each decodes, resizes and encodes in threads instead; a long video among many has one.
+
     Args:
         data: the parameters' section `data`.
         out_dir: folder of the archives.

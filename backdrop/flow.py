@@ -18,7 +18,7 @@ import pickle
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import closing, contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -27,10 +27,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from backdrop.chunks import by_sequence, frame_counts, kept, parts_folder
 from backdrop.errors import BackdropError
 from backdrop.homography import Images, load_homographies, usable_sequences, warp
-from backdrop.processes import collect
-from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive, decode_stored
+from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive, PartWriter, decode_stored
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +46,8 @@ FINE_SIDE = 512
 """DIS goes down to single pixels on images whose longer side is at most this, else to pairs of pixels."""
 NOISE = 1.0
 """The least flow, in pixels, that gets full color: below it a flow image would amplify noise."""
+CHUNK = 24
+"""Frames of DIS a task: a second's work on small images, few enough to keep all processes busy."""
 
 
 @runtime_checkable
@@ -307,23 +309,28 @@ def flow_sequence(
     Raises:
         BackdropError: archive and homographies are of different lengths, or a frame cannot be read.
     """
+    _write_flow(archive, range(len(archive)), homographies, model, ArchiveWriter(out_path))
+    return {"frames": len(archive), "valid": int(homographies["valid"].sum())}
+
+
+def _write_flow(
+    archive: Images, span: range, homographies: Mapping[str, np.ndarray], model: FlowModel, writer: ArchiveWriter
+) -> None:
+    """The frames of `span` of `flow_sequence`."""
     if len(archive) != len(homographies["H"]):
         raise BackdropError(
-            f"{len(archive)} frames but {len(homographies['H'])} homographies for {out_path}: "
+            f"{len(archive)} frames but {len(homographies['H'])} homographies for {writer.path}: "
             "run the stage stabilize again"
         )
     image = lru_cache(maxsize=4)(archive.image)  # each frame serves as target and as neighbor
-    with ArchiveWriter(out_path) as writer:
-        for t, (H, neighbor, valid) in enumerate(
-            zip(homographies["H"], homographies["neighbor"], homographies["valid"], strict=True)
-        ):
+    with writer:
+        for t in span:
             target = image(t)
-            if valid:
-                flow, inside = pair_flow(target, image(int(neighbor)), H, model)
+            if homographies["valid"][t]:
+                flow, inside = pair_flow(target, image(int(homographies["neighbor"][t])), homographies["H"][t], model)
             else:
                 flow, inside = np.zeros((*target.shape[:2], 2), np.float32), np.zeros(target.shape[:2], bool)
             writer.add(f"{t:06d}.png", encode_flow(flow, inside))
-    return {"frames": len(archive), "valid": int(homographies["valid"].sum())}
 
 
 def flow_all(
@@ -336,24 +343,40 @@ def flow_all(
 ) -> None:
     """Flow of every usable sequence of `frames_dir` into `out_dir`/<sequence>.zip.
 
-    DIS runs in `workers` processes (0: one a core); a network takes one sequence after another and
-    all cores or the GPU for itself.
+    DIS runs in `workers` processes (0: one a core), on chunks of `CHUNK` frames; a network takes one sequence after
+    another and all cores or the GPU for itself.
     """
     names = usable_sequences(frames_dir)
-    folders = Path(frames_dir), Path(homographies_dir), Path(out_dir)
+    frames, homographies, out = Path(frames_dir), Path(homographies_dir), Path(out_dir)
     model = load_flow_model(params.model, params.checkpoint, device)
     if model is dense_inverse_search:
-        collect(_flow_files, [(name, *folders, model) for name in names], workers, "flow (dis)", "sequence")
+        _dis_all(names, frames, homographies, out, workers)
         return
     from tqdm import tqdm
 
     for name in tqdm(names, desc=f"flow ({params.model})", unit="sequence", disable=None):
-        _flow_files(name, *folders, model)
+        archive = FrameArchive(frames / f"{name}.zip")
+        flow_sequence(archive, load_homographies(homographies / f"{name}.npz"), model, out / f"{name}.zip")
 
 
-def _flow_files(name: str, frames: Path, homographies: Path, out: Path, model: FlowModel) -> dict[str, int]:
-    archive = FrameArchive(frames / f"{name}.zip")
-    return flow_sequence(archive, load_homographies(homographies / f"{name}.npz"), model, out / f"{name}.zip")
+def _dis_all(names: list[str], frames: Path, homographies: Path, out: Path, workers: int) -> None:
+    counts = frame_counts(frames, names)
+    with parts_folder(out) as folder:
+        rest = (frames, homographies, out, folder)
+        with closing(by_sequence(_dis_chunk, counts, CHUNK, rest, workers, "flow (dis)")) as sequences:
+            for name, parts in sequences:
+                with ArchiveWriter(out / f"{name}.zip") as writer:
+                    for part in parts:
+                        writer.join(part)
+
+
+def _dis_chunk(name: str, span: range, frames: Path, homographies: Path, out: Path, folder: Path) -> Path:
+    """Write the part of an archive of flow into `folder`; its path."""
+    archive = kept(FrameArchive, frames / f"{name}.zip")
+    own = kept(load_homographies, homographies / f"{name}.npz")
+    part = folder / f"{name}.{span.start}.zip"
+    _write_flow(archive, span, own, dense_inverse_search, PartWriter(part, out / f"{name}.zip"))
+    return part
 
 
 # Files ------------------------------------------------------------------------------------------------

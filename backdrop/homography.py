@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -23,8 +24,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
+from backdrop.chunks import by_sequence, frame_counts, kept
 from backdrop.errors import BackdropError
-from backdrop.processes import collect
 from backdrop.video import FrameArchive, atomic_path
 
 Homographies = dict[str, np.ndarray]
@@ -42,6 +43,8 @@ BORDER = 0.1
 MOTIONS = 3
 """Motions looked for in a pair of frames."""
 FAILURES_TO_WARN = 1 / 3
+CHUNK = 32
+"""Frames a task: the keypoints of `gap` frames after each chunk are found twice, once here and once in the next."""
 
 
 @runtime_checkable
@@ -269,8 +272,8 @@ def neighbor_of(t: int, count: int, gap: int) -> int:
     return t - gap if t >= gap else t
 
 
-def stabilize_sequence(archive: Images, params: Stabilization) -> Homographies:
-    """Homographies from each frame's neighbor to the frame.
+def stabilize_sequence(archive: Images, params: Stabilization, span: range | None = None) -> Homographies:
+    """Homographies from each frame's neighbor to the frame, for the N frames of `span`; None: for all.
 
     Every frame is decoded and its keypoints found once; only gap + 1 frames' keypoints live at a time.
 
@@ -283,26 +286,29 @@ def stabilize_sequence(archive: Images, params: Stabilization) -> Homographies:
     """
     count, gap = len(archive), params.gap
     missing = PairEstimate(np.eye(3), False, f"no frame at distance {gap} in {count} frames", 0, 0)
-    pairs = [missing] * count
+    span = range(count) if span is None else span
+    pairs = dict.fromkeys(span, missing)
     live: dict[int, Keypoints] = {}
-    for t in range(count):
+    for t in sorted({*span, *(neighbor_of(t, count, gap) for t in span)}):
         image = archive.image(t)
         size = (image.shape[1], image.shape[0])
         live[t] = keypoints(image, params.features)
         before = t - gap
-        if before < 0:
+        if before not in live:
             continue
-        pairs[before] = estimate_homography(live[t], live[before], size, params)
-        if neighbor_of(t, count, gap) == before:
+        if before in pairs:
+            pairs[before] = estimate_homography(live[t], live[before], size, params)
+        if t in pairs and neighbor_of(t, count, gap) == before:
             pairs[t] = estimate_homography(live[before], live[t], size, params)
         del live[before]
+    found = list(pairs.values())
     return {
-        "H": np.array([pair.H for pair in pairs], np.float64).reshape(-1, 3, 3),
-        "neighbor": np.array([neighbor_of(t, count, gap) for t in range(count)], np.int64),
-        "valid": np.array([pair.valid for pair in pairs], bool),
-        "matches": np.array([pair.matches for pair in pairs], np.int64),
-        "inliers": np.array([pair.inliers for pair in pairs], np.int64),
-        "reason": np.array([pair.reason for pair in pairs], np.str_),
+        "H": np.array([pair.H for pair in found], np.float64).reshape(-1, 3, 3),
+        "neighbor": np.array([neighbor_of(t, count, gap) for t in span], np.int64),
+        "valid": np.array([pair.valid for pair in found], bool),
+        "matches": np.array([pair.matches for pair in found], np.int64),
+        "inliers": np.array([pair.inliers for pair in found], np.int64),
+        "reason": np.array([pair.reason for pair in found], np.str_),
     }
 
 
@@ -409,14 +415,17 @@ def stabilize_all(
 ) -> list[dict[str, Any]]:
     """Stabilize every usable sequence of `frames_dir` into `out_dir`/<sequence>.npz, with an `index.csv`.
 
+    Chunks of `CHUNK` frames run in `workers` processes (0: one a core).
+
     Returns:
         The rows of the index: sequence, frames, valid (pairs), median_inliers (of the valid pairs).
 
     Warns on stderr of each sequence in which more than a third of the pairs failed.
     """
     names = usable_sequences(frames_dir)
-    calls = [(name, Path(frames_dir) / f"{name}.zip", Path(out_dir) / f"{name}.npz", params) for name in names]
-    rows = collect(_stabilize_file, calls, workers, "stabilize", "sequence")
+    counts, rest = frame_counts(frames_dir, names), (Path(frames_dir), params)
+    with closing(by_sequence(_stabilize_chunk, counts, CHUNK, rest, workers, "stabilize")) as sequences:
+        rows = [_save_chunks(name, chunks, Path(out_dir) / f"{name}.npz") for name, chunks in sequences]
     with atomic_path(Path(out_dir) / "index.csv") as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, INDEX_COLUMNS, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
@@ -432,8 +441,14 @@ def stabilize_all(
     return rows
 
 
-def _stabilize_file(name: str, frames: Path, out: Path, params: Stabilization) -> dict[str, Any]:
-    homographies = stabilize_sequence(FrameArchive(frames), params)
+def _stabilize_chunk(name: str, span: range, frames_dir: Path, params: Stabilization) -> Homographies:
+    return stabilize_sequence(kept(FrameArchive, frames_dir / f"{name}.zip"), params, span)
+
+
+def _save_chunks(name: str, chunks: Iterable[Homographies], out: Path) -> dict[str, Any]:
+    """Write the file of a sequence; its row of the index, with the most frequent reason of failures."""
+    parts = list(chunks)
+    homographies = {key: np.concatenate([part[key] for part in parts]) for key in FIELDS}
     save_homographies(out, homographies)
     valid = homographies["valid"]
     reasons, counts = np.unique(homographies["reason"][~valid], return_counts=True)

@@ -7,8 +7,8 @@ The same folder then also gives what detector and synthesis network find alone: 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,20 +20,22 @@ from PIL import Image, ImageOps
 from pydantic import TypeAdapter
 
 from backdrop import datasets, spatial
+from backdrop.chunks import by_sequence, frame_counts, kept, parts_folder
 from backdrop.detector import Detector
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.masks import BOXES, box_from_mask, copy_files, entry, write_threshold
 from backdrop.params import DetectorParams, SegmentParams, Size, SynthesisParams
-from backdrop.processes import collect
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import SPECK, Student, subject_component
-from backdrop.video import RGB, ArchiveWriter, FrameArchive, decode_image, decode_video, encode_png, rgb
+from backdrop.video import RGB, ArchiveWriter, FrameArchive, PartWriter, decode_image, decode_video, encode_png, rgb
 from backdrop.weights import load_network, with_weights
 
 BOX_LEVEL = 0.3
 """A shipped box holds what the student's mask shows above this: faint limbs belong to it. On three validation videos
 its average precision was .92; at 0.5 it was .76, and .61 where D's box had to meet the subject."""
+CHUNK = 32
+"""Frames a task, or the whole batches that are in them: which frames share a batch does not depend on chunks."""
 
 
 ImageLike = np.ndarray | torch.Tensor | Image.Image | str | Path
@@ -292,44 +294,6 @@ def tighten(box: np.ndarray, mask: np.ndarray, level: float = BOX_LEVEL) -> np.n
     return box if extent is None else extent.astype(box.dtype)
 
 
-@contextmanager
-def _writer(path: Path) -> Iterator[Callable[[Prediction], None]]:
-    """What takes the predictions of a sequence in order; its archive takes its place when the block ends well."""
-    boxes: list[np.ndarray] = []
-    cells: list[int] = []
-    probabilities: list[np.ndarray] = []
-    with ArchiveWriter(path) as archive:
-
-        def add(prediction: Prediction) -> None:
-            archive.add(entry(len(boxes)), encode_png((prediction.mask * 255).round().astype(np.uint8)))
-            boxes.append(prediction.box)
-            cells.append(prediction.cell)
-            probabilities.append(prediction.p)
-
-        yield add
-        archive.add(BOXES, _npz(box=np.stack(boxes), cell=np.array(cells), p=np.stack(probabilities)))
-
-
-def segment_sequence(
-    segmenter: Segmenter, frames: FrameArchive, path: Path, batch: int, paper: Path | None = None
-) -> None:
-    """Predict every frame of a sequence and write its archive (soft masks as 8-bit PNG, `predictions.npz`).
-
-    Args:
-        paper: the archive of what D and S find alone; None: not asked for.
-    """
-    with _writer(path) as ship, nullcontext() if paper is None else _writer(paper) as keep:
-        for start in range(0, len(frames), batch):
-            images = [frames.image(t) for t in range(start, min(start + batch, len(frames)))]
-            if keep is None:
-                for prediction in segmenter.predict_batch(images):
-                    ship(prediction)
-            else:
-                for shipped, alone in segmenter.predict_both(images):
-                    ship(shipped)
-                    keep(alone)
-
-
 def _npz(**arrays: np.ndarray) -> bytes:
     """Arrays as the bytes of an npz whose content depends on the arrays alone (np.savez writes the time)."""
     import io
@@ -376,8 +340,7 @@ def segment_all(
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    calls = [(model_dir, frames_dir, folders, name, params.batch, device) for name in names]
-    collect(_segment_one, calls, 1 if cuda else workers, "segment", "sequence")
+    _segment_files(model_dir, frames_dir, folders, names, params.batch, 1 if cuda else workers, device)
     own = None if student is None else student.threshold
     results = [
         _write_threshold(frames_dir, folder, params.threshold, choose_threshold, own if folder == out_dir else None)
@@ -402,10 +365,91 @@ def _write_threshold(
     return write_threshold(folder, threshold, chosen_on)
 
 
-def _segment_one(
-    model_dir: Path, frames_dir: Path, folders: Sequence[Path], name: str, batch: int, device: str
+class _Part(NamedTuple):
+    """What a chunk of n frames has given for one folder: the part of its archive, and box (n, 4), cell (n,) and p
+    (n, rows, columns) of its frames."""
+
+    path: Path
+    box: np.ndarray
+    cell: np.ndarray
+    p: np.ndarray
+
+
+def _segment_files(
+    model_dir: Path, frames_dir: Path, folders: Sequence[Path], names: list[str], batch: int, workers: int, device: str
 ) -> None:
-    segmenter = Segmenter.load(model_dir, device)
-    path, *paper = (folder / f"{name}.zip" for folder in folders)
-    frames = FrameArchive(frames_dir / f"{name}.zip")
-    segment_sequence(segmenter, frames, path, batch, paper[0] if paper else None)
+    """Write the archive of each sequence (soft masks as 8-bit PNG, `predictions.npz`): into the first folder what
+    ships, into the second, if there is one, what D and S find alone."""
+    counts, length = frame_counts(frames_dir, names), batch * max(1, CHUNK // batch)
+    with ExitStack() as stack:
+        places = [(folder, stack.enter_context(parts_folder(folder))) for folder in folders]
+        rest = (model_dir, frames_dir, places, batch, device)
+        found = by_sequence(_segment_chunk, counts, length, rest, workers, "segment")
+        for name, chunks in stack.enter_context(closing(found)):
+            _join([folder / f"{name}.zip" for folder in folders], chunks)
+
+
+def _join(paths: Sequence[Path], chunks: Iterable[Sequence[_Part]]) -> None:
+    """The archives of a sequence from their parts."""
+    with ExitStack() as stack:
+        archives = [stack.enter_context(ArchiveWriter(path)) for path in paths]
+        facts: list[list[tuple]] = [[] for _ in paths]
+        for parts in chunks:
+            for archive, own, part in zip(archives, facts, parts, strict=True):
+                archive.join(part.path)
+                own.append(part[1:])
+        for archive, own in zip(archives, facts, strict=True):
+            box, cell, p = (np.concatenate(arrays) for arrays in zip(*own, strict=True))
+            archive.add(BOXES, _npz(box=box, cell=cell, p=p))
+
+
+def _segment_chunk(
+    name: str,
+    span: range,
+    model_dir: Path,
+    frames_dir: Path,
+    places: Sequence[tuple[Path, Path]],
+    batch: int,
+    device: str,
+) -> list[_Part]:
+    """Args: places: of each folder itself, and where its archives' parts go."""
+    segmenter = kept(Segmenter.load, model_dir, device)
+    frames = kept(FrameArchive, frames_dir / f"{name}.zip")
+    paths = [parts / f"{name}.{span.start}.zip" for _, parts in places]
+    facts: list[list[tuple]] = [[] for _ in places]
+    with ExitStack() as stack:
+        stack.enter_context(_one_thread(segmenter.device))
+        archives = [
+            stack.enter_context(PartWriter(path, folder / f"{name}.zip"))
+            for path, (folder, _) in zip(paths, places, strict=True)
+        ]
+        for start in span[::batch]:
+            images = [frames.image(t) for t in range(start, min(start + batch, span.stop))]
+            for t, found in enumerate(_predicted(segmenter, images, len(places)), start):
+                for archive, own, prediction in zip(archives, facts, found, strict=True):
+                    archive.add(entry(t), encode_png((prediction.mask * 255).round().astype(np.uint8)))
+                    own.append((prediction.box, prediction.cell, prediction.p))
+    return [
+        _Part(path, *(np.array(values) for values in zip(*own, strict=True)))
+        for path, own in zip(paths, facts, strict=True)
+    ]
+
+
+def _predicted(segmenter: Segmenter, images: Sequence[np.ndarray], kinds: int) -> Sequence[tuple[Prediction, ...]]:
+    """Of each image what ships; with two kinds also what D and S find alone."""
+    if kinds == 1:
+        return [(prediction,) for prediction in segmenter.predict_batch(images)]
+    return segmenter.predict_both(images)
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On the CPU one thread computes: sums of several differ in their last bits, by the number of cores. The others
+    have chunks of their own."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

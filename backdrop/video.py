@@ -18,7 +18,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
@@ -245,10 +245,13 @@ class ArchiveWriter:
 
     def __enter__(self) -> ArchiveWriter:
         with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
-            self._zip = stack.enter_context(zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED))
+            target = stack.enter_context(self._target())
+            self._zip = stack.enter_context(zipfile.ZipFile(target, "w", zipfile.ZIP_STORED))
             self._stack = stack.pop_all()
         return self
+
+    def _target(self) -> AbstractContextManager[Path]:
+        return atomic_path(self.path)
 
     def add(self, name: str, data: bytes) -> None:
         """Add one entry, under a fixed date so that bytes depend on content only."""
@@ -256,10 +259,52 @@ class ArchiveWriter:
         entry.create_system, entry.external_attr = 3, 0o644 << 16
         self._zip.writestr(entry, data)
 
+    def join(self, part: Path) -> None:
+        """Add the entries of another archive in their order, one held at a time, and remove it.
+
+        Raises:
+            BackdropError: it is missing or damaged.
+        """
+        for name, data in _entries(part):
+            self.add(name, data)
+        part.unlink()
+
     def __exit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, fault, trace)
+
+
+class PartWriter(ArchiveWriter):
+    """Writes a part of an archive, for `ArchiveWriter.join`: in place, since nobody reads it before it is whole.
+
+    Its folder is not made: a process that outlives its killed run would bring it back.
+
+    Args:
+        part: the file.
+        path: the archive that it is a part of, which a full disk's error names.
+    """
+
+    def __init__(self, part: Path, path: Path) -> None:
+        super().__init__(path)
+        self.part = part
+
+    @contextmanager
+    def _target(self) -> Iterator[Path]:
+        with writing(self.path):
+            yield self.part
+
+
+def _entries(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of an archive, in the order in which they were written."""
+    try:
+        with zipfile.ZipFile(archive) as stored:
+            for name in stored.namelist():
+                yield name, stored.read(name)  # checks the entry's CRC
+    except ZIP_FAULTS as fault:
+        raise BackdropError(
+            f"{show(archive)} is missing or damaged ({_line(fault)}); run the same command again"
+        ) from fault
 
 
 def frames_table(names: Sequence[str], times: Sequence[float], has_mask: Sequence[bool]) -> bytes:

@@ -36,7 +36,8 @@ from backdrop.flow import (
     row_correlation,
     use_row_correlation,
 )
-from backdrop.homography import save_homographies
+from backdrop.homography import load_homographies, save_homographies
+from backdrop.video import FrameArchive
 
 HEIGHT, WIDTH = 180, 320
 
@@ -274,6 +275,55 @@ def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
         assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
     flow, valid = read_flow(tmp_path / "out1" / "a.zip").read(0)
     assert np.abs(flow[valid]).mean() < 0.2
+
+
+@pytest.fixture
+def walk(tmp_path: Path) -> Path:
+    """Frames and homographies of a sequence of seven frames, one pair of which failed, and of one of two."""
+    from tests.test_homography import write_frames
+
+    views = [view(4 * t, 0) for t in range(7)]
+    write_frames(tmp_path / "frames", {"walk": views, "short": views[:2]})
+    for name, count in (("walk", 7), ("short", 2)):
+        there, back = [translation(-4, 0)] * (count - 1), translation(4, 0)
+        neighbors, valid = [*range(1, count), count - 2], [t != 3 for t in range(count)]
+        save_homographies(tmp_path / "H" / f"{name}.npz", homographies([*there, back], neighbors, valid))
+    return tmp_path
+
+
+DIS = SimpleNamespace(model="dis", checkpoint=None)
+
+
+def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("walk", "short"):
+        frames, arrays = FrameArchive(walk / "frames" / f"{name}.zip"), load_homographies(walk / "H" / f"{name}.npz")
+        flow_sequence(frames, arrays, dense_inverse_search, walk / "whole" / f"{name}.zip")
+    for number, (length, workers) in enumerate([(100, 1), (3, 1), (3, 2), (2, 2)]):
+        monkeypatch.setattr(flows, "CHUNK", length)
+        out = walk / f"out{number}"
+        flow_all(walk / "frames", walk / "H", out, DIS, workers)
+        assert sorted(path.name for path in out.iterdir()) == ["short.zip", "walk.zip"]
+        for path in out.iterdir():
+            assert path.read_bytes() == (walk / "whole" / path.name).read_bytes(), (length, workers)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_fault_in_a_middle_chunk_is_told_and_nothing_left(
+    workers: int, walk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_homography import damage_frame
+
+    monkeypatch.setattr(flows, "CHUNK", 2)
+    damage_frame(walk / "frames" / "walk.zip", 3)
+    with pytest.raises(BackdropError, match=r"walk\.zip: frame 3 is missing or damaged; run the stage frames again"):
+        flow_all(walk / "frames", walk / "H", walk / "out", DIS, workers)
+    assert list((walk / "out").iterdir()) == []
+    (walk / "H" / "walk.npz").write_bytes((walk / "H" / "short.npz").read_bytes())
+    with pytest.raises(
+        BackdropError, match=r"7 frames but 2 homographies for .*out/walk\.zip: run the stage stabilize"
+    ):
+        flow_all(walk / "frames", walk / "H", walk / "out", DIS, workers)
+    assert list((walk / "out").iterdir()) == []
 
 
 def test_flow_images_show_direction_and_speed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
+from zipfile import ZipFile
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backdrop import homography
+from backdrop.chunks import spans
 from backdrop.errors import BackdropError
 from backdrop.homography import (
     Keypoints,
@@ -27,6 +30,7 @@ from backdrop.homography import (
     stabilize_sequence,
     warp,
 )
+from backdrop.video import FrameArchive
 
 SIZE = (480, 270)
 PARAMS = SimpleNamespace(features=2000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
@@ -401,6 +405,14 @@ def write_frames(folder: Path, sequences: dict[str, list[np.ndarray]]) -> None:
     (folder / "index.csv").write_text("\n".join(rows) + "\n")
 
 
+def damage_frame(path: Path, t: int) -> None:
+    """Flip a bit in a stored frame."""
+    data = bytearray(path.read_bytes())
+    with ZipFile(path) as archive:
+        data[archive.getinfo(f"images/{t:06d}.jpg").header_offset + 300] ^= 1
+    path.write_bytes(data)
+
+
 def test_all_sequences_with_any_number_of_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flat = np.full((270, 480, 3), 90, np.uint8)
     walk = [shoot(camera(x=9 * t), t) for t in range(4)]
@@ -416,6 +428,59 @@ def test_all_sequences_with_any_number_of_workers(tmp_path: Path, capsys: pytest
     warning = capsys.readouterr().err
     assert "gray: 3 of 3" in warning
     assert "walk" not in warning
+
+
+FEW = SimpleNamespace(**{**vars(PARAMS), "features": 300})
+
+
+def small_walk(count: int) -> list[np.ndarray]:
+    return [np.ascontiguousarray(shoot(camera(x=5 * t), t)[:160, :240]) for t in range(count)]
+
+
+@pytest.mark.parametrize("gap", [1, 4, 9])
+def test_chunks_of_a_sequence_are_the_whole(gap: int) -> None:
+    frames, params = Frames(small_walk(7)), SimpleNamespace(**{**vars(FEW), "gap": gap})
+    whole = stabilize_sequence(frames, params)
+    assert whole["valid"].any() == (gap < 7)
+    parts = [stabilize_sequence(frames, params, span) for span in spans(7, 3)]
+    for key, values in whole.items():
+        joined = np.concatenate([part[key] for part in parts])
+        assert joined.dtype == values.dtype
+        assert (joined == values).all(), key
+    frames.reads.clear()
+    stabilize_sequence(frames, params, range(2, 4))
+    assert frames.reads == sorted({2, 3, neighbor_of(2, 7, gap), neighbor_of(3, 7, gap)})
+
+
+def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walk = small_walk(7)
+    walk[3] = np.full_like(walk[3], 90)  # reasons of several lengths
+    write_frames(tmp_path / "frames", {"walk": walk, "short": walk[:2]})
+    for name in ("walk", "short"):
+        stored = FrameArchive(tmp_path / "frames" / f"{name}.zip")
+        save_homographies(tmp_path / "whole" / f"{name}.npz", stabilize_sequence(stored, FEW))
+    indices = set()
+    for number, (length, workers) in enumerate([(100, 1), (3, 1), (3, 2), (2, 2)]):
+        monkeypatch.setattr(homography, "CHUNK", length)
+        out = tmp_path / f"out{number}"
+        stabilize_all(tmp_path / "frames", out, FEW, workers)
+        for name in ("walk.npz", "short.npz"):
+            assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (length, workers)
+        indices.add((out / "index.csv").read_bytes())
+        assert len(list(out.iterdir())) == 3
+    assert len(indices) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_damaged_frame_in_a_middle_chunk_is_named(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(homography, "CHUNK", 2)
+    write_frames(tmp_path / "frames", {"walk": small_walk(7)})
+    damage_frame(tmp_path / "frames" / "walk.zip", 3)
+    with pytest.raises(BackdropError, match=r"walk\.zip: frame 3 is missing or damaged; run the stage frames again"):
+        stabilize_all(tmp_path / "frames", tmp_path / "out", FEW, workers)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(("seed", "plain"), [(0, True), (3, True), (7, True), (0, False)])

@@ -13,17 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
+from backdrop import segmenter as segmenter_module
 from backdrop.errors import BackdropError
 from backdrop.inpainter import Inpainter
 from backdrop.masks import Predictions, read_threshold, same_predictions
 from backdrop.params import SegmentParams
-from backdrop.segmenter import Prediction, Segmenter, presence, segment_all, segment_sequence, tighten, to_rgb
+from backdrop.segmenter import Prediction, Segmenter, presence, segment_all, tighten, to_rgb
 from backdrop.training import JointTraining
 from backdrop.unet import StudentNetwork
 from backdrop.video import FrameArchive, decode_video, encode_video
 from backdrop.weights import load_network, save_network
 from tests.runs import HEIGHT, WIDTH
-from tests.tiny import training_params, write_material
+from tests.tiny import contents, training_params, write_material
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -394,11 +395,38 @@ def test_the_same_bytes_every_time(workers: int, predictions: Path, material: Pa
         assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_the_batch_size_does_not_matter(
-    predictions: Path, segmenter: Segmenter, material: Path, tmp_path: Path
+@pytest.mark.parametrize("chunk", [1, 5])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(
+    workers: int, chunk: int, taught: Path, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segment_sequence(segmenter, FrameArchive(material / "frames" / "test_1.zip"), tmp_path / "one.zip", 1)
-    a, b = Predictions(predictions / "test_1.zip"), Predictions(tmp_path / "one.zip")
+    segment(material, tmp_path / "whole", batch=2, model=taught.name)
+    monkeypatch.setattr(segmenter_module, "CHUNK", chunk)
+    segment(material, tmp_path / "out", batch=2, workers=workers, model=taught.name)
+    for kind in ("", "_paper"):
+        whole, out = contents(tmp_path / f"whole{kind}"), contents(tmp_path / f"out{kind}")
+        assert out == whole, kind
+        assert len(out) == 4
+
+
+def test_a_damaged_frame_in_a_middle_chunk_is_named(
+    taught: Path, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.test_homography import damage_frame
+
+    monkeypatch.setattr(segmenter_module, "CHUNK", 2)
+    shutil.copytree(material / "frames", tmp_path / "frames")
+    damage_frame(tmp_path / "frames" / "test_1.zip", 3)
+    folders = (taught, tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
+    with pytest.raises(BackdropError, match=r"test_1\.zip: frame 3 is missing or damaged; run the stage frames again"):
+        segment_all(*folders, SegmentParams(threshold=0.5, batch=2), 1, "cpu", lambda *_: (0, ""))
+    for folder in folders[2:]:
+        assert {path.name for path in folder.iterdir()} <= {"val_1.zip"}, "what was whole before"
+
+
+def test_the_batch_size_does_not_matter(predictions: Path, material: Path, tmp_path: Path) -> None:
+    segment(material, tmp_path / "one", batch=1)
+    a, b = Predictions(predictions / "test_1.zip"), Predictions(tmp_path / "one" / "test_1.zip")
     assert a.box == pytest.approx(b.box, abs=1e-4)
     assert all(np.abs(a.soft(t) - b.soft(t)).max() <= 1.01 / 255 for t in range(FRAMES))
 

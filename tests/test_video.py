@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from backdrop import video
-from backdrop.errors import BackdropError
+from backdrop.errors import BackdropError, WriteError
 
 CONTAINERS = [("a.mp4", "h264"), ("a.mkv", "h264"), ("a.avi", "mpeg4"), ("a.mp4", "mpeg4"), ("a.avi", "mjpeg")]
 
@@ -339,6 +339,54 @@ def test_a_failed_write_leaves_the_old_archive_and_nothing_else(tmp_path: Path) 
         fail()
     assert (tmp_path / "a.zip").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.zip"]
+
+
+def _parts(folder: Path) -> list[Path]:
+    """Two parts of an archive, with two entries and one."""
+    parts = [folder / "a.0.zip", folder / "a.2.zip"]
+    for part, names in zip(parts, (("one", "two"), ("three",)), strict=True):
+        with video.PartWriter(part, folder / "a.zip") as writer:
+            for name in names:
+                writer.add(name, name.encode() * 100)
+    return parts
+
+
+def test_parts_joined_are_the_bytes_of_an_archive_written_at_once(tmp_path: Path) -> None:
+    with video.ArchiveWriter(tmp_path / "whole.zip") as writer:
+        for name in ("one", "two", "three", "last"):
+            writer.add(name, name.encode() * 100)
+    with video.ArchiveWriter(tmp_path / "a.zip") as writer:
+        for part in _parts(tmp_path):
+            writer.join(part)
+        writer.add("last", b"last" * 100)
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "whole.zip").read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "whole.zip"]
+
+
+@pytest.mark.parametrize("fault", ["missing", "cut", "flipped"])
+def test_a_part_that_is_damaged_is_named(fault: str, tmp_path: Path) -> None:
+    first, second = _parts(tmp_path)
+    data = bytearray(second.read_bytes())
+    data[60] ^= 1
+    second.write_bytes(data if fault == "flipped" else data[:90])
+    if fault == "missing":
+        second.unlink()
+    with pytest.raises(BackdropError, match=r"a\.2\.zip is missing or damaged"):  # noqa: SIM117, PT012
+        with video.ArchiveWriter(tmp_path / "a.zip") as writer:
+            writer.join(first)
+            writer.join(second)
+    assert not (tmp_path / "a.zip").exists()
+
+
+def test_a_part_names_its_archive_when_it_cannot_be_written_and_makes_no_folder(tmp_path: Path) -> None:
+    with (
+        pytest.raises(WriteError, match=r"cannot write .*/a\.zip: No space left"),
+        video.PartWriter(tmp_path / "a.0.zip", tmp_path / "a.zip"),
+    ):
+        raise OSError(28, "No space left on device")
+    with pytest.raises(FileNotFoundError), video.PartWriter(tmp_path / "gone" / "a.0.zip", tmp_path / "a.zip"):
+        pass
+    assert not (tmp_path / "gone").exists()
 
 
 def _checksum(archive: video.FrameArchive, t: int, out) -> None:
