@@ -1,13 +1,14 @@
 """Time, memory and disk of each stage against the number of frames: the embedded footage 1, 10 and 100 times.
 
-    python -m benchmarks.growth --times 1 10
-    python -m benchmarks.growth --times 1 10 100 --work /a/large/disk
+    python -m benchmarks.growth                                    # 40, 400 and 4,000 frames of 160 x 96
+    python -m benchmarks.growth --size 320 192 --times 1 10        # what a frame of the demo's size costs
 
 The footage is rendered once; more of it are hard links to the same videos under other names: growth takes no disk but
 for what the stages write. Each stage runs by its command line of dvc.yaml in a folder of its own. Training runs as few
-iterations at any size: what grows with the frames is what it does around them. Memory is the largest sum, over the
+iterations at any size: what grows with the frames is what it does around them. Time is the processor's, of the stage
+and of what it started: other work on the machine hardly changes it. Memory is the largest sum, over the
 stage's processes, of the pages that are theirs (a page that several share is divided among them), four times a second.
-Prints a table; writes benchmarks/growth.json. A stage that was measured is not run again: stopped, it goes on.
+Prints a table; writes benchmarks/growth_<size>.json. A stage that was measured is not run again: stopped, it goes on.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ from benchmarks.bench import machine
 
 ROOT = Path(__file__).resolve().parent.parent
 FEW = [
-    "footage.train=4",
-    "footage.val=2",
-    "footage.test=2",
+    "footage.frames=10",
+    "footage.train=2",
+    "footage.val=1",
+    "footage.test=1",
     "inpainter.iterations=10",
     "train.detector_iterations=4",
     "train.synthesis_iterations=4",
@@ -67,18 +69,20 @@ def link(footage: Path, target: Path, times: int) -> None:
 
 
 def measure(command: list[str], folder: Path) -> dict[str, float]:
-    """Seconds and MB of one command."""
+    """Processor seconds and MB of one command."""
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     words = [sys.executable, str(ROOT / command[1]), *command[2:]]
-    start, peak = time.perf_counter(), 0
+    peak = 0
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log)
-        while process.poll() is None:
+        while (found := os.wait4(process.pid, os.WNOHANG))[0] == 0:
             peak = max(peak, resident(process.pid))
             time.sleep(0.25)
-    if process.returncode:
-        raise SystemExit(f"error: {shlex.join(command)} ended with {process.returncode}: see {folder / 'log.txt'}")
-    return {"seconds": time.perf_counter() - start, "MB": peak / 1e6}
+    _, status, used = found
+    if status:
+        code = os.waitstatus_to_exitcode(status)
+        raise SystemExit(f"error: {shlex.join(command)} ended with {code}: see {folder / 'log.txt'}")
+    return {"seconds": used.ru_utime + used.ru_stime, "MB": peak / 1e6}
 
 
 def resident(pid: int) -> int:
@@ -97,11 +101,11 @@ def disk(folder: Path) -> float:
     return sum(path.stat().st_size for path in files) / 1e6
 
 
-def grow(times: int, work: Path, footage: Path, done: dict[str, Any], keep: Any) -> None:
+def grow(times: int, work: Path, footage: Path, changes: list[str], done: dict[str, Any], keep: Any) -> None:
     """All stages but render on `times` as much footage; `keep()` is called after each."""
     folder = work / f"x{times}"
     folder.mkdir(parents=True, exist_ok=True)
-    compose(FEW, folder / "params.yaml", ROOT / "conf")
+    compose(changes, folder / "params.yaml", ROOT / "conf")
     link(footage, folder / "data" / "footage", times)
     for name, lines in commands().items():
         if name == "render" or name in done:
@@ -132,11 +136,12 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--times", nargs="+", type=int, default=[1, 10])
+    parser.add_argument("--times", nargs="+", type=int, default=[1, 10, 100])
+    parser.add_argument("--size", nargs=2, type=int, default=[160, 96], help="of the footage and of the student")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "growth")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "growth.json")
     args = parser.parse_args()
-    work = args.work.resolve()
+    size = "x".join(map(str, args.size))
+    work = args.work.resolve() / size
     state = work / "state.json"
     runs: dict[str, dict[str, Any]] = json.loads(state.read_text()) if state.is_file() else {}
 
@@ -144,16 +149,17 @@ def main() -> None:
         with atomic_path(state) as temporary:
             temporary.write_text(json.dumps(runs))
 
+    changes = [*FEW, *(f"{key}=[{args.size[0]},{args.size[1]}]" for key in ("footage.size", "student.size"))]
     footage = work / "once" / "data" / "footage"
     if not footage.is_dir():
         (work / "once").mkdir(parents=True, exist_ok=True)
-        compose(FEW, work / "once" / "params.yaml", ROOT / "conf")
+        compose(changes, work / "once" / "params.yaml", ROOT / "conf")
         measure(commands()["render"][0], work / "once")
     for times in sorted(args.times):
-        grow(times, work, footage, runs.setdefault(str(times), {}), keep)
+        grow(times, work, footage, changes, runs.setdefault(str(times), {}), keep)
     shown = {times: runs[times] for times in map(str, sorted(args.times))}
-    print(f"{machine()}\n\n{table(shown)}")
-    with atomic_path(args.out) as temporary:
+    print(f"{machine()}, frames of {size}\n\n{table(shown)}")
+    with atomic_path(ROOT / "benchmarks" / f"growth_{size}.json") as temporary:
         temporary.write_text(json.dumps({"machine": machine(), "runs": shown}, indent=1) + "\n", encoding="utf-8")
 
 
