@@ -362,7 +362,23 @@ class ComputeParams(Section):
     precision: Literal["auto", "32", "bf16"] = Field(
         description="Arithmetic of the networks in training: auto takes bf16 where the processor has it."
     )
-    workers: CountOrZero = Field(description="Processes over sequences; 0: all cores.")
+    workers: CountOrZero = Field(description="Processes over sequences; 0: all cores. A cluster's workers are its own.")
+    backend: Literal["loky", "dask", "ray"] = Field(
+        description="Who runs them: loky (processes of this machine), or a Dask or Ray cluster (docs/scaling.md)."
+    )
+    address: str | None = Field(
+        description="Of the cluster: tcp://host:8786 (dask), host:6379 or auto (ray); "
+        "null: one of this machine's cores, of `workers` processes, for the time of a stage."
+    )
+
+    @model_validator(mode="after")
+    def _loky_is_here(self) -> ComputeParams:
+        if self.backend == "loky" and self.address is not None:
+            raise ValueError(
+                f"compute.backend=loky has no compute.address (given: {self.address!r}): "
+                "set compute.backend to dask or ray, or compute.address to null"
+            )
+        return self
 
 
 class Params(Section):

@@ -50,10 +50,9 @@ from backdrop.loop import (
 )
 from backdrop.masks import Soft, box_pixels, copy_files
 from backdrop.params import StabilizeParams, StudentParams
-from backdrop.processes import collect
+from backdrop.processes import collect, pool_size
 from backdrop.scores import best_threshold, jaccard
 from backdrop.segmenter import Segmenter
-from backdrop.stage import worker_count
 from backdrop.unet import Student, StudentNetwork, near_subject, subject_component
 from backdrop.video import FrameArchive, whole_folder, writing
 from backdrop.weights import load_network, save_network
@@ -357,7 +356,7 @@ class SelfTraining:
         )
         self.checkpoints = Checkpoints(checkpoint_dir, key)
         self.scratch = checkpoint_dir / key
-        self.workers = worker_count(params.compute.workers)
+        self.workers = pool_size(params.compute)
 
     def run(self, out_dir: Path) -> None:
         """From the last checkpoint (or the start) to the end."""

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from backdrop.params import load_params
+from backdrop.processes import pool
 from backdrop.stage import run
 from backdrop.student import SelfTraining, pass_through
 
@@ -22,9 +23,9 @@ def main() -> None:
     if params.student.rounds == 0:
         pass_through(args.joint, args.out, args.log)
         return
-    SelfTraining(params, args.joint, args.frames, args.homographies, args.flow, args.log, args.checkpoints).run(
-        args.out
-    )
+    folders = (args.joint, args.frames, args.homographies, args.flow, args.log, args.checkpoints)
+    with pool(params.compute):
+        SelfTraining(params, *folders).run(args.out)
 
 
 if __name__ == "__main__":
