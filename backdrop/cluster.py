@@ -353,7 +353,6 @@ class _RayFuture:
 def _ray(address: str | None, workers: int) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning, of what is to come
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else a line a second while nobody answers
     ray = _need("ray", "ray")
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
     ray._private.worker.print_to_stdstream = _nothing  # ten lines for every worker that dies, on stdout, in any case
