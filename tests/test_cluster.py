@@ -92,7 +92,7 @@ def answering(chosen: ComputeParams) -> Iterator[int]:
 # ----------------------------------------------------------------------------------------------- real clusters
 
 
-@BACKENDS
+@pytest.mark.parametrize("backend", ["dask", pytest.param("ray", marks=pytest.mark.slow)], indirect=True)
 def test_a_cluster_gives_what_processes_give(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("note").write_text("found")
@@ -162,6 +162,16 @@ def test_calls_that_need_a_gpu_go_to_the_dask_worker_that_has_one(dask_by_hand: 
         assert workers == 2
         assert len(set(each(calls.process, [()] * 8))) == 2
         assert len(set(each(calls.process, [()] * 8, gpu=True))) == 1
+
+
+@pytest.mark.slow
+def test_workers_started_here_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed", reason="distributed is not installed: pip install -e '.[cluster]'")
+    monkeypatch.setattr(cluster, "_visible_gpus", lambda: ["7"])
+    with pool(compute("dask")):
+        assert len(set(each(calls.process, [()] * 8))) == 2
+        assert len(set(each(calls.process, [()] * 8, gpu=True))) == 1
+        assert set(each(os.getenv, [("CUDA_VISIBLE_DEVICES",)] * 4, gpu=True)) == {"7"}
 
 
 @pytest.mark.slow
