@@ -38,7 +38,13 @@ def spans(count: int, length: int) -> list[range]:
 
 
 def by_sequence(
-    function: Callable[..., Result], counts: Mapping[str, int], length: int, rest: tuple, workers: int, title: str
+    function: Callable[..., Result],
+    counts: Mapping[str, int],
+    length: int,
+    rest: tuple,
+    workers: int,
+    title: str,
+    gpu: bool = False,
 ) -> Generator[tuple[str, Iterator[Result]], None, None]:
     """`function(name, span, *rest)` for each chunk of each sequence, in processes, with progress on stderr.
 
@@ -47,7 +53,7 @@ def by_sequence(
     Args:
         counts: sequence -> frames. length: of a chunk, frames.
         rest: the function's other arguments.
-        workers: processes; 0: one a core; 1: this process.
+        workers, gpu: see `processes.each`.
 
     Returns:
         For each sequence its name and the results of its chunks in order, as they come.
@@ -59,7 +65,7 @@ def by_sequence(
 
     chunks = [(name, span) for name, count in counts.items() for span in spans(count, length)]
     with (
-        closing(each(function, [(*chunk, *rest) for chunk in chunks], workers)) as results,
+        closing(each(function, [(*chunk, *rest) for chunk in chunks], workers, gpu)) as results,
         tqdm(total=sum(counts.values()), desc=title, unit="frame", disable=None) as progress,
     ):
 

@@ -30,6 +30,7 @@ from jaxtyping import Bool, Float32, UInt8
 from backdrop.chunks import by_sequence, frame_counts, kept, parts_folder
 from backdrop.errors import BackdropError
 from backdrop.homography import Images, load_homographies, usable_sequences, warp
+from backdrop.processes import collect
 from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive, PartWriter, decode_stored
 
 if TYPE_CHECKING:
@@ -344,19 +345,26 @@ def flow_all(
     """Flow of every usable sequence of `frames_dir` into `out_dir`/<sequence>.zip.
 
     DIS runs in `workers` processes (0: one a core), on chunks of `CHUNK` frames; a network takes one sequence after
-    another and all cores or the GPU for itself.
+    another and all cores or the GPU for itself. On a cluster each of its GPUs (or workers) takes a sequence.
     """
     names = usable_sequences(frames_dir)
     frames, homographies, out = Path(frames_dir), Path(homographies_dir), Path(out_dir)
-    model = load_flow_model(params.model, params.checkpoint, device)
-    if model is dense_inverse_search:
+    model = _network(params.model, params.checkpoint, device)
+    if not isinstance(model, PtlflowModel):
         _dis_all(names, frames, homographies, out, workers)
         return
-    from tqdm import tqdm
+    calls = [(name, frames, homographies, out, params.model, params.checkpoint, device) for name in names]
+    collect(_network_file, calls, 1, f"flow ({params.model})", "sequence", gpu=model.device.type == "cuda")
 
-    for name in tqdm(names, desc=f"flow ({params.model})", unit="sequence", disable=None):
-        archive = FrameArchive(frames / f"{name}.zip")
-        flow_sequence(archive, load_homographies(homographies / f"{name}.npz"), model, out / f"{name}.zip")
+
+_network = lru_cache(maxsize=1)(load_flow_model)  # for one sequence after another the same
+
+
+def _network_file(
+    name: str, frames: Path, homographies: Path, out: Path, model: str, checkpoint: str | None, device: str
+) -> None:
+    archive, own = FrameArchive(frames / f"{name}.zip"), load_homographies(homographies / f"{name}.npz")
+    flow_sequence(archive, own, _network(model, checkpoint, device), out / f"{name}.zip")
 
 
 def _dis_all(names: list[str], frames: Path, homographies: Path, out: Path, workers: int) -> None:

@@ -365,7 +365,25 @@ class ComputeParams(Section):
     compile: bool = Field(description="torch.compile of the networks in training: minutes before the first iteration.")
     devices: Count = Field(description="Processes that train together on a machine, a GPU each; they share each batch.")
     nodes: Count = Field(description="Machines that train together; see docs/scaling.md for how they are started.")
-    workers: CountOrZero = Field(description="Processes over sequences; 0: all cores.")
+    workers: CountOrZero = Field(
+        description="Processes over sequences and pieces of them; 0: all cores. A cluster's workers are its own."
+    )
+    backend: Literal["loky", "dask", "ray"] = Field(
+        description="Who runs them: loky (processes of this machine), or a Dask or Ray cluster (docs/scaling.md)."
+    )
+    address: str | None = Field(
+        description="Of the cluster: tcp://host:8786 (dask), host:6379 or auto (ray); "
+        "null: one of this machine's cores, of `workers` processes, for the time of a stage."
+    )
+
+    @model_validator(mode="after")
+    def _loky_is_here(self) -> ComputeParams:
+        if self.backend == "loky" and self.address is not None:
+            raise ValueError(
+                f"compute.backend=loky has no compute.address (given: {self.address!r}): "
+                "set compute.backend to dask or ray, or compute.address to null"
+            )
+        return self
 
 
 class Params(Section):

@@ -340,7 +340,7 @@ def segment_all(
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    _segment_files(model_dir, frames_dir, folders, names, params.batch, 1 if cuda else workers, device)
+    _segment_files(model_dir, frames_dir, folders, names, params.batch, workers, device, cuda)
     own = None if student is None else student.threshold
     results = [
         _write_threshold(frames_dir, folder, params.threshold, choose_threshold, own if folder == out_dir else None)
@@ -376,7 +376,14 @@ class _Part(NamedTuple):
 
 
 def _segment_files(
-    model_dir: Path, frames_dir: Path, folders: Sequence[Path], names: list[str], batch: int, workers: int, device: str
+    model_dir: Path,
+    frames_dir: Path,
+    folders: Sequence[Path],
+    names: list[str],
+    batch: int,
+    workers: int,
+    device: str,
+    gpu: bool,
 ) -> None:
     """Write the archive of each sequence (soft masks as 8-bit PNG, `predictions.npz`): into the first folder what
     ships, into the second, if there is one, what D and S find alone."""
@@ -384,7 +391,7 @@ def _segment_files(
     with ExitStack() as stack:
         places = [(folder, stack.enter_context(parts_folder(folder))) for folder in folders]
         rest = (model_dir, frames_dir, places, batch, device)
-        found = by_sequence(_segment_chunk, counts, length, rest, workers, "segment")
+        found = by_sequence(_segment_chunk, counts, length, rest, workers, "segment", gpu)
         for name, chunks in stack.enter_context(closing(found)):
             _join([folder / f"{name}.zip" for folder in folders], chunks)
 

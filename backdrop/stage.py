@@ -1,4 +1,4 @@
-"""What every stage's main shares: exit codes, worker count, one line for a person instead of a traceback."""
+"""What every stage's main shares: exit codes, one line for a person instead of a traceback."""
 
 from __future__ import annotations
 
@@ -8,11 +8,6 @@ import warnings
 from collections.abc import Callable
 
 from backdrop.errors import UNWRITABLE, BackdropError
-
-
-def worker_count(workers: int) -> int:
-    """`compute.workers`, with 0 meaning all the cores this process may use."""
-    return workers or len(os.sched_getaffinity(0))
 
 
 def explain(fault: BaseException) -> str | None:

@@ -50,10 +50,9 @@ from backdrop.loop import (
 )
 from backdrop.masks import Soft, box_pixels, copy_files
 from backdrop.params import StabilizeParams, StudentParams
-from backdrop.processes import collect
+from backdrop.processes import collect, pool
 from backdrop.scores import best_threshold, jaccard
 from backdrop.segmenter import Segmenter
-from backdrop.stage import worker_count
 from backdrop.unet import Student, StudentNetwork, near_subject, subject_component
 from backdrop.video import FrameArchive, whole_folder, writing
 from backdrop.weights import load_network, save_network
@@ -365,7 +364,6 @@ class SelfTraining:
         )
         self.checkpoints = Checkpoints(checkpoint_dir, key)
         self.scratch = checkpoint_dir / key
-        self.workers = worker_count(params.compute.workers)
 
     def run(self, out_dir: Path) -> None:
         """From the last checkpoint (or the start) to the end."""
@@ -396,27 +394,32 @@ class SelfTraining:
         works = [self._work(number, archive) for archive in self.data.frames]
         whole = self._whole(number)
         if ranks.rank() == 0 and not whole.exists():
-            if number:
-                self._predict(works)
-                works = self._refit(works) if self.student.refit else works
-            kinds = len(cue_names(self.student))
-            for work in works:
-                width, height = self.student.size
-                _allocate(work.evidence, (work.count, kinds, height, width), IGNORED)
-                _allocate(work.labels, (work.count, height, width), IGNORED)
-            chunks = [chunk for work in works for chunk in _chunks(work)]
-            calls: list[tuple] = [(*chunk, self.student) for chunk in chunks]
-            collect(_gather, calls, self.workers, f"cues, round {number + 1}", "chunk")
-            calls = [(work, self.student) for work in works]
-            weights = collect(_weigh, calls, self.workers, "weights of the cues", "sequence")
-            facts = {work.name: (own, *self._detect(work, own)) for work, own in zip(works, weights, strict=True)}
-            calls = [(work, span, self.student, *facts[work.name]) for work, span in chunks]
-            collect(_label, calls, self.workers, f"pseudo-masks, round {number + 1}", "chunk")
-            for work in works:
-                work.evidence.unlink()
+            with pool(self.params.compute) as workers:
+                self._write_labels(works, workers, refresh=number > 0)
             whole.touch()
         self.fabric.barrier()
         return [np.load(work.labels, mmap_mode="r") for work in works]
+
+    def _write_labels(self, works: list[Work], workers: int, refresh: bool) -> None:
+        """Write the pseudo-masks of a round; `refresh`: with the masks of the student as it stands."""
+        if refresh:
+            self._predict(works)
+            works = self._refit(works, workers) if self.student.refit else works
+        kinds = len(cue_names(self.student))
+        for work in works:
+            width, height = self.student.size
+            _allocate(work.evidence, (work.count, kinds, height, width), IGNORED)
+            _allocate(work.labels, (work.count, height, width), IGNORED)
+        chunks = [chunk for work in works for chunk in _chunks(work)]
+        calls: list[tuple] = [(*chunk, self.student) for chunk in chunks]
+        collect(_gather, calls, workers, f"cues, round {number + 1}", "chunk")
+        calls = [(work, self.student) for work in works]
+        weights = collect(_weigh, calls, workers, "weights of the cues", "sequence")
+        facts = {work.name: (own, *self._detect(work, own)) for work, own in zip(works, weights, strict=True)}
+        calls = [(work, span, self.student, *facts[work.name]) for work, span in chunks]
+        collect(_label, calls, workers, f"pseudo-masks, round {number + 1}", "chunk")
+        for work in works:
+            work.evidence.unlink()
 
     def _whole(self, number: int) -> Path:
         """Exists when the pseudo-masks of a round are complete."""
@@ -453,11 +456,11 @@ class SelfTraining:
             out.flush()
         self.network.train()
 
-    def _refit(self, works: list[Work]) -> list[Work]:
+    def _refit(self, works: list[Work], workers: int) -> list[Work]:
         """New homographies for all sequences; the works that use them."""
         chunks = [chunk for work in works for chunk in _chunks(work)]
         calls = [(*chunk, self.params.stabilize, self.student.size) for chunk in chunks]
-        parts = collect(_refit, calls, self.workers, "cameras without the subject", "chunk")
+        parts = collect(_refit, calls, workers, "cameras without the subject", "chunk")
         fresh = []
         for work in works:
             mine = [part for part, (owner, _) in zip(parts, chunks, strict=True) if owner.name == work.name]

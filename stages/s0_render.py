@@ -5,7 +5,8 @@ from pathlib import Path
 
 from backdrop.footage import render_all
 from backdrop.params import load_params
-from backdrop.stage import run, worker_count
+from backdrop.processes import pool
+from backdrop.stage import run
 
 
 def main() -> None:
@@ -17,7 +18,8 @@ def main() -> None:
     if params.data_layout != "synthetic":
         (args.out / "UNUSED.txt").write_text(f"data.layout is {params.data_layout}: no footage was rendered.\n")
         return
-    render_all(args.out, params.footage, worker_count(params.compute.workers))
+    with pool(params.compute) as workers:
+        render_all(args.out, params.footage, workers)
 
 
 if __name__ == "__main__":

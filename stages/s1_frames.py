@@ -5,7 +5,8 @@ from pathlib import Path
 
 from backdrop.datasets import extract_all
 from backdrop.params import load_params
-from backdrop.stage import run, worker_count
+from backdrop.processes import pool
+from backdrop.stage import run
 
 
 def main() -> None:
@@ -14,7 +15,8 @@ def main() -> None:
     args = parser.parse_args()
     params = load_params("data", "compute")
     data = params.data.model_copy(update={"root": params.data.path})
-    extract_all(data, args.out, worker_count(params.compute.workers))
+    with pool(params.compute) as workers:
+        extract_all(data, args.out, workers)
 
 
 if __name__ == "__main__":

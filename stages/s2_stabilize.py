@@ -5,7 +5,8 @@ from pathlib import Path
 
 from backdrop.homography import stabilize_all
 from backdrop.params import load_params
-from backdrop.stage import run, worker_count
+from backdrop.processes import pool
+from backdrop.stage import run
 
 
 def main() -> None:
@@ -14,7 +15,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("stabilize", "compute")
-    stabilize_all(args.frames, args.out, params.stabilize, worker_count(params.compute.workers))
+    with pool(params.compute) as workers:
+        stabilize_all(args.frames, args.out, params.stabilize, workers)
 
 
 if __name__ == "__main__":

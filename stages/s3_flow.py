@@ -5,7 +5,8 @@ from pathlib import Path
 
 from backdrop.flow import flow_all
 from backdrop.params import load_params
-from backdrop.stage import run, worker_count
+from backdrop.processes import pool
+from backdrop.stage import run
 
 
 def main() -> None:
@@ -15,8 +16,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("flow", "compute")
-    workers = worker_count(params.compute.workers)
-    flow_all(args.frames, args.homographies, args.out, params.flow, workers, params.compute.device)
+    with pool(params.compute) as workers:
+        flow_all(args.frames, args.homographies, args.out, params.flow, workers, params.compute.device)
 
 
 if __name__ == "__main__":

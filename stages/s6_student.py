@@ -22,9 +22,8 @@ def main() -> None:
     if params.student.rounds == 0:
         pass_through(args.joint, args.out, args.log)
         return
-    SelfTraining(params, args.joint, args.frames, args.homographies, args.flow, args.log, args.checkpoints).run(
-        args.out
-    )
+    folders = (args.joint, args.frames, args.homographies, args.flow, args.log, args.checkpoints)
+    SelfTraining(params, *folders).run(args.out)
 
 
 if __name__ == "__main__":

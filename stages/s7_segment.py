@@ -7,9 +7,10 @@ import argparse
 from pathlib import Path
 
 from backdrop.params import load_params
+from backdrop.processes import pool
 from backdrop.scores import choose_threshold
 from backdrop.segmenter import segment_all
-from backdrop.stage import run, worker_count
+from backdrop.stage import run
 
 
 def main() -> None:
@@ -20,9 +21,9 @@ def main() -> None:
     parser.add_argument("--out-paper", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("segment", "compute")
-    workers = worker_count(params.compute.workers)
     folders = (args.model, args.frames, args.out, args.out_paper)
-    segment_all(*folders, params.segment, workers, params.compute.device, choose_threshold)
+    with pool(params.compute) as workers:
+        segment_all(*folders, params.segment, workers, params.compute.device, choose_threshold)
 
 
 if __name__ == "__main__":

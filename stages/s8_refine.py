@@ -9,7 +9,8 @@ from pathlib import Path
 from backdrop.crf import choose_refined_threshold, refine_all
 from backdrop.masks import copy_files, read_threshold, same_predictions, write_threshold
 from backdrop.params import load_params
-from backdrop.stage import run, worker_count
+from backdrop.processes import pool
+from backdrop.stage import run
 
 
 def main() -> None:
@@ -22,19 +23,19 @@ def main() -> None:
     parser.add_argument("--davis", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("crf", "compute")
-    workers = worker_count(params.compute.workers)
 
-    def refine(predictions: Path, out: Path, davis: Path | None) -> None:
+    def refine(predictions: Path, out: Path, davis: Path | None, workers: int) -> None:
         threshold, chosen_on = choose_refined_threshold(args.frames, predictions, params.crf, workers)
         refine_all(args.frames, predictions, out, davis, params.crf, threshold, workers)
         write_threshold(out, threshold, chosen_on)
 
     read_threshold(args.predictions_paper)  # if it is missing, it is named before anything is computed
-    refine(args.predictions, args.out, args.davis)
-    if same_predictions(args.predictions, args.predictions_paper):  # no student: the same masks, then
-        copy_files(args.out, args.out_paper)
-    else:
-        refine(args.predictions_paper, args.out_paper, None)
+    with pool(params.compute) as workers:
+        refine(args.predictions, args.out, args.davis, workers)
+        if same_predictions(args.predictions, args.predictions_paper):  # no student: the same masks, then
+            copy_files(args.out, args.out_paper)
+        else:
+            refine(args.predictions_paper, args.out_paper, None, workers)
 
 
 if __name__ == "__main__":

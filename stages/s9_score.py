@@ -8,8 +8,9 @@ from backdrop.datasets import read_index
 from backdrop.evaluation import Folders, score_all
 from backdrop.overlay import contact_sheet_all
 from backdrop.params import load_params
+from backdrop.processes import pool
 from backdrop.provenance import provenance
-from backdrop.stage import run, worker_count
+from backdrop.stage import run
 from backdrop.video import atomic_path, sweep
 
 
@@ -25,7 +26,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params("data.layout", "seed", "compute")
-    workers = worker_count(params.compute.workers)
     folders = Folders(
         args.frames,
         args.predictions,
@@ -35,7 +35,8 @@ def main() -> None:
         args.flow,
         args.homographies,
     )
-    scores = score_all(folders, params.data_layout, workers)
+    with pool(params.compute) as workers:
+        scores = score_all(folders, params.data_layout, workers)
     args.out.mkdir(parents=True, exist_ok=True)
     _write(args.out / "per_sequence.csv", scores.per_sequence.to_csv(index=False))
     _write(args.out / "per_frame.csv", scores.per_frame.to_csv(index=False))

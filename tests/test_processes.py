@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import cv2
 import pytest
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from backdrop.errors import BackdropError, WriteError
 from backdrop.processes import collect, each
+from tests import calls
 from tests.tiny import ROOT
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
@@ -73,6 +76,35 @@ def test_processes_share_the_cores() -> None:
     assert collect(threads, [(), (), ()], 2, "threads", "call") == [1, 1, 1]
     assert collect(threads, [()], 2, "threads", "call") == [2]
     assert cv2.getNumThreads() == before
+
+
+def test_a_killed_process_costs_what_was_not_yet_handed_out(tmp_path: Path) -> None:
+    found = each(calls.noted, [(tmp_path, number, 6) for number in range(12)], 2)
+    assert [next(found) for _ in range(4)] == [0, 1, 2, 3]
+    assert list(found) == list(range(4, 12))
+    begun = calls.starts(tmp_path)
+    assert [begun.count(number) for number in (0, 1, 2, 3, 6)] == [1, 1, 1, 1, 2]
+    assert max(begun.count(number) for number in range(12)) == 2
+
+
+def test_a_second_death_is_told() -> None:
+    with pytest.raises(TerminatedWorkerError):
+        list(each(calls.deadly, [(), ()], 2))
+    assert list(each(calls.faulty, [(1, 0), (2, 0)], 2)) == [1, 2]
+
+
+def test_without_a_cluster_calls_for_the_gpu_share_this_process() -> None:
+    assert set(each(calls.process, [(), (), ()], 2, gpu=True)) == {os.getpid()}
+
+
+def test_zero_workers_are_the_cores_that_this_process_may_use() -> None:
+    program = (
+        "from backdrop.params import read; from backdrop.processes import pool\n"
+        "compute = read('params.yaml').compute.model_copy(update={'workers': 0})\n"
+        "with pool(compute) as workers: print(workers)"
+    )
+    command = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-c", program]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split() == ["1"]
 
 
 def test_nothing_is_said_at_the_end_of_a_program_that_had_a_fault(tmp_path: Path) -> None:
