@@ -24,14 +24,15 @@ from backdrop.params import ComputeParams
 from backdrop.processes import collect, each, pool
 from tests import calls
 from tests.project import alive
-from tests.tiny import ROOT, contents, environment, run_stage, write_model, write_params
+from tests.tiny import ROOT, contents, environment, run_stage, small_values, write_model, write_params
 
 BACKENDS = pytest.mark.parametrize("backend", ["dask", "ray"], indirect=True)
 STAGES = ("render", "frames", "stabilize", "flow", "segment", "refine", "score")
 
 
 def compute(backend: str, address: str | None = None, workers: int = 2) -> ComputeParams:
-    return ComputeParams(device="cpu", precision="32", workers=workers, backend=backend, address=address)
+    own = {"workers": workers, "backend": backend, "address": address}
+    return ComputeParams(**small_values()["compute"] | own)
 
 
 @pytest.fixture
