@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,7 +158,7 @@ class TrainingFrames(Dataset):
             )
         count = size // ranks.world()
         mine = slice(ranks.rank() * count, (ranks.rank() + 1) * count)
-        order = [self._order(seed, iteration, size)[mine] for iteration in range(start, stop)]
+        order = (self._order(seed, iteration, size)[mine] for iteration in range(start, stop))
         loader = DataLoader(self, batch_sampler=order, num_workers=workers, pin_memory=torch.cuda.is_available())
         for columns in loader:
             yield Batch(*columns)
@@ -168,11 +169,17 @@ class TrainingFrames(Dataset):
         position = iteration * size
         while len(picked) < size:
             epoch, offset = divmod(position, len(self))
-            order = np.random.default_rng([seed, epoch]).permutation(len(self))
+            order = _shuffled(seed, epoch, len(self))
             piece = order[offset : offset + size - len(picked)]
             picked += piece.tolist()
             position += len(piece)
         return picked
+
+
+@lru_cache(maxsize=2)
+def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
+    """The order of an epoch; kept, since each of its iterations asks, and millions of frames take a while."""
+    return np.random.default_rng([seed, epoch]).permutation(count)
 
 
 def _scratch(shape: tuple[int, int]) -> np.memmap | None:

@@ -395,14 +395,14 @@ class SelfTraining:
         whole = self._whole(number)
         if ranks.rank() == 0 and not whole.exists():
             with pool(self.params.compute) as workers:
-                self._write_labels(works, workers, refresh=number > 0)
+                self._write_labels(number, works, workers)
             whole.touch()
         self.fabric.barrier()
         return [np.load(work.labels, mmap_mode="r") for work in works]
 
-    def _write_labels(self, works: list[Work], workers: int, refresh: bool) -> None:
-        """Write the pseudo-masks of a round; `refresh`: with the masks of the student as it stands."""
-        if refresh:
+    def _write_labels(self, number: int, works: list[Work], workers: int) -> None:
+        """Write the pseudo-masks of a round; from the second on with the masks of the student as it stands."""
+        if number:
             self._predict(works)
             works = self._refit(works, workers) if self.student.refit else works
         kinds = len(cue_names(self.student))
