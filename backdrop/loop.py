@@ -261,12 +261,15 @@ class Checkpoints:
         self.path.unlink(missing_ok=True)
 
 
-def make_fabric(compute: ComputeParams) -> Fabric:
+def make_fabric(compute: ComputeParams, phases: bool = False) -> Fabric:
     """Device, precision and processes as `compute` says; `launch()` starts the processes.
 
     torchrun and srun say themselves how many processes there are; else `compute.devices` of them are started on this
     machine (on each, with `compute.nodes` and the variables NODE_RANK and MASTER_ADDR). FSDP has no place here: the
     networks of the papers' scale and their optimizer take one GB.
+
+    Args:
+        phases: the training has some in which a part of the network learns nothing.
 
     Raises:
         BackdropError: a GPU was asked for and there is none, or fewer than asked for.
@@ -286,8 +289,8 @@ def make_fabric(compute: ComputeParams) -> Fabric:
     half = compute.precision == "bf16" or (compute.precision == "auto" and _has_bf16(cuda))
     strategy: Any = "auto"
     if count * nodes > 1:
-        # A start-up phase trains a part of the network; buffers agree already, by the shared batch norm.
-        strategy = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False, timeout=_PATIENCE)
+        # Buffers agree already, by the shared batch norm.
+        strategy = DDPStrategy(find_unused_parameters=phases, broadcast_buffers=False, timeout=_PATIENCE)
     try:
         return Fabric(
             accelerator="cuda" if cuda else "cpu",

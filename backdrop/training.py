@@ -134,7 +134,7 @@ class JointTraining:
         checkpoint_dir: Path,
     ) -> None:
         self.params, self.log_dir = params, log_dir
-        self.fabric = make_fabric(params.compute)
+        self.fabric = make_fabric(params.compute, phases=True)
         self.fabric.seed_everything(params.seed, verbose=False)
         with_flow = params.loss.alpha_flow > 0
         background = None
