@@ -290,7 +290,7 @@ def make_fabric(compute: ComputeParams, phases: bool = False) -> Fabric:
     strategy: Any = "auto"
     if count * nodes > 1:
         # Buffers agree already, by the shared batch norm.
-        strategy = DDPStrategy(find_unused_parameters=phases, broadcast_buffers=False, timeout=_PATIENCE)
+        strategy = DDPStrategy(find_unused_parameters=phases, forward_sync_buffers=False, timeout=_PATIENCE)
     try:
         return Fabric(
             accelerator="cuda" if cuda else "cpu",
