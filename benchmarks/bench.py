@@ -444,6 +444,8 @@ def profile() -> list[str]:
         busy = median(cpu / 2 / took for _, took, cpu in turns)
         ratio = median(one / took for one, took, _ in turns)
         lines.append(f"CRF: two processes busy {busy:.2f} of the time, {ratio:.2f} times less time than one")
+        slower = median(median(at_once(2)) / at_once(1)[0] for _ in range(2))
+        lines.append(f"CRF: two programs at once that share nothing are {2 / slower:.2f} times faster than one by one")
     with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
         ours, _ = dvc(Path(folder))
         empty = Path(folder) / "archives"
@@ -459,6 +461,39 @@ def profile() -> list[str]:
         size = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         lines.append(f"joint step: gradients take {size / 2**20:.0f} MB, whatever the sampling")
     return lines
+
+
+ALONE = """
+import sys, tempfile, time
+from pathlib import Path
+from benchmarks.bench import crf
+with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
+    _, alone = crf(Path(folder))
+    alone()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    start = time.perf_counter()
+    alone()
+    print(time.perf_counter() - start)
+"""
+
+
+def at_once(count: int) -> list[float]:
+    """Seconds of the CRF by one process, in so many programs that begin together."""
+    programs = [
+        subprocess.Popen(
+            [sys.executable, "-c", ALONE], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(count)
+    ]
+    for program in programs:
+        assert program.stdout is not None
+        program.stdout.readline()
+    for program in programs:
+        assert program.stdin is not None
+        program.stdin.write("\n")
+        program.stdin.flush()
+    return [float(program.communicate()[0]) for program in programs]
 
 
 def used(side: Side) -> tuple[float, float]:
