@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -85,11 +85,13 @@ def by_sequence(
 def parts_folder(out_dir: Path) -> Iterator[Path]:
     """An empty hidden folder inside `out_dir`, removed at the end; those of killed runs go first.
 
-    Each run's has a name of its own: a process that outlives its killed run must not write into that of the next.
+    An `out_dir` that was not there and got nothing is not left behind. Each run's folder has a name of its own: a
+    process that outlives its killed run must not write into that of the next.
 
     Raises:
         WriteError: the folder cannot be written.
     """
+    made = not out_dir.exists()
     with writing(out_dir):
         out_dir.mkdir(parents=True, exist_ok=True)
         for left in out_dir.glob(".parts-*"):
@@ -99,6 +101,9 @@ def parts_folder(out_dir: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            with suppress(OSError):  # there is something in it
+                out_dir.rmdir()
 
 
 def kept(opener: Callable[..., Opened], path: Path, *rest: Hashable) -> Opened:
