@@ -140,6 +140,12 @@ def flops(step: Step) -> int:
     return counter.get_total_flops()
 
 
+def counted(params: Params, batch: int) -> dict[str, float]:
+    """FLOPs of both steps: those of a step of two images on the processor, times what the batch is larger."""
+    runner = Runner(params, 2, torch.device("cpu"), half=False)
+    return {kind: flops(getattr(runner, kind)()) * batch / 2 for kind in SCHEDULE}
+
+
 def peak(device: torch.device, half: bool, side: int, most: float) -> float:
     """FLOPs a second of a product of two square matrices."""
     kind = torch.bfloat16 if half else torch.float32
@@ -231,10 +237,17 @@ def described(arrangement: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--count", action="store_true", help="the FLOPs of the papers' schedule, and nothing else")
     parser.add_argument("--seconds", type=float, default=540, help="no row is begun after so many")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "gpu.json")
     args = parser.parse_args()
     begun, params = time.monotonic(), chosen(args.small)
+    if args.count:
+        found = counted(params, 16)
+        whole = sum(found[kind] * times for kind, times in SCHEDULE.items())
+        print(", ".join(f"{kind} step {count / 1e12:.2f} TFLOPs" for kind, count in found.items()))
+        print(f"the papers' whole schedule, batch 16: {whole / 1e18:.0f} EFLOPs")
+        return
     cuda = torch.cuda.is_available()
     if not cuda and not args.small:
         raise SystemExit("error: PyTorch sees no GPU here; --small runs the same in small on the processor")

@@ -134,11 +134,32 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def plan(runs: dict[str, dict[str, Any]], frames: int) -> str:
+    """A row a stage: core hours and GB for so many frames, by what a frame more costs from the smallest run to the
+    largest."""
+    least, most = (runs[str(times)] for times in (min(map(int, runs)), max(map(int, runs))))
+    lines = ["| stage | core ms a frame | core hours | kB a frame | GB |", "|---|---|---|---|---|"]
+    seconds = megabytes = 0.0
+    for name, end in most.items():
+        begin = least[name]
+        more = end["frames"] - begin["frames"]
+        took, room = (max(0.0, end[key] - begin[key]) / more for key in ("seconds", "disk_MB"))
+        seconds, megabytes = seconds + took, megabytes + room
+        lines.append(_planned(name, took, room, frames))
+    return "\n".join([*lines, _planned("all", seconds, megabytes, frames)])
+
+
+def _planned(name: str, seconds: float, megabytes: float, frames: int) -> str:
+    hours, gigabytes = seconds * frames / 3600, megabytes * frames / 1000
+    return f"| {name} | {1000 * seconds:.0f} | {hours:,.0f} | {1000 * megabytes:.1f} | {gigabytes:,.0f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", nargs="+", type=int, default=[1, 10, 100])
     parser.add_argument("--size", nargs=2, type=int, default=[160, 96], help="of the footage and of the student")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "growth")
+    parser.add_argument("--plan", type=int, help="also what so many frames would take")
     args = parser.parse_args()
     size = "x".join(map(str, args.size))
     work = args.work.resolve() / size
@@ -159,6 +180,8 @@ def main() -> None:
         grow(times, work, footage, changes, runs.setdefault(str(times), {}), keep)
     shown = {times: runs[times] for times in map(str, sorted(args.times))}
     print(f"{machine()}, frames of {size}\n\n{table(shown)}")
+    if args.plan:
+        print(f"\n{args.plan:,} frames\n\n{plan(shown, args.plan)}")
     with atomic_path(ROOT / "benchmarks" / f"growth_{size}.json") as temporary:
         temporary.write_text(json.dumps({"machine": machine(), "runs": shown}, indent=1) + "\n", encoding="utf-8")
 

@@ -112,7 +112,10 @@ def test_parts_vanish_at_the_end_and_those_of_a_killed_run_at_the_beginning(tmp_
             assert list(out.iterdir()) == [folder]
     with pytest.raises(IsADirectoryError), parts_folder(out) as folder:
         folder.write_bytes(b"half")
-    assert list(out.iterdir()) == []
+    assert not out.exists(), "nothing came of it"
+    with parts_folder(out):
+        (out / "a.zip").write_bytes(b"whole")
+    assert [path.name for path in out.iterdir()] == ["a.zip"]
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,7 +154,8 @@ def test_an_experiment_with_another_lambda_reruns_training_and_what_follows(proj
     assert "train" in project("dvc", "dag")
 
 
-@pytest.mark.parametrize("year", [*(pytest.param(year, marks=pytest.mark.slow) for year in (2020, 2021)), 2022])
+@pytest.mark.slow
+@pytest.mark.parametrize("year", [2020, 2021, 2022])
 def test_the_presets_of_the_papers_run_end_to_end(year: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's own networks, losses and sampling; only footage, iterations and batch are small."""
     small = ["size=[96,64]", "frames=8", "train=1", "val=1", "test=1"]
