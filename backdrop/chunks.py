@@ -16,6 +16,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 from backdrop.processes import each
 from backdrop.video import FrameArchive, writing
 
@@ -61,8 +63,6 @@ def by_sequence(
     Raises:
         BackdropError: the first chunk's that has one.
     """
-    from tqdm import tqdm
-
     chunks = [(name, span) for name, count in counts.items() for span in spans(count, length)]
     with (
         closing(each(function, [(*chunk, *rest) for chunk in chunks], workers, gpu)) as results,
@@ -118,6 +118,6 @@ def kept(opener: Callable[..., Opened], path: Path, *rest: Hashable) -> Opened:
     return _kept(opener, path, rest, (state.st_ino, state.st_size, state.st_mtime_ns))
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=8)  # what a chunk of the stage score reads
 def _kept(opener: Callable[..., Any], path: Path, rest: tuple, state: tuple) -> Any:
     return opener(path, *rest)

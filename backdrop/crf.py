@@ -11,6 +11,7 @@ the call. It also holds Python's global lock, so frames are spread over processe
 from __future__ import annotations
 
 from contextlib import closing, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -18,6 +19,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from backdrop.chunks import by_sequence, kept
 from backdrop.datasets import read_index
 from backdrop.errors import BackdropError
 from backdrop.masks import Predictions, entry, read_threshold, resize_mask, split_truth, within
@@ -38,7 +40,7 @@ NEAR = 0.25
 PIXELS = 1280 * 720
 """The CRF takes some ten seconds and a gigabyte a million pixels; a larger part of an image is refined at this size."""
 CHUNK = 8
-"""Frames a task: enough to make opening two archives cheap, few enough to keep all processes busy."""
+"""Frames a task: few enough to keep all processes busy to the end."""
 
 
 @runtime_checkable
@@ -241,7 +243,7 @@ def choose_refined_threshold(
 
 def _refined_grid(frames: Path, predictions: Path, some: list[int], params: CRFChoice) -> np.ndarray:
     """J after the CRF, (frames, `LEVELS`)."""
-    images, soft = FrameArchive(frames), Predictions(predictions)
+    images, soft = kept(FrameArchive, frames), kept(Predictions, predictions)
     rows = np.zeros((len(some), len(LEVELS)))
     for row, t in zip(rows, some, strict=True):
         stored = images.mask(t)
@@ -283,34 +285,22 @@ def refine_all(
     Raises:
         BackdropError: no predictions at all, or an archive is damaged (it is named).
     """
-    from tqdm import tqdm
-
-    sequences = _predicted(Path(frames_dir), Path(predictions_dir))
-    tasks = [
-        (Path(frames_dir) / f"{name}.zip", Path(predictions_dir) / f"{name}.zip", range(start, min(start + CHUNK, n)))
-        for name, n in sequences.items()
-        for start in range(0, n, CHUNK)
-    ]
-    with (
-        closing(each(_refine_frames, [(*task, params, threshold) for task in tasks], workers)) as chunks,
-        tqdm(total=sum(sequences.values()), desc="refine", unit="frame", disable=None) as progress,
-    ):
-        for name, count in sequences.items():
-            names = FrameArchive(Path(frames_dir) / f"{name}.zip").names
+    frames_dir, predictions_dir = Path(frames_dir), Path(predictions_dir)
+    counts = _predicted(frames_dir, predictions_dir)
+    rest = (frames_dir, predictions_dir, params, threshold)
+    with closing(by_sequence(_refine_frames, counts, CHUNK, rest, workers, "refine")) as sequences:
+        for name, chunks in sequences:
+            names = FrameArchive(frames_dir / f"{name}.zip").names
             annotations = None if davis_dir is None else Path(davis_dir) / "Annotations" / name
             with (
                 ArchiveWriter(Path(out_dir) / f"{name}.zip") as archive,
                 nullcontext() if annotations is None else whole_folder(annotations) as folder,
             ):
-                t = 0
-                while t < count:
-                    for png in next(chunks):
-                        archive.add(entry(t), png)
-                        if folder is not None:
-                            (folder / f"{names[t]}.png").write_bytes(png)
-                        progress.update()
-                        t += 1
-    return list(sequences)
+                for t, png in enumerate(chain.from_iterable(chunks)):
+                    archive.add(entry(t), png)
+                    if folder is not None:
+                        (folder / f"{names[t]}.png").write_bytes(png)
+    return list(counts)
 
 
 def _predicted(frames_dir: Path, predictions_dir: Path) -> dict[str, int]:
@@ -326,8 +316,11 @@ def _predicted(frames_dir: Path, predictions_dir: Path) -> dict[str, int]:
     return found
 
 
-def _refine_frames(frames: Path, predictions: Path, span: range, params: CRFChoice, threshold: float) -> list[bytes]:
-    images, soft = FrameArchive(frames), Predictions(predictions)
+def _refine_frames(
+    name: str, span: range, frames_dir: Path, predictions_dir: Path, params: CRFChoice, threshold: float
+) -> list[bytes]:
+    predictions = predictions_dir / f"{name}.zip"
+    images, soft = kept(FrameArchive, frames_dir / f"{name}.zip"), kept(Predictions, predictions)
     result = []
     for t in span:
         try:

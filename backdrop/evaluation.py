@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
 from backdrop.baselines import MOG2_VARIANCE, Mog2, flow_mask, flow_soft, otsu
+from backdrop.chunks import kept
 from backdrop.datasets import read_index
 from backdrop.flow import FlowArchive
 from backdrop.homography import load_homographies
@@ -191,7 +193,7 @@ def _scored_frames(folders: Folders, names: Iterable[str], drop: bool) -> tuple[
 
 def _open(kind: Callable[[Path], Any], path: Path) -> Any:
     """The archive, or None where there is none: what is missing is wrong, not an error."""
-    return kind(path) if path.is_file() else None
+    return kept(kind, path) if path.is_file() else None
 
 
 # Thresholds -------------------------------------------------------------------------------------------
@@ -213,7 +215,7 @@ def _grid_search(
 
 def _soft_grid(chunk: Chunk, folders: Folders) -> np.ndarray:
     """J of the soft masks at every threshold of the grid, (frames, thresholds)."""
-    frames = FrameArchive(folders.frames / f"{chunk.sequence}.zip")
+    frames = kept(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
     soft = _open(Predictions, folders.predictions / f"{chunk.sequence}.zip")
     rows = np.zeros((len(chunk.frames), len(GRID)))
     for row, t in zip(rows, chunk.frames, strict=True):
@@ -225,7 +227,7 @@ def _soft_grid(chunk: Chunk, folders: Folders) -> np.ndarray:
 
 def _flow_grid(chunk: Chunk, folders: Folders) -> np.ndarray:
     """J of the cleaned flow masks at every threshold of the grid, (frames, thresholds)."""
-    frames = FrameArchive(folders.frames / f"{chunk.sequence}.zip")
+    frames = kept(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
     flow = _open(FlowArchive, folders.flow / f"{chunk.sequence}.zip")
     rows = np.zeros((len(chunk.frames), len(GRID)))
     for row, t in zip(rows, chunk.frames, strict=True):
@@ -268,7 +270,7 @@ def _concatenate(parts: Iterable[Detections]) -> Detections:
 def _score_chunk(
     chunk: Chunk, folders: Folders, thresholds: Thresholds
 ) -> tuple[list[dict[str, Any]], dict[str, Detections]]:
-    frames = FrameArchive(folders.frames / f"{chunk.sequence}.zip")
+    frames = kept(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
     rivals = _Rivals(chunk.sequence, folders, frames, thresholds)
     count = len(chunk.frames)
     detections = {
@@ -414,8 +416,6 @@ def _each(
     function: Callable[..., Any], chunks: Sequence[Chunk], rest: tuple, workers: int, title: str
 ) -> Iterable[Any]:
     """`function(chunk, *rest)` for each chunk in processes, in order, with progress on stderr."""
-    from tqdm import tqdm
-
     calls = [(chunk, *rest) for chunk in chunks]
     with tqdm(total=sum(len(chunk.frames) for chunk in chunks), desc=title, unit="frame", disable=None) as progress:
         for chunk, result in zip(chunks, each(function, calls, workers), strict=True):

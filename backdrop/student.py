@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +28,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from torch import Tensor
 
 from backdrop import ranks
+from backdrop.chunks import kept, spans
 from backdrop.crf import refine
 from backdrop.cues import Cue, Footage, consensus, cue_names, frame_cues, fuse, refit
 from backdrop.encoder import normalize
@@ -159,22 +159,19 @@ class Work(NamedTuple):
     count: int  # type: ignore[assignment]
 
 
-def _chunks(work: Work) -> list[tuple[Work, range]]:
-    return [(work, range(start, min(start + CHUNK, work.count))) for start in range(0, work.count, CHUNK)]
-
-
 def _footage(work: Work, size: tuple[int, int], params: StudentParams) -> Footage:
     masks = None if work.masks is None else np.load(work.masks, mmap_mode="r")
     reader = None if masks is None else (lambda t: masks[t].astype(np.float32) / 255)
     reach = 2 * (params.neighbors // 2 + 1) * params.spacing + CHUNK
-    return Footage(FrameArchive(work.frames), load_homographies(work.homographies), size, reader, reach)
+    frames, homographies = kept(FrameArchive, work.frames), kept(load_homographies, work.homographies)
+    return Footage(frames, homographies, size, reader, reach)
 
 
 def _gather(work: Work, span: range, params: StudentParams) -> None:
     """The cues of some frames into `work.evidence`: (N, cues, H, W) uint8, in the order of `cue_names`."""
     cv2.setNumThreads(1)
     footage = _footage(work, params.size, params)
-    stored = FlowArchive(work.flow)
+    stored = kept(FlowArchive, work.flow)
     out = np.load(work.evidence, mmap_mode="r+")
     for t in span:
         if t % params.every:
@@ -199,8 +196,8 @@ def _weigh(work: Work, params: StudentParams) -> dict[str, float]:
     """The weights of a sequence's cues, by their consensus."""
     cv2.setNumThreads(1)
     evidence = np.load(work.evidence, mmap_mode="r")
-    kept = np.arange(0, work.count, params.every)
-    some = kept[np.linspace(0, len(kept) - 1, min(CONSENSUS_FRAMES, len(kept))).round().astype(int)]
+    used = np.arange(0, work.count, params.every)
+    some = used[np.linspace(0, len(used) - 1, min(CONSENSUS_FRAMES, len(used))).round().astype(int)]
     weights = consensus([_read(evidence[t], params) for t in some], params.size, params.consensus, params.subjects)
     return dict.fromkeys(cue_names(params), 1e-4) | weights  # type: ignore[arg-type]
 
@@ -236,8 +233,8 @@ def _refit(work: Work, span: range, params: StabilizeParams, size: tuple[int, in
     """The homographies of some frames, from the background alone."""
     cv2.setNumThreads(1)
     masks = np.load(work.masks, mmap_mode="r")  # type: ignore[arg-type]
-    homographies = load_homographies(work.homographies)
-    fresh = refit(FrameArchive(work.frames), homographies, lambda t: masks[t].astype(np.float32) / 255, params, span)
+    frames, homographies = kept(FrameArchive, work.frames), kept(load_homographies, work.homographies)
+    fresh = refit(frames, homographies, lambda t: masks[t].astype(np.float32) / 255, params, span)
     return {key: value[span.start : span.stop] for key, value in fresh.items()}
 
 
@@ -410,7 +407,7 @@ class SelfTraining:
             width, height = self.student.size
             _allocate(work.evidence, (work.count, kinds, height, width), IGNORED)
             _allocate(work.labels, (work.count, height, width), IGNORED)
-        chunks = [chunk for work in works for chunk in _chunks(work)]
+        chunks = [(work, span) for work in works for span in spans(work.count, CHUNK)]
         calls: list[tuple] = [(*chunk, self.student) for chunk in chunks]
         collect(_gather, calls, workers, f"cues, round {number + 1}", "chunk")
         calls = [(work, self.student) for work in works]
@@ -428,7 +425,7 @@ class SelfTraining:
     def _work(self, number: int, archive: FrameArchive) -> Work:
         name = archive.path.stem
         folder = self.scratch / name
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         frames, homographies, flow = self.folders
         return Work(
             name,
@@ -450,7 +447,7 @@ class SelfTraining:
             assert work.masks is not None
             _allocate(work.masks, (work.count, height, width), 0)
             out = np.load(work.masks, mmap_mode="r+")
-            for span in _batches(work.count, 8):
+            for span in spans(work.count, 8):
                 for t, soft in zip(span, student.soft([archive.image(t) for t in span]), strict=True):
                     out[t] = np.rint(soft * 255)
             out.flush()
@@ -458,7 +455,7 @@ class SelfTraining:
 
     def _refit(self, works: list[Work], workers: int) -> list[Work]:
         """New homographies for all sequences; the works that use them."""
-        chunks = [chunk for work in works for chunk in _chunks(work)]
+        chunks = [(work, span) for work in works for span in spans(work.count, CHUNK)]
         calls = [(*chunk, self.params.stabilize, self.student.size) for chunk in chunks]
         parts = collect(_refit, calls, workers, "cameras without the subject", "chunk")
         fresh = []
@@ -477,8 +474,8 @@ class SelfTraining:
         segmenter = Segmenter.load(self.joint_dir, str(self.fabric.device))
         boxes, confidence = np.zeros((work.count, 4)), np.zeros(work.count)
         agreements = []
-        kept = range(0, work.count, self.student.every)
-        for span in (kept[k : k + 16] for k in range(0, len(kept), 16)):
+        used = range(0, work.count, self.student.every)
+        for span in (used[k : k + 16] for k in range(0, len(used), 16)):
             boxes[span], confidence[span] = segmenter.detect([archive.image(t) for t in span])
             windows = (pointing(boxes[t], self.student.size) for t in span)
             for t, window in zip(span, windows, strict=True):
@@ -500,8 +497,8 @@ class SelfTraining:
         student, grids = self._student(), []
         most = min(CONSENSUS_FRAMES, max(1, THRESHOLD_FRAMES // len(labels)))
         for archive, stored in zip(self.data.frames, labels, strict=True):
-            kept = np.arange(0, len(archive), self.student.every)
-            some = kept[np.linspace(0, len(kept) - 1, min(most, len(kept))).round().astype(int)]
+            used = np.arange(0, len(archive), self.student.every)
+            some = used[np.linspace(0, len(used) - 1, min(most, len(used))).round().astype(int)]
             rows = []
             for t in some:
                 subject, unknown = stored[t] % IGNORED > IGNORED // 2, stored[t] == IGNORED
@@ -569,10 +566,6 @@ class SelfTraining:
 def to_normal(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
     """Normalized, in the memory layout that convolutions are fastest in."""
     return normalize(image).contiguous(memory_format=torch.channels_last)
-
-
-def _batches(count: int, size: int) -> Iterator[range]:
-    return (range(start, min(start + size, count)) for start in range(0, count, size))
 
 
 def pass_through(joint_dir: Path, out_dir: Path, log_dir: Path) -> None:

@@ -149,7 +149,6 @@ class JointTraining:
                 self.network.detector.start_boxes(tuple(params.train.box_start * side for side in moving))  # type: ignore[arg-type]
         self.fabric.launch()
         self.learner = make_learner(self.fabric, self.network, params.train, params.compute.compile)
-        self.model = self.learner.model
         self.rates = [params.train.rate, params.train.decoder_rate, params.train.box_rate]
         sections = [
             params.seed,
@@ -214,13 +213,13 @@ class JointTraining:
         step = None
         if name == "synthesis":
             boxes = self._random_boxes(len(image), iteration).to(image, non_blocking=True)
-            loss = self.model.autoencode(image, boxes)
+            loss = self.learner.model.autoencode(image, boxes)
             terms = {"autoencoder": loss}
         else:
             known = (behind, seen > 0) if self.data.background is not None else None
             with_flow = flow if self.params.loss.alpha_flow else None
             valid = batch.flow_valid.to(self.fabric.device, non_blocking=True)
-            step = self.model(image, with_flow, valid, schedule, generator, known)
+            step = self.learner.model(image, with_flow, valid, schedule, generator, known)
             terms = step.terms
             loss = objective(terms, self.params.loss)
         rates = [rate * self._decay(iteration) for rate in self.rates]

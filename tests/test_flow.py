@@ -317,13 +317,13 @@ def test_a_fault_in_a_middle_chunk_is_told_and_nothing_left(
     damage_frame(walk / "frames" / "walk.zip", 3)
     with pytest.raises(BackdropError, match=r"walk\.zip: frame 3 is missing or damaged; run the stage frames again"):
         flow_all(walk / "frames", walk / "H", walk / "out", DIS, workers)
-    assert list((walk / "out").iterdir()) == []
+    assert not (walk / "out").exists()
     (walk / "H" / "walk.npz").write_bytes((walk / "H" / "short.npz").read_bytes())
     with pytest.raises(
         BackdropError, match=r"7 frames but 2 homographies for .*out/walk\.zip: run the stage stabilize"
     ):
         flow_all(walk / "frames", walk / "H", walk / "out", DIS, workers)
-    assert list((walk / "out").iterdir()) == []
+    assert not (walk / "out").exists()
 
 
 def test_flow_images_show_direction_and_speed() -> None:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,12 +18,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backdrop import spatial
-from backdrop.augmentation import ColorChange, mirrored
-from backdrop.encoder import Features, feature_distance, normalize
+from backdrop.encoder import Features, feature_distance
 from backdrop.inpainter import Inpainter, random_holes
+from backdrop.loop import Batch
 from backdrop.losses import objective
 from backdrop.model import Schedule
 from backdrop.student import augment, student_loss, targets, to_normal
+from backdrop.training import JointTraining
 from backdrop.unet import StudentNetwork
 from benchmarks.bench import joint_model
 from benchmarks.gpu import chosen, disagreement
@@ -96,12 +98,14 @@ def test_a_joint_step_does_not_wait_for_the_device(waits: Waits) -> None:
         network = joint_model(params).train()
     waits.found.clear()
     width, height = params.train.size
-    image = torch.zeros(4, 3, height, width, dtype=torch.uint8).to("cuda", non_blocking=True).float() / 255
-    generator = torch.Generator().manual_seed(0)
-    image = normalize(*mirrored((ColorChange(4, generator)(image),), generator))
-    valid = torch.ones(4, dtype=torch.bool, device="cuda")
-    for known in (None, (image, torch.ones(4, 1, height, width, device="cuda") > 0)):
-        objective(network(image, image, valid, Schedule(), None, known).terms, params.loss)
+    images = torch.zeros(4, 3, height, width, dtype=torch.uint8)
+    batch = Batch(images, images, images, images[:, :1], torch.ones(4, dtype=torch.bool), torch.arange(4))
+    augmented = SimpleNamespace(seed=0, train=params.train.model_copy(update={"augment": True}))
+    run: Any = SimpleNamespace(fabric=SimpleNamespace(device=torch.device("cuda")), params=augmented)
+    image, flow, behind, seen = JointTraining._pictures(run, batch, 0)
+    valid = batch.flow_valid.to("cuda", non_blocking=True)
+    for known in (None, (behind, seen > 0)):
+        objective(network(image, flow, valid, Schedule(), None, known).terms, params.loss)
     network.autoencode(image, torch.full((4, 4), 0.5, device="cuda"))
     assert not waits.found
 

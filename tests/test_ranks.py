@@ -44,8 +44,9 @@ to the other sign is soon seen in the losses. With small ones the gradients them
 MODELS = {"inpaint": ["inpainter_rgb", "inpainter_flow"], "train": ["joint"], "student": ["segmenter"]}
 KEEP = """
 import runpy, sys
-from backdrop.loop import Checkpoints
-Checkpoints.clear = lambda self: None
+from backdrop import loop, pretraining
+loop.Checkpoints.clear = lambda self: None
+pretraining.CHECKPOINT_EVERY = 1
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -67,6 +68,7 @@ def launch(name: str, folder: Path, launcher: list[str], **variables: str) -> li
         words = [*launcher, sys.executable, "-c", KEEP, str(ROOT / file), *arguments]
         done.append(subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300))
         assert done[-1].returncode == 0, done[-1].stderr
+    assert list((folder / "runs").rglob("*.pt")), "the gradients are compared in it"
     return done
 
 

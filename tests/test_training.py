@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import cv2
@@ -24,7 +24,7 @@ from backdrop import loop, losses, overlay, pretraining, spatial, training  # no
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.flow import flow_image, read_flow
-from backdrop.loop import Checkpoints, Learner, TrainingFrames, make_fabric, run_key
+from backdrop.loop import Checkpoints, Learner, TrainingFrames, loader_workers, make_fabric, run_key
 from backdrop.masks import box_from_mask
 from backdrop.pretraining import load_inpainter, train_inpainter
 from backdrop.training import JointTraining
@@ -383,6 +383,14 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_take_it(material
 
 
 LONG = {"iterations": 60, "channels": [2, 4]}
+
+
+@pytest.mark.parametrize(("processes", "expected"), [(1, 8), (4, 3)])
+def test_processes_of_a_machine_share_its_cores(processes: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = training_params().compute.model_copy(update={"devices": processes})
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    fabric: Any = SimpleNamespace(device=torch.device("cuda"), strategy=make_fabric(compute).strategy)
+    assert loader_workers(fabric) == expected
 
 
 def test_a_late_look_at_the_numbers_leaves_the_weights_alone() -> None:
