@@ -33,8 +33,12 @@ from backdrop.video import atomic_path
 from benchmarks.bench import machine
 
 ROOT = Path(__file__).resolve().parent.parent
+LENGTH = 10
+"""Frames of a video."""
+BY_VIDEO = ("score", "report")
+"""What they leave on disk are pictures and rows of videos, as large for a long video as for a short one."""
 FEW = [
-    "footage.frames=10",
+    f"footage.frames={LENGTH}",
     "footage.train=2",
     "footage.val=1",
     "footage.test=1",
@@ -134,24 +138,21 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plan(runs: dict[str, dict[str, Any]], frames: int) -> str:
-    """A row a stage: core hours and GB for so many frames, by what a frame more costs from the smallest run to the
-    largest."""
+def plan(runs: dict[str, dict[str, Any]], frames: int, videos: int) -> str:
+    """A row a stage: core hours and GB for so many frames in so many videos, by what a frame (of pictures, a video)
+    more costs from the smallest run to the largest."""
     least, most = (runs[str(times)] for times in (min(map(int, runs)), max(map(int, runs))))
     lines = ["| stage | core ms a frame | core hours | kB a frame | GB |", "|---|---|---|---|---|"]
-    seconds = megabytes = 0.0
+    hours = gigabytes = 0.0
     for name, end in most.items():
         begin = least[name]
         more = end["frames"] - begin["frames"]
         took, room = (max(0.0, end[key] - begin[key]) / more for key in ("seconds", "disk_MB"))
-        seconds, megabytes = seconds + took, megabytes + room
-        lines.append(_planned(name, took, room, frames))
-    return "\n".join([*lines, _planned("all", seconds, megabytes, frames)])
-
-
-def _planned(name: str, seconds: float, megabytes: float, frames: int) -> str:
-    hours, gigabytes = seconds * frames / 3600, megabytes * frames / 1000
-    return f"| {name} | {1000 * seconds:.0f} | {hours:,.0f} | {1000 * megabytes:.1f} | {gigabytes:,.0f} |"
+        own = took * frames / 3600, room * (LENGTH * videos if name in BY_VIDEO else frames) / 1000
+        each = "by video" if name in BY_VIDEO else f"{1000 * room:.1f}"
+        lines.append(f"| {name} | {1000 * took:.0f} | {own[0]:,.0f} | {each} | {own[1]:,.0f} |")
+        hours, gigabytes = hours + own[0], gigabytes + own[1]
+    return "\n".join([*lines, f"| all | {3.6e6 * hours / frames:,.0f} | {hours:,.0f} | | {gigabytes:,.0f} |"])
 
 
 def main() -> None:
@@ -159,7 +160,7 @@ def main() -> None:
     parser.add_argument("--times", nargs="+", type=int, default=[1, 10, 100])
     parser.add_argument("--size", nargs=2, type=int, default=[160, 96], help="of the footage and of the student")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "growth")
-    parser.add_argument("--plan", type=int, help="also what so many frames would take")
+    parser.add_argument("--plan", nargs=2, type=int, metavar=("FRAMES", "VIDEOS"), help="also what these would take")
     args = parser.parse_args()
     size = "x".join(map(str, args.size))
     work = args.work.resolve() / size
@@ -181,7 +182,8 @@ def main() -> None:
     shown = {times: runs[times] for times in map(str, sorted(args.times))}
     print(f"{machine()}, frames of {size}\n\n{table(shown)}")
     if args.plan:
-        print(f"\n{args.plan:,} frames\n\n{plan(shown, args.plan)}")
+        frames, videos = args.plan
+        print(f"\n{frames:,} frames in {videos:,} videos\n\n{plan(shown, frames, videos)}")
     with atomic_path(ROOT / "benchmarks" / f"growth_{size}.json") as temporary:
         temporary.write_text(json.dumps({"machine": machine(), "runs": shown}, indent=1) + "\n", encoding="utf-8")
 
