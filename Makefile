@@ -1,5 +1,5 @@
 # make demo: everything from a fresh clone to scored masks of the embedded footage.
-# make test: the quick tests; make test-all adds the slow ones; make lint; make params composes params.yaml from conf/.
+# make test: the quick tests, by two processes; make test-all adds the slow ones; make lint; make params composes params.yaml from conf/.
 # make bench: times and memory against what one would do otherwise, side by side (under 15 minutes on two cores).
 # make ablations: the grid of conf/ablation/ as DVC experiments, into docs/ablations.md (hours; goes on where it was stopped).
 PYTHON ?= python3.11
@@ -23,10 +23,10 @@ demo: env
 	$(RUN) dvc metrics show metrics/scores.json
 
 test: env
-	$(RUN) python -m pytest
+	$(RUN) python -m pytest -n 2 --dist loadfile
 
 test-all: env
-	$(RUN) python -m pytest -m "slow or not slow"
+	$(RUN) python -m pytest -n 2 --dist loadfile -m "slow or not slow"
 
 lint: env
 	$(RUN) ruff check .
