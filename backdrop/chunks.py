@@ -7,10 +7,8 @@ holds does not grow with the sequence, and processes of other machines need no m
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from backdrop.processes import each
-from backdrop.video import FrameArchive, writing
+from backdrop.video import FrameArchive
 
 Result = TypeVar("Result")
 Opened = TypeVar("Opened")
@@ -81,31 +79,6 @@ def by_sequence(
             _kept.cache_clear()
 
 
-@contextmanager
-def parts_folder(out_dir: Path) -> Iterator[Path]:
-    """An empty hidden folder inside `out_dir`, removed at the end; those of killed runs go first.
-
-    An `out_dir` that was not there and got nothing is not left behind. Each run's folder has a name of its own: a
-    process that outlives its killed run must not write into that of the next.
-
-    Raises:
-        WriteError: the folder cannot be written.
-    """
-    made = not out_dir.exists()
-    with writing(out_dir):
-        out_dir.mkdir(parents=True, exist_ok=True)
-        for left in out_dir.glob(".parts-*"):
-            shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix=".parts-", dir=out_dir))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if made:
-            with suppress(OSError):  # there is something in it
-                out_dir.rmdir()
-
-
 def kept(opener: Callable[..., Opened], path: Path, *rest: Hashable) -> Opened:
     """`opener(path, *rest)`; for one chunk after another the same object, as long as the file (or folder) is the same.
 
@@ -115,7 +88,7 @@ def kept(opener: Callable[..., Opened], path: Path, *rest: Hashable) -> Opened:
         state = path.stat()
     except OSError:
         return opener(path, *rest)  # which says what is missing
-    return _kept(opener, path, rest, (state.st_ino, state.st_size, state.st_mtime_ns))
+    return _kept(opener, path, rest, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
 
 
 @lru_cache(maxsize=8)  # what a chunk of the stage score reads

@@ -16,14 +16,13 @@ import hashlib
 import itertools
 import os
 import re
-import shutil
 import sys
 import unicodedata
 import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -36,8 +35,8 @@ from tqdm import tqdm
 
 from backdrop import video
 from backdrop.errors import BackdropError, StrictError, WriteError
-from backdrop.processes import each
-from backdrop.video import BACKGROUND, FOREGROUND, RGB, VOID, Gray, show
+from backdrop.processes import each, threads_each
+from backdrop.video import BACKGROUND, FOREGROUND, RGB, VOID, Gray, parts_folder, show
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 VIDEO_SUFFIXES = (
@@ -796,29 +795,13 @@ def extract_all(data: DataSection, out_dir: Path | str, workers: int = 1) -> pd.
     if data.only:
         sequences = _matched(sequences, "data.only", data.only)
     sequences = assign_splits(sequences, data.protocol, data.val, data.test)
-    threads = max(1, workers // len(sequences))  # one long video uses the cores by itself
-    with _staging(out_dir) as folder:
+    threads = threads_each(len(sequences), workers)  # one long video uses the cores by itself
+    with parts_folder(out_dir) as folder:
         calls = [(s, folder, data.size, data.every, data.limit, data.quality, threads) for s in sequences]
         index = _table(_extracted(calls, workers))
         _judge(index, data)
         _publish(folder, out_dir, index)
     return index
-
-
-@contextmanager
-def _staging(out_dir: Path) -> Iterator[Path]:
-    """An empty hidden folder inside `out_dir`, removed at the end (or by the next run, after a kill)."""
-    folder = out_dir / ".partial"
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh = not out_dir.exists()
-    with video.writing(out_dir):
-        folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if fresh and not any(out_dir.iterdir()):
-            out_dir.rmdir()
 
 
 def _extract_or_skip(sequence: Sequence, folder: Path, *args: Any) -> dict[str, Any]:

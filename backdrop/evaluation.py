@@ -8,6 +8,7 @@ spread over processes in chunks, and looked at one by one: memory does not grow 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -417,7 +418,11 @@ def _each(
 ) -> Iterable[Any]:
     """`function(chunk, *rest)` for each chunk in processes, in order, with progress on stderr."""
     calls = [(chunk, *rest) for chunk in chunks]
-    with tqdm(total=sum(len(chunk.frames) for chunk in chunks), desc=title, unit="frame", disable=None) as progress:
-        for chunk, result in zip(chunks, each(function, calls, workers), strict=True):
+    total = sum(len(chunk.frames) for chunk in chunks)
+    with (
+        closing(each(function, calls, workers)) as results,
+        tqdm(total=total, desc=title, unit="frame", disable=None) as progress,
+    ):
+        for chunk, result in zip(chunks, results, strict=True):
             yield result
             progress.update(len(chunk.frames))

@@ -27,11 +27,11 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from backdrop.chunks import by_sequence, frame_counts, kept, parts_folder
+from backdrop.chunks import by_sequence, frame_counts, kept
 from backdrop.errors import BackdropError
 from backdrop.homography import Images, load_homographies, usable_sequences, warp
-from backdrop.processes import collect
-from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive, PartWriter, decode_stored
+from backdrop.processes import collect, device_there
+from backdrop.video import ZIP_FAULTS, ArchiveWriter, FrameArchive, PartWriter, decode_stored, parts_folder
 
 if TYPE_CHECKING:
     import torch
@@ -353,11 +353,22 @@ def flow_all(
     if not isinstance(model, PtlflowModel):
         _dis_all(names, frames, homographies, out, workers)
         return
-    calls = [(name, frames, homographies, out, params.model, params.checkpoint, device) for name in names]
-    collect(_network_file, calls, 1, f"flow ({params.model})", "sequence", gpu=model.device.type == "cuda")
+    gpu = model.device.type == "cuda"
+    there = device_there(device, gpu)
+    calls = [(name, frames, homographies, out, params.model, params.checkpoint, there) for name in names]
+    collect(_network_file, calls, 1, f"flow ({params.model})", "sequence", gpu=gpu)
 
 
-_network = lru_cache(maxsize=1)(load_flow_model)  # for one sequence after another the same
+def _network(name: str, checkpoint: str | None, device: str) -> FlowModel:
+    """For one sequence after another the same, as long as a checkpoint that is a file is the same."""
+    path = Path(checkpoint or "")
+    state = path.stat() if path.is_file() else None
+    return _loaded(name, checkpoint, device, state and (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str, checkpoint: str | None, device: str, state: tuple | None) -> FlowModel:  # noqa: ARG001
+    return load_flow_model(name, checkpoint, device)
 
 
 def _network_file(

@@ -17,7 +17,6 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,9 +45,7 @@ from backdrop.flow import FlowArchive, flow_image
 from backdrop.params import ComputeParams
 from backdrop.video import FrameArchive, writing
 
-_CACHE_LIMIT = 8 * 2**30  # bytes of disk that decoded training frames may take
-_PATIENCE = timedelta(days=7)
-"""How long a process waits for another: in the student's rounds, while the first one looks at all the footage."""
+_CACHE_LIMIT = 8 * 2**30  # bytes of disk that decoded training frames may take, in each process
 _SEED_STRIDE = 10_000_019  # prime, so that seeds of different runs do not share streams
 
 
@@ -290,7 +287,7 @@ def make_fabric(compute: ComputeParams, phases: bool = False) -> Fabric:
     strategy: Any = "auto"
     if count * nodes > 1:
         # Buffers agree already, by the shared batch norm.
-        strategy = DDPStrategy(find_unused_parameters=phases, forward_sync_buffers=False, timeout=_PATIENCE)
+        strategy = DDPStrategy(find_unused_parameters=phases, forward_sync_buffers=False)
     try:
         return Fabric(
             accelerator="cuda" if cuda else "cpu",
@@ -438,7 +435,8 @@ class _Watched(NamedTuple):
         if finite.all():
             return
         worst = int((~finite).nonzero()[0, 0])
-        frames = f"frames of the batch: {self.names()}"
+        part = "this process's part of the batch" if ranks.world() > 1 else "the batch"
+        frames = f"frames of {part}: {self.names()}"
         if worst < len(self.terms):
             raise BackdropError(
                 f"iteration {self.iteration}: the loss term {self.terms[worst]} is {float(self.values[worst])}; "
@@ -447,7 +445,8 @@ class _Watched(NamedTuple):
             )
         raise BackdropError(
             f"iteration {self.iteration}: the gradient of {self.gradients[worst - len(self.terms)]} is not finite; "
-            f"{frames}. Look at these frames, or lower the rate of this stage, and run again: it goes on from before "
+            f"{frames}{' (the fault may lie in that of another)' if ranks.world() > 1 else ''}. "
+            f"Look at these frames, or lower the rate of this stage, and run again: it goes on from before "
             f"this iteration"
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
@@ -83,7 +83,7 @@ def each(
     """
     handed = 0
     for last in (False, True):
-        parallel, threads, folder = _parallel(len(calls), 1 if gpu and _open.get() is None else workers, gpu)
+        parallel, threads, folder = _parallel(len(calls), workers, gpu)
         tasks = [(function, call, threads, folder) for call in calls[handed:]]
         try:
             with closing(_in_order(parallel, tasks)) as results:
@@ -94,6 +94,19 @@ def each(
         except TerminatedWorkerError:
             if last:
                 raise
+
+
+def threads_each(calls: int, workers: int) -> int:
+    """Cores for each of so many calls at a time, of `workers` (0: all); a worker of a cluster has one."""
+    return 1 if _open.get() is not None else max(1, (workers or cpu_count()) // calls)
+
+
+def device_there(device: str, gpu: bool) -> str:
+    """`compute.device` as a call is to take it: a worker of a cluster sees the GPU that was given to it, or is to use
+    none."""
+    if _open.get() is None:
+        return device
+    return "cuda" if gpu else "cpu"
 
 
 def _parallel(count: int, workers: int, gpu: bool) -> tuple[Parallel, int, str | None]:
@@ -107,9 +120,8 @@ def _parallel(count: int, workers: int, gpu: bool) -> tuple[Parallel, int, str |
                 "ADDRESS --nthreads 1 --resources GPU=1`, `ray start --num-gpus 1`), or set compute.device to cpu"
             )
         return Parallel(size, return_as="generator", backend=ClusterBackend(cluster, gpu)), 1, os.getcwd()
-    cores = workers or cpu_count()
-    jobs = max(1, min(cores, count))
-    threads = max(1, cores // jobs)
+    jobs = 1 if gpu else max(1, min(workers or cpu_count(), count))
+    threads = threads_each(jobs, workers)
     with parallel_config(backend="loky", inner_max_num_threads=threads):
         return Parallel(n_jobs=jobs, return_as="generator"), threads, None
 
@@ -134,8 +146,9 @@ def _in_order(parallel: Parallel, calls: Sequence[tuple]) -> Generator[Any, None
                 yield result
     except GeneratorExit:  # the caller has a fault of its own
         left = True
-        for _ in results:
-            pass
+        with suppress(Exception):  # of a worker that dies now, say: the caller's fault counts
+            for _ in results:
+                pass
         raise
     if fault is not None:
         raise fault

@@ -6,6 +6,10 @@ every rank, by the same generator, and each takes its rows: the draws do not dep
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -76,6 +80,23 @@ def broadcast(value: Any) -> Any:
     held = [value]
     dist.broadcast_object_list(held)
     return held[0]
+
+
+@contextmanager
+def first_alone() -> Iterator[bool]:
+    """True in the first process; the others wait at the block's end until it is there, for days if need be.
+
+    By gloo on a GPU, too: where a process ends, its connections close, and the others end with an error.
+    """
+    group = _patient() if world() > 1 else None
+    yield rank() == 0
+    if group is not None:
+        dist.barrier(group)
+
+
+@lru_cache(maxsize=1)
+def _patient() -> Any:
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))
 
 
 class _Sum(torch.autograd.Function):

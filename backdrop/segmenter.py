@@ -20,15 +20,26 @@ from PIL import Image, ImageOps
 from pydantic import TypeAdapter
 
 from backdrop import datasets, spatial
-from backdrop.chunks import by_sequence, frame_counts, kept, parts_folder
+from backdrop.chunks import by_sequence, frame_counts, kept
 from backdrop.detector import Detector
 from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
 from backdrop.masks import BOXES, box_from_mask, copy_files, entry, write_threshold
 from backdrop.params import DetectorParams, SegmentParams, Size, SynthesisParams
+from backdrop.processes import device_there
 from backdrop.synthesis import SynthesisNetwork
 from backdrop.unet import SPECK, Student, subject_component
-from backdrop.video import RGB, ArchiveWriter, FrameArchive, PartWriter, decode_image, decode_video, encode_png, rgb
+from backdrop.video import (
+    RGB,
+    ArchiveWriter,
+    FrameArchive,
+    PartWriter,
+    decode_image,
+    decode_video,
+    encode_png,
+    parts_folder,
+    rgb,
+)
 from backdrop.weights import load_network, with_weights
 
 BOX_LEVEL = 0.3
@@ -340,7 +351,8 @@ def segment_all(
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
     cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    _segment_files(model_dir, frames_dir, folders, names, params.batch, workers, device, cuda)
+    there = device_there(device, cuda)
+    _segment_files(model_dir, frames_dir, folders, names, params.batch, workers, there, cuda)
     own = None if student is None else student.threshold
     results = [
         _write_threshold(frames_dir, folder, params.threshold, choose_threshold, own if folder == out_dir else None)

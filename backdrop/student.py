@@ -368,7 +368,7 @@ class SelfTraining:
         state = self.checkpoints.load()
         first, start, history = 0, 0, []
         # Within a round the pseudo-masks must be at hand: the weights they came from are gone.
-        if state is not None and (not state["iteration"] or self._whole(state["round"]).exists()):
+        if state is not None and (not state["iteration"] or ranks.broadcast(self._whole(state["round"]).exists())):
             self.network.load_state_dict(state["network"])
             self.learner.optimizer.load_state_dict(state["optimizer"])
             first, start, history = state["round"], state["iteration"], state["history"]
@@ -390,11 +390,11 @@ class SelfTraining:
         resumed run."""
         works = [self._work(number, archive) for archive in self.data.frames]
         whole = self._whole(number)
-        if ranks.rank() == 0 and not whole.exists():
-            with pool(self.params.compute) as workers:
-                self._write_labels(number, works, workers)
-            whole.touch()
-        self.fabric.barrier()
+        with ranks.first_alone() as first:
+            if first and not whole.exists():
+                with pool(self.params.compute) as workers:
+                    self._write_labels(number, works, workers)
+                whole.touch()
         return [np.load(work.labels, mmap_mode="r") for work in works]
 
     def _write_labels(self, number: int, works: list[Work], workers: int) -> None:

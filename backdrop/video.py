@@ -128,6 +128,31 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+@contextmanager
+def parts_folder(out_dir: Path) -> Iterator[Path]:
+    """An empty hidden folder inside `out_dir`, removed at the end; those of killed runs go first.
+
+    An `out_dir` that was not there and got nothing is not left behind. Each run's folder has a name of its own: a
+    process that outlives its killed run must not write into that of the next.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    made = not out_dir.exists()
+    with writing(out_dir):
+        out_dir.mkdir(parents=True, exist_ok=True)
+        for left in out_dir.glob(".parts-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=".parts-", dir=out_dir))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if made:
+            with suppress(OSError):  # there is something in it
+                out_dir.rmdir()
+
+
 def sweep(path: Path | str) -> None:
     """Remove what a killed process left of `atomic_path(path)`; nobody else may be writing it.
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.chunks import by_sequence, frame_counts, kept, parts_folder, spans
+from backdrop.chunks import by_sequence, frame_counts, kept, spans
 from backdrop.errors import BackdropError, WriteError
+from backdrop.video import parts_folder
 from tests.runs import scene, write_frames
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])

@@ -422,6 +422,21 @@ def flownet2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Pa
     path.unlink()  # 650 MB
 
 
+def test_a_network_is_loaded_again_when_its_checkpoint_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = []
+    monkeypatch.setattr(flows, "load_flow_model", lambda *given: loaded.append(given))
+    path = tmp_path / "own.ckpt"
+    for weights in ("one", "one", "others"):
+        if not path.exists() or path.read_text() != weights:
+            path.write_text(weights)
+        flows._network("flownet2", str(path), "cpu")
+    flows._network("flownet2", "things", "cpu")
+    assert [given[1] for given in loaded] == [str(path), str(path), "things"]
+    flows._loaded.cache_clear()
+
+
 def small(dx: int, side: int = 60) -> np.ndarray:
     """A view for networks without trained weights, on which nothing but speed depends on the size."""
     return np.ascontiguousarray(view(dx, 0)[:side, : side + 4])

@@ -6,14 +6,17 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
+from backdrop import processes
 from backdrop.errors import BackdropError, WriteError
-from backdrop.processes import collect, each
+from backdrop.processes import collect, device_there, each, threads_each
 from tests import calls
 from tests.tiny import ROOT
 
@@ -93,8 +96,32 @@ def test_a_second_death_is_told() -> None:
     assert list(each(calls.faulty, [(1, 0), (2, 0)], 2)) == [1, 2]
 
 
+def test_the_callers_fault_counts_where_a_process_dies_as_well(tmp_path: Path) -> None:
+    found = each(calls.noted, [(tmp_path, number, 3) for number in range(12)], 2)
+
+    def use() -> None:
+        with closing(found):
+            next(found)
+            raise WriteError("disk full")
+
+    with pytest.raises(WriteError, match="disk full"):
+        use()
+    assert (tmp_path / "killed").exists()
+    assert len(calls.starts(tmp_path)) < 12
+
+
 def test_without_a_cluster_calls_for_the_gpu_share_this_process() -> None:
     assert set(each(calls.process, [(), (), ()], 2, gpu=True)) == {os.getpid()}
+    assert list(each(threads, [(), ()], 2, gpu=True)) == [2, 2], "one after another, with all cores"
+
+
+def test_a_call_on_a_cluster_sees_the_gpu_that_it_was_given_and_has_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_there("cuda:1", True) == "cuda:1"
+    assert threads_each(1, 64) == 64
+    monkeypatch.setattr(processes, "_open", SimpleNamespace(get=lambda: "a cluster"))
+    assert device_there("cuda:1", True) == "cuda"
+    assert device_there("auto", False) == "cpu"
+    assert threads_each(1, 64) == 1
 
 
 def test_zero_workers_are_the_cores_that_this_process_may_use() -> None:

@@ -232,6 +232,12 @@ def _norms(rank: int, folder: str, images: torch.Tensor) -> None:
         distributed.all_reduce(parameter.grad)
         parameter.grad = parameter.grad / 2  # type: ignore[operator] # as gradients of processes are averaged
     generator = torch.Generator().manual_seed(3)
+    with ranks.first_alone() as first:
+        if first:
+            time.sleep(0.5)
+            Path(folder, "first").touch()
+    assert Path(folder, "first").exists()
+    assert first == (rank == 0)
     drawn = ranks.rand(2, 2, 5, dim=1, generator=generator)
     state = {key: value.clone() for key, value in network.state_dict().items()}
     gradients = [parameter.grad for parameter in network.parameters()]
