@@ -39,7 +39,7 @@ NEAR = 0.25
 """What may be foreground: where the soft mask is above this share of the threshold."""
 PIXELS = 1280 * 720
 """The CRF takes some ten seconds and a gigabyte a million pixels; a larger part of an image is refined at this size."""
-CHUNK = 8
+CHUNK = 4
 """Frames a task: few enough to keep all processes busy to the end."""
 
 
