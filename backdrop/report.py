@@ -40,6 +40,8 @@ COLUMNS = ("J_mean", "F_mean", "precision", "recall", "mAP50", "centre_hit", "th
 BASELINES = ("flow_threshold", "mog2")
 SHOWN = 2
 """Best and worst frames shown of a sequence, each so many."""
+SHEET = 20
+"""Sequences in `frames.png`, the first so many: a picture of hundreds can be neither held nor looked at."""
 WIDTH = 480
 """Of an overlay in pixels."""
 UNSCORED = (
@@ -59,8 +61,8 @@ def write_report(project: Path, path: Path, pictures: Path | None = None) -> Pat
 
     Args:
         project: the repository's root, with metrics/ and, for overlays, data/. path: the HTML file.
-        pictures: a folder for what DVC shows as plots: the bars (`J.svg`, where frames were scored) and the frames
-            (`frames.png`, where data/ holds them).
+        pictures: a folder for what DVC shows as plots: the bars (`J.svg`, where frames were scored) and frames of up
+            to `SHEET` sequences (`frames.png`, where data/ holds them).
 
     Raises:
         BackdropError: the stage score has not run, or a file cannot be written.
@@ -69,13 +71,24 @@ def write_report(project: Path, path: Path, pictures: Path | None = None) -> Pat
     scored = bool(scores["frames_scored"])
     table = pd.read_csv(project / "metrics" / "per_sequence.csv")
     frames = pd.read_csv(project / "metrics" / "per_frame.csv", dtype={"name": str})
-    shown = {name: list(_pictures(project, name, frames)) for name in _names(project, table)}
+    own = dict(list(frames[frames["result"] == "method"].groupby("sequence")))
+    names = _names(project, table)
+    sheet: dict[str, list[Shown]] = {}
+
+    def sequences() -> Iterator[dict[str, Any]]:
+        """Made as they are written: their pictures are not held together."""
+        for name in names:
+            shown = list(_pictures(project, name, own.get(name, frames.iloc[:0])))
+            if shown and len(sheet) < SHEET:
+                sheet[name] = shown
+            yield _sequence(project, name, table, shown)
+
     chart = _bars(table) if scored else ""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("backdrop", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    html = environment.get_template("report.html.jinja").render(
-        title=_title(scores, len(shown)),
+    page = environment.get_template("report.html.jinja").stream(
+        title=_title(scores, len(names)),
         when=datetime.fromtimestamp((project / "metrics" / "scores.json").stat().st_mtime).strftime("%Y-%m-%d %H:%M"),
         origin=_origin(project),
         scored=scored,
@@ -83,25 +96,25 @@ def write_report(project: Path, path: Path, pictures: Path | None = None) -> Pat
         cards=_cards(scores) if scored else [],
         scores=_rows(scores),
         chart=chart,
-        sequences=[_sequence(project, name, table, shown[name]) for name in shown],
+        sequences=sequences(),
         curves=_curves(project),
         params=_text(project / "params.yaml"),
         provenance=_text(project / "metrics" / "provenance.json"),
     )
     sweep(path)
     with atomic_path(path) as temporary:
-        temporary.write_text(html, encoding="utf-8")
+        page.dump(str(temporary), encoding="utf-8")
     if pictures is not None:
-        _write_pictures(pictures, chart, shown)
+        _write_pictures(pictures, chart, sheet)
     return path
 
 
-def _write_pictures(folder: Path, chart: str, shown: Mapping[str, list[Shown]]) -> None:
+def _write_pictures(folder: Path, chart: str, sheet: Mapping[str, list[Shown]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if chart:
         with atomic_path(folder / "J.svg") as temporary:
             temporary.write_text(f'<?xml version="1.0" encoding="utf-8"?>\n{chart}', encoding="utf-8")
-    rows = {name: [(one.caption, one.picture) for one in found] for name, found in shown.items() if found}
+    rows = {name: [(one.caption, one.picture) for one in found] for name, found in sheet.items()}
     if rows:
         with atomic_path(folder / "frames.png") as temporary:
             temporary.write_bytes(encode_png(frame_sheet(rows)))
@@ -253,15 +266,18 @@ def _sheet(path: Path) -> str:
     return _embedded(buffer.getvalue(), "jpeg")
 
 
-def _pictures(project: Path, name: str, frames: pd.DataFrame) -> Iterator[Shown]:
+def _pictures(project: Path, name: str, own: pd.DataFrame) -> Iterator[Shown]:
     """The best and the worst frames with mask and truth drawn in; without truth frames spread over the sequence.
 
     None where data/ does not hold them.
+
+    Args:
+        own: the sequence's rows of per_frame.csv, of what ships.
     """
     stored, masks = (project / "data" / folder / f"{name}.zip" for folder in ("frames", "masks"))
     if not (stored.is_file() and masks.is_file()):
         return
-    own = frames[(frames["sequence"] == name) & (frames["result"] == "method")].sort_values("J", kind="stable")
+    own = own.sort_values("J", kind="stable")
     archive, found = FrameArchive(stored), MaskArchive(masks)
     spread = np.linspace(0, len(archive) - 1, 2 * SHOWN + 2).round()[1:-1]
     chosen = [*own["frame"].iloc[-SHOWN:][::-1], *own["frame"].iloc[:SHOWN]] if len(own) else spread

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from backdrop import cli
+from backdrop import cli, report
 from backdrop.errors import BackdropError
 from backdrop.evaluation import Folders, score_all
 from backdrop.report import margin, verdict, write_report
@@ -116,6 +116,18 @@ def test_footage_without_truth_is_reported_by_its_pictures(project: Path) -> Non
     assert page.tags.count("table") == 0
     assert page.tags.count("svg") == 1, "the training curve alone"
     assert sorted(path.name for path in (project / "pictures").iterdir()) == ["frames.png"]
+
+
+def test_the_sheet_shows_a_few_sequences_and_the_page_all(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "SHEET", 1)
+    page = Page(write_report(project, project / "r.html", project / "pictures").read_text())
+    assert page.tags.count("img") == 2 * 4
+    with Image.open(project / "pictures" / "frames.png") as sheet:
+        one = sheet.size[1]
+    monkeypatch.setattr(report, "SHEET", 2)
+    write_report(project, project / "r.html", project / "pictures")
+    with Image.open(project / "pictures" / "frames.png") as sheet:
+        assert sheet.size[1] == 2 * one
 
 
 def test_dvc_gets_pictures(project: Path) -> None:
