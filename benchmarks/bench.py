@@ -364,13 +364,13 @@ ROWS = [
     Row("scores", "J and F a frame", "NumPy and SciPy, the definition array by array", "10", scores, 5),
     Row("joint_step", "joint step, one sampled cell", "exact sum over all live cells, same batch", "20; memory 10",
         joint_step, 2, memory=True),
-    Row("stabilize", "stabilizing a sequence", "keypoints detected anew for each pair", "1.6", stabilize, 3),
+    Row("stabilize", "stabilizing a sequence", "keypoints detected anew for each pair", "1.6", stabilize, 15),
     Row("flownet", "FlowNet2, a pair of 448 x 256", "ptlflow as it comes, no extension", "2; memory 10", flownet, 3,
         memory=True),
-    Row("crf", "CRF over 48 frames of 640 x 360", "one process", "1.8 on 2 cores", crf, 3),
+    Row("crf", "CRF over 48 frames of 640 x 360", "one process", "1.8 on 2 cores", crf, 7),
     Row("inference", "a mask at 640 x 360", "torchvision's Mask R-CNN R50-FPN, same threads", "10", inference, 7),
     Row("data", "training step", "the same with its data in memory", "0.95", data_waits, 5),
-    Row("dvc", "dvc status and idle repro, 20,000 frames", "one file a frame", "2.5", dvc, 3),
+    Row("dvc", "dvc status and idle repro, 20,000 frames", "one file a frame", "2.5", dvc, 5),
 ]  # fmt: skip
 
 
