@@ -23,10 +23,10 @@ demo: env
 	$(RUN) dvc metrics show metrics/scores.json
 
 test: env
-	$(RUN) python -m pytest -n 2 --dist loadfile
+	$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: env
-	$(RUN) python -m pytest -n 2 --dist loadfile -m "slow or not slow"
+	$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "slow or not slow"
 
 lint: env
 	$(RUN) ruff check .
