@@ -2,6 +2,7 @@
 
     python -m benchmarks.gpu            # at most ten minutes on a GPU; no network, no data
     python -m benchmarks.gpu --small    # the same in small on any machine: that it runs, not how fast
+    python -m benchmarks.gpu --count    # the FLOPs of the papers' schedule, on any machine, a minute
 
 The joint step of the papers' method of 2021 (640 x 360, ResNet-50 in S, both inpainters frozen) and the step of an
 inpainter, on random pictures that lie on the device: forwards, backwards and the optimizer. FLOPs are those of
@@ -246,7 +247,7 @@ def main() -> None:
         found = counted(params, 16)
         whole = sum(found[kind] * times for kind, times in SCHEDULE.items())
         print(", ".join(f"{kind} step {count / 1e12:.2f} TFLOPs" for kind, count in found.items()))
-        print(f"the papers' whole schedule, batch 16: {whole / 1e18:.0f} EFLOPs")
+        print(f"the papers' whole schedule, batch 16: {whole / 1e18:.2f} EFLOPs")
         return
     cuda = torch.cuda.is_available()
     if not cuda and not args.small:
