@@ -333,6 +333,7 @@ def dvc(folder: Path) -> tuple[Side, Side]:
         (project / "data").mkdir(parents=True)
         run(["git", "init", "-q"], project)
         run(["dvc", "init", "-q"], project)
+        run(["dvc", "config", "core.check_update", "false"], project)  # as in our own .dvc/config
         for s in range(sequences):
             images = [rng.bytes(2000) for _ in range(frames // sequences)]
             if kind == "archives":
