@@ -1,12 +1,13 @@
 # make demo: everything from a fresh clone to scored masks of the embedded footage.
-# make test: the quick tests, by two processes; make test-all adds the slow ones; make lint; make params composes params.yaml from conf/.
+# make test: the quick tests, by two processes; make test-all adds the slow ones; make lint; make params composes params.yaml from conf/;
+# make deps writes the deps of dvc.yaml from the imports.
 # make bench: times and memory against what one would do otherwise, side by side (under 15 minutes on two cores).
 # make ablations: the grid of conf/ablation/ as DVC experiments, into docs/ablations.md (hours; goes on where it was stopped).
 PYTHON ?= python3.11
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"
 
-.PHONY: env demo test test-all lint params ablations bench clean
+.PHONY: env demo test test-all lint params deps ablations bench clean
 
 env: $(VENV)/ready
 
@@ -38,6 +39,9 @@ ablations: env
 
 bench: env
 	$(RUN) python -m benchmarks.bench
+
+deps: env
+	$(RUN) python -m tests.graph
 
 params: env
 	$(RUN) python -m backdrop.params

@@ -5,7 +5,8 @@ distribution, T and T^-1 the spatial transformer and its inverse, S the synthesi
 background, F(I) the composed image, I_f the flow image.
 
 Data flow: frames -> homographies -> flow -> inpainters -> joint training -> segmentation -> refinement -> scores;
-one stage file each in `stages/`, one library file an idea here.
+a file for each stage in `stages/`, a package for each stage here, beside the
+packages that stages share.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 # long as with threads that sleep (0.3 s against 3 s on two cores). Read when torch is loaded, so set before it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_PUBLIC = {"BackdropError": "errors", "Prediction": "segmenter", "Segmenter": "segmenter"}
+_PUBLIC = {"BackdropError": "errors", "Prediction": "networks.segmenter", "Segmenter": "networks.segmenter"}
 __all__ = sorted(_PUBLIC)
 
 

@@ -31,6 +31,7 @@ def explain(fault: BaseException) -> str | None:
 
 
 _PEER = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")  # gloo's words in a RuntimeError
+
 _LESS = "lower the batch or the size of this stage, or compute.workers, and run the same command again"
 
 

@@ -28,7 +28,7 @@ import yaml
 from tqdm import tqdm
 
 from backdrop.errors import BackdropError
-from backdrop.params import compose
+from backdrop.params import compose_params
 
 CODE = ("backdrop", "stages", "dvc.yaml")  # what an experiment's result depends on beside its parameters
 CONF = Path("conf")
@@ -135,7 +135,7 @@ def composed(row: str, seed: int) -> dict[str, Any]:
     """The parameters of a row, as `dvc exp run` composes them."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "params.yaml"
-        compose(overrides(row, seed), path, CONF)
+        compose_params(overrides(row, seed), path, CONF)
         return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 

@@ -28,17 +28,16 @@ from functools import partial
 from io import StringIO
 from pathlib import Path
 from statistics import median
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import torch
 
-from backdrop.footage import Clip
-from backdrop.model import Model
-from backdrop.params import Params, compose, read
-from backdrop.video import atomic_path
+from backdrop.io.files import atomic_path
+from backdrop.params import Params, compose_params, read
+from backdrop.render.clip import Clip
+from backdrop.train.model import Model
 
 ROOT = Path(__file__).resolve().parent.parent
 Side = Callable[[], object]
@@ -73,28 +72,24 @@ class Rendered:
 
 
 def chosen(folder: Path, *overrides: str) -> Params:
-    compose([*overrides, "compute.workers=1", "compute.device=cpu"], folder / "params.yaml", ROOT / "conf")
+    compose_params([*overrides, "compute.workers=1", "compute.device=cpu"], folder / "params.yaml", ROOT / "conf")
     return read(folder / "params.yaml")
-
-
-def sections(params: Params) -> SimpleNamespace:
-    """As the stage train gets them."""
-    return SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
 
 
 def joint_model(params: Params) -> Model:
     """D, S and both inpainters (which the model freezes) with random weights."""
-    from backdrop.inpainter import Inpainter
-    from backdrop.training import build_model
+    from backdrop.networks.inpainter import Inpainter
+    from backdrop.train.joint import build_model
+    from backdrop.train.parameters import TrainStage
 
-    return build_model(sections(params), *(Inpainter(params.inpainter.channels) for _ in range(2)))
+    return build_model(params.of_stage(TrainStage), *(Inpainter(params.inpainter.channels) for _ in range(2)))
 
 
 # Rows -------------------------------------------------------------------------------------------------
 
 
 def scores(folder: Path) -> tuple[Side, Side]:
-    from backdrop.scores import boundary_f, jaccard
+    from backdrop.measures import boundary_f, jaccard
 
     masks = Rendered((854, 480), 4).masks
     pairs = [(masks[0], other) for other in masks[1:]]
@@ -139,7 +134,7 @@ def plain_boundary_f(a: np.ndarray, b: np.ndarray) -> float:
 
 def joint_step(folder: Path) -> tuple[Side, Side]:
     """One iteration of the papers' method of 2021, forwards and backwards, without the optimizer."""
-    from backdrop.losses import objective
+    from backdrop.train.losses import objective
 
     size, batch = (160, 96), 4  # half of its memory are gradients with two images, and they do not grow
     params = chosen(folder, "paper='2021'", f"train.size=[{size[0]},{size[1]}]", f"train.batch={batch}")
@@ -161,7 +156,8 @@ def joint_step(folder: Path) -> tuple[Side, Side]:
 
 
 def stabilize(folder: Path) -> tuple[Side, Side]:
-    from backdrop.homography import estimate_homography, keypoints, neighbor_of, stabilize_sequence
+    from backdrop.motion.homography import estimate_homography, keypoints, neighbor_of
+    from backdrop.stabilize.stage import stabilize_sequence
 
     params, clip = chosen(folder).stabilize, Rendered((854, 480), 8)
 
@@ -175,7 +171,8 @@ def stabilize(folder: Path) -> tuple[Side, Side]:
 
 
 def flownet(folder: Path) -> tuple[Side, Side]:
-    from backdrop.flow import PtlflowModel, import_ptlflow, quiet
+    from backdrop.flow.correlation import quiet
+    from backdrop.flow.ptlflow import PtlflowModel, import_ptlflow
 
     ptlflow, pair = import_ptlflow(), Rendered((448, 256), 2).images
     with quiet():
@@ -198,10 +195,12 @@ def flownet(folder: Path) -> tuple[Side, Side]:
 def crf(folder: Path) -> tuple[Side, Side]:
     import cv2
 
-    from backdrop.crf import refine_all
-    from backdrop.masks import BOXES, entry
-    from backdrop.segmenter import _npz
-    from backdrop.video import ArchiveWriter, encode_jpeg, encode_png, frames_table
+    from backdrop.io.archives import ArchiveWriter
+    from backdrop.io.frame_archive import frames_table
+    from backdrop.io.images import encode_jpeg, encode_png
+    from backdrop.io.masks import BOXES, entry
+    from backdrop.refine.stage import refine_all
+    from backdrop.segment.stage import _npz
 
     params: Any = chosen(folder).crf
     clip, frames = Rendered((640, 360), 6), 48
@@ -230,7 +229,7 @@ def crf(folder: Path) -> tuple[Side, Side]:
 
 
 def write_index(folder: Path, frames: int) -> None:
-    from backdrop.datasets import INDEX_COLUMNS
+    from backdrop.io.index import INDEX_COLUMNS
 
     row = dict.fromkeys(INDEX_COLUMNS, 0) | {
         "sequence": "clip", "split": "all", "source": "rendered", "status": "ok", "reason": "", "fps": 24,
@@ -244,10 +243,10 @@ def inference(folder: Path) -> tuple[Side, Side]:
     """From a decoded image of 640 x 360 to its mask: networks of `scale=demo`; the CRF is not part of it."""
     import torchvision
 
-    from backdrop.detector import Detector
-    from backdrop.segmenter import Segmenter
-    from backdrop.synthesis import SynthesisNetwork
-    from backdrop.unet import Student, StudentNetwork
+    from backdrop.networks.detector import Detector
+    from backdrop.networks.segmenter import Segmenter
+    from backdrop.networks.student import Student, StudentNetwork
+    from backdrop.networks.synthesis import SynthesisNetwork
 
     params, image = chosen(folder, "scale=demo"), Rendered((640, 360), 1).images[0]
     torch.manual_seed(0)
@@ -268,9 +267,9 @@ def inference(folder: Path) -> tuple[Side, Side]:
 
 def data_waits(folder: Path) -> tuple[Side, Side]:
     """Twelve joint iterations of the demo's networks, with batches from the archives and with batches at hand."""
-    from backdrop.inpainter import Inpainter
-    from backdrop.training import JointTraining, phase
-    from backdrop.weights import save_network
+    from backdrop.networks.folders import save_network
+    from backdrop.networks.inpainter import Inpainter
+    from backdrop.train.joint import JointTraining, phase
 
     params: Params = chosen(folder, "scale=demo", "background.kind=inpaint", "train.overlay_every=0")
     material(folder, 24)
@@ -278,7 +277,7 @@ def data_waits(folder: Path) -> tuple[Side, Side]:
         channels = params.inpainter.channels
         save_network(folder / f"inpainter_{kind}", Inpainter(channels), {"channels": channels})
     run = JointTraining(
-        sections(params),
+        params.of_stage(TrainStage),
         folder / "frames",
         folder / "homographies",
         folder / "flow",
@@ -303,9 +302,13 @@ def data_waits(folder: Path) -> tuple[Side, Side]:
 
 def material(folder: Path, frames: int) -> None:
     """Frames, homographies and flow of a rendered clip, by the stages' own functions."""
-    from backdrop.flow import dense_inverse_search, flow_sequence
-    from backdrop.homography import save_homographies, stabilize_sequence
-    from backdrop.video import ArchiveWriter, FrameArchive, encode_jpeg, frames_table
+    from backdrop.flow.dis import dense_inverse_search
+    from backdrop.flow.stage import flow_sequence
+    from backdrop.io.archives import ArchiveWriter
+    from backdrop.io.frame_archive import FrameArchive, frames_table
+    from backdrop.io.images import encode_jpeg
+    from backdrop.motion.homography import save_homographies
+    from backdrop.stabilize.stage import stabilize_sequence
 
     clip = Rendered((320, 192), frames)
     with ArchiveWriter(folder / "frames" / "clip.zip") as archive:

@@ -26,15 +26,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from backdrop.encoder import Features
-from backdrop.inpainter import Inpainter, random_holes
-from backdrop.loop import Learner, generator_at, make_fabric
-from backdrop.losses import objective
-from backdrop.model import Schedule
+from backdrop.inpaint.training import InpaintingStep, random_holes
+from backdrop.io.files import atomic_path
+from backdrop.learn.fabric import make_fabric
+from backdrop.learn.learner import Learner, generator_at
+from backdrop.networks.encoder import Features
+from backdrop.networks.inpainter import Inpainter
 from backdrop.params import Params
-from backdrop.pretraining import Lesson
-from backdrop.training import make_learner
-from backdrop.video import atomic_path
+from backdrop.train.joint import make_learner
+from backdrop.train.losses import objective
+from backdrop.train.model import Schedule
 from benchmarks import bench
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,7 +89,9 @@ class Runner:
 
     def inpainter(self) -> Step:
         own, count = self.params.inpainter, iter(range(10**9))
-        lesson = Lesson(self.fabric, Inpainter(own.channels), Features("none"), own, self.params.compute.compile)
+        lesson = InpaintingStep(
+            self.fabric, Inpainter(own.channels), Features("none"), own, self.params.compute.compile
+        )
         self._arrange(lesson.learner)
 
         def step() -> None:

@@ -27,9 +27,9 @@ from typing import Any
 import psutil
 import yaml
 
-from backdrop.datasets import read_index
-from backdrop.params import compose
-from backdrop.video import atomic_path
+from backdrop.io.files import atomic_path
+from backdrop.io.index import read_index
+from backdrop.params import compose_params
 from benchmarks.bench import machine
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,7 +109,7 @@ def grow(times: int, work: Path, footage: Path, changes: list[str], done: dict[s
     """All stages but render on `times` as much footage; `keep()` is called after each."""
     folder = work / f"x{times}"
     folder.mkdir(parents=True, exist_ok=True)
-    compose(changes, folder / "params.yaml", ROOT / "conf")
+    compose_params(changes, folder / "params.yaml", ROOT / "conf")
     link(footage, folder / "data" / "footage", times)
     for name, lines in commands().items():
         if name == "render" or name in done:
@@ -175,7 +175,7 @@ def main() -> None:
     footage = work / "once" / "data" / "footage"
     if not footage.is_dir():
         (work / "once").mkdir(parents=True, exist_ok=True)
-        compose(changes, work / "once" / "params.yaml", ROOT / "conf")
+        compose_params(changes, work / "once" / "params.yaml", ROOT / "conf")
         measure(commands()["render"][0], work / "once")
     for times in sorted(args.times):
         grow(times, work, footage, changes, runs.setdefault(str(times), {}), keep)

@@ -22,15 +22,16 @@ import numpy as np
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from backdrop.crf import refine
-from backdrop.instances import chosen_boxes, divide
-from backdrop.masks import Mask, read_threshold
-from backdrop.overlay import draw_mask
+from backdrop.app.pictures import SUBJECT_COLORS
+from backdrop.crf.dense import refine
+from backdrop.crf.instances import chosen_boxes, divide
+from backdrop.draw import draw_mask
+from backdrop.io.files import atomic_path
+from backdrop.io.images import encode_jpeg
+from backdrop.io.masks import Mask, read_threshold
+from backdrop.measures import jaccard
+from backdrop.networks.segmenter import Prediction, Segmenter
 from backdrop.params import Params, read
-from backdrop.predict import COLORS
-from backdrop.scores import jaccard
-from backdrop.segmenter import Prediction, Segmenter
-from backdrop.video import atomic_path, encode_jpeg
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = ("people2", "marple9")
@@ -112,7 +113,7 @@ def _draw(path: Path, found: Found, truth: list[Mask]) -> None:
     for masks in (found.divided(), truth):
         picture = found.image
         for i, mask in enumerate(masks):
-            picture = draw_mask(picture, mask, COLORS[i])
+            picture = draw_mask(picture, mask, SUBJECT_COLORS[i])
         sides.append(cv2.resize(picture, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA))
     with atomic_path(path) as temporary:
         temporary.write_bytes(encode_jpeg(np.hstack(sides)))  # type: ignore[arg-type]

@@ -25,8 +25,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from backdrop.predict import read_records
-from backdrop.video import atomic_path, decode_video, encode_video
+from backdrop.app.records import read_records
+from backdrop.io.files import atomic_path
+from backdrop.video.decode import decode_video
+from backdrop.video.encode import encode_video
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZE = (640, 360)
@@ -89,7 +91,7 @@ def main() -> None:
     video, count = args.work.resolve() / "long.mp4", args.minutes * 60 * args.fps
     if not video.is_file():
         encode_video(video, looped(args.clip, count), fps=args.fps)
-    common = [sys.executable, "-m", "backdrop.cli", "predict", str(video), "--model", str(args.model.resolve())]
+    common = [sys.executable, "-m", "backdrop.app.cli", "predict", str(video), "--model", str(args.model.resolve())]
 
     def command(out: Path) -> list[str]:
         return [*common, *args.options, "--format", "masks", "--quiet", "-o", str(out)]

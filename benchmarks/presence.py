@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_average_precision
 
-from backdrop.footage import Clip, Plan, plan_clips
-from backdrop.params import FootageParams, read
-from backdrop.segmenter import Segmenter
-from backdrop.unet import SPECK
+from backdrop.motion.blobs import SPECK
+from backdrop.networks.segmenter import Segmenter
+from backdrop.params import read
+from backdrop.render.clip import Clip
+from backdrop.render.parameters import FootageParams
+from backdrop.render.stage import Plan, plan_clips
 
 ROOT = Path(__file__).resolve().parent.parent
 LEAST = 4 * SPECK

@@ -25,9 +25,9 @@ from typing import Any
 
 import yaml
 
-from backdrop.datasets import list_sequences
 from backdrop.errors import BackdropError
-from backdrop.params import compose, read
+from backdrop.frames.layouts import list_sequences
+from backdrop.params import compose_params, read
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("method", "method_raw", "method_paper", "method_paper_raw", "flow_threshold", "mog2")
@@ -58,7 +58,7 @@ def run_one(data: str, root: str, name: str, folder: Path, scale: str, overrides
     folder.mkdir(parents=True)
     own = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", f"scale={scale}"]
     with COMPOSING:
-        compose([*own, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
+        compose_params([*own, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     minutes: dict[str, float] = {}
     for stage, command in commands():

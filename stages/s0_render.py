@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from backdrop.footage import render_all
 from backdrop.params import load_params
-from backdrop.processes import pool
+from backdrop.render.parameters import RenderStage
+from backdrop.render.stage import render_all
+from backdrop.run.processes import pool
 from backdrop.stage import run
 
 
@@ -13,10 +14,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    params = load_params("footage", "data.layout", "compute")
+    params = load_params(RenderStage)
     args.out.mkdir(parents=True, exist_ok=True)
-    if params.data_layout != "synthetic":
-        (args.out / "UNUSED.txt").write_text(f"data.layout is {params.data_layout}: no footage was rendered.\n")
+    if params.layout != "synthetic":
+        (args.out / "UNUSED.txt").write_text(f"data.layout is {params.layout}: no footage was rendered.\n")
         return
     with pool(params.compute) as workers:
         render_all(args.out, params.footage, workers)

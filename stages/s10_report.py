@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from backdrop.params import load_params
-from backdrop.report import write_report
+from backdrop.report.parameters import ReportStage
+from backdrop.report.report import write_report
 from backdrop.stage import run
 
 
@@ -15,25 +16,7 @@ def main() -> None:
     parser.add_argument("--plots", type=Path, required=True)
     args = parser.parse_args()
     # What it shows of params.yaml; `compute` may be that of an earlier run.
-    load_params(
-        "seed",
-        "lambda",
-        "footage",
-        "stabilize",
-        "flow",
-        "encoder",
-        "inpainter",
-        "detector",
-        "synthesis",
-        "sampling",
-        "loss",
-        "background",
-        "train",
-        "student",
-        "segment",
-        "crf",
-        "data",
-    )
+    load_params(ReportStage)
     write_report(args.project, args.out, args.plots)
 
 

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from backdrop.datasets import extract_all
+from backdrop.frames.parameters import FramesStage
+from backdrop.frames.stage import extract_all
 from backdrop.params import load_params
-from backdrop.processes import pool
+from backdrop.run.processes import pool
 from backdrop.stage import run
 
 
@@ -13,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    params = load_params("data", "compute")
+    params = load_params(FramesStage)
     data = params.data.model_copy(update={"root": params.data.path})
     with pool(params.compute) as workers:
         extract_all(data, args.out, workers)

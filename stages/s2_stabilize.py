@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from backdrop.homography import stabilize_all
 from backdrop.params import load_params
-from backdrop.processes import pool
+from backdrop.run.processes import pool
+from backdrop.stabilize.parameters import StabilizeStage
+from backdrop.stabilize.stage import stabilize_all
 from backdrop.stage import run
 
 
@@ -14,7 +15,7 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    params = load_params("stabilize", "compute")
+    params = load_params(StabilizeStage)
     with pool(params.compute) as workers:
         stabilize_all(args.frames, args.out, params.stabilize, workers)
 

@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from backdrop.flow import flow_all
+from backdrop.flow.parameters import FlowStage
+from backdrop.flow.stage import flow_all
 from backdrop.params import load_params
-from backdrop.processes import pool
+from backdrop.run.processes import pool
 from backdrop.stage import run
 
 
@@ -15,7 +16,7 @@ def main() -> None:
     parser.add_argument("--homographies", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    params = load_params("flow", "compute")
+    params = load_params(FlowStage)
     with pool(params.compute) as workers:
         flow_all(args.frames, args.homographies, args.out, params.flow, workers, params.compute.device)
 

@@ -7,8 +7,9 @@ that the model folder is whole.
 import argparse
 from pathlib import Path
 
+from backdrop.inpaint.parameters import InpaintStage
+from backdrop.inpaint.training import train_inpainter
 from backdrop.params import load_params
-from backdrop.pretraining import train_inpainter
 from backdrop.stage import run
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
-    params = load_params("background.kind", "inpainter", "encoder.weights", "train.size", "seed", "compute")
+    params = load_params(InpaintStage)
     inpainter = params.inpainter
     if args.kind == "rgb" and params.background_kind in ("median", "known"):
         print(f"background.kind={params.background_kind} asks no inpainter of frames: one iteration")
@@ -33,7 +34,7 @@ def main() -> None:
         args.out,
         args.log,
         inpainter,
-        params.train_size,
+        params.size,
         params.encoder_weights,
         params.seed,
         params.compute,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from backdrop.params import load_params
 from backdrop.stage import run
-from backdrop.training import JointTraining
+from backdrop.train.joint import JointTraining
+from backdrop.train.parameters import TrainStage
 
 
 def main() -> None:
@@ -19,9 +20,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
-    params = load_params(
-        "lambda", "seed", "encoder", "detector", "synthesis", "sampling", "loss", "background", "train", "compute"
-    )
+    params = load_params(TrainStage)
     inpainters = {"rgb": args.inpainter_rgb, "flow": args.inpainter_flow}
     JointTraining(params, args.frames, args.homographies, args.flow, inpainters, args.log, args.checkpoints).run(
         args.out

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from backdrop.params import load_params
 from backdrop.stage import run
-from backdrop.student import SelfTraining, pass_through
+from backdrop.student.parameters import StudentStage
+from backdrop.student.rounds import SelfTraining, pass_through
 
 
 def main() -> None:
@@ -18,7 +19,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
-    params = load_params("student", "stabilize", "seed", "compute")
+    params = load_params(StudentStage)
     if params.student.rounds == 0:
         pass_through(args.joint, args.out, args.log)
         return

@@ -7,10 +7,11 @@ import argparse
 from pathlib import Path
 
 from backdrop.params import load_params
-from backdrop.processes import pool
-from backdrop.scores import choose_threshold
-from backdrop.segmenter import segment_all
+from backdrop.run.processes import pool
+from backdrop.segment.parameters import SegmentStage
+from backdrop.segment.stage import segment_all
 from backdrop.stage import run
+from backdrop.thresholds import choose_threshold
 
 
 def main() -> None:
@@ -20,7 +21,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--out-paper", type=Path, required=True)
     args = parser.parse_args()
-    params = load_params("segment", "compute")
+    params = load_params(SegmentStage)
     folders = (args.model, args.frames, args.out, args.out_paper)
     with pool(params.compute) as workers:
         segment_all(*folders, params.segment, workers, params.compute.device, choose_threshold)

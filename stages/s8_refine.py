@@ -6,10 +6,12 @@ The same CRF on the masks of detector and synthesis network without the student 
 import argparse
 from pathlib import Path
 
-from backdrop.crf import choose_refined_threshold, refine_all
-from backdrop.masks import copy_files, read_threshold, same_predictions, write_threshold
+from backdrop.io.files import copy_files
+from backdrop.io.masks import read_threshold, same_predictions, write_threshold
 from backdrop.params import load_params
-from backdrop.processes import pool
+from backdrop.refine.parameters import RefineStage
+from backdrop.refine.stage import choose_refined_threshold, refine_all
+from backdrop.run.processes import pool
 from backdrop.stage import run
 
 
@@ -22,7 +24,7 @@ def main() -> None:
     parser.add_argument("--out-paper", type=Path, required=True)
     parser.add_argument("--davis", type=Path, required=True)
     args = parser.parse_args()
-    params = load_params("crf", "compute")
+    params = load_params(RefineStage)
 
     def refine(predictions: Path, out: Path, davis: Path | None, workers: int) -> None:
         threshold, chosen_on = choose_refined_threshold(args.frames, predictions, params.crf, workers)

@@ -4,14 +4,16 @@ import argparse
 import json
 from pathlib import Path
 
-from backdrop.datasets import read_index
-from backdrop.evaluation import Folders, score_all
-from backdrop.overlay import contact_sheet_all
+from backdrop.io.files import atomic_path, sweep
+from backdrop.io.index import read_index
 from backdrop.params import load_params
-from backdrop.processes import pool
-from backdrop.provenance import provenance
+from backdrop.run.processes import pool
+from backdrop.score.frames import Folders
+from backdrop.score.parameters import ScoreStage
+from backdrop.score.provenance import provenance
+from backdrop.score.sheets import contact_sheet_all
+from backdrop.score.table import score_all
 from backdrop.stage import run
-from backdrop.video import atomic_path, sweep
 
 
 def main() -> None:
@@ -25,7 +27,7 @@ def main() -> None:
     parser.add_argument("--masks-paper", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    params = load_params("data.layout", "seed", "compute")
+    params = load_params(ScoreStage)
     folders = Folders(
         args.frames,
         args.predictions,
@@ -36,7 +38,7 @@ def main() -> None:
         args.homographies,
     )
     with pool(params.compute) as workers:
-        scores = score_all(folders, params.data_layout, workers)
+        scores = score_all(folders, params.layout, workers)
     args.out.mkdir(parents=True, exist_ok=True)
     _write(args.out / "per_sequence.csv", scores.per_sequence.to_csv(index=False))
     _write(args.out / "per_frame.csv", scores.per_frame.to_csv(index=False))

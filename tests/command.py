@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from backdrop import cli
+from backdrop.app import cli
 from backdrop.errors import BackdropError
 
 

@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
 
-from backdrop.detector import Detector
-from backdrop.encoder import Features
-from backdrop.inpainter import Inpainter
-from backdrop.model import Model
-from backdrop.params import Params, read
-from backdrop.synthesis import SynthesisNetwork
+# Before the library is imported: its annotations, shapes included, are checked at each call.
+install_import_hook("backdrop", "beartype.beartype")
+
+from backdrop.networks.detector import Detector  # noqa: E402
+from backdrop.networks.encoder import Features  # noqa: E402
+from backdrop.networks.inpainter import Inpainter  # noqa: E402
+from backdrop.networks.synthesis import SynthesisNetwork  # noqa: E402
+from backdrop.params import Params, read  # noqa: E402
+from backdrop.train.model import Model  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backdrop.datasets import INDEX_COLUMNS
-from backdrop.flow import encode_flow
-from backdrop.homography import save_homographies
-from backdrop.masks import box_from_mask, entry, write_threshold
-from backdrop.video import ArchiveWriter, encode_jpeg, encode_png, frames_table
+from backdrop.io.archives import ArchiveWriter
+from backdrop.io.frame_archive import frames_table
+from backdrop.io.images import encode_jpeg, encode_png
+from backdrop.io.index import INDEX_COLUMNS
+from backdrop.io.masks import box_from_mask, entry, write_threshold
+from backdrop.motion.flow_field import encode_flow
+from backdrop.motion.homography import save_homographies
 
 WIDTH, HEIGHT, SIDE, PAN = 128, 80, 24, 2
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from backdrop.errors import BackdropError
-from backdrop.params import compose, read
+from backdrop.params import compose_params, read
 from benchmarks import ablations
 from benchmarks.ablations import BEGIN, COLUMNS, END, GROUPS, Task, cell, collect, digest, grid, place, table
 
@@ -26,7 +26,7 @@ def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def composed(tmp_path: Path, row: str) -> dict[str, Any]:
-    compose(["scale=ablation", f"ablation={row}"], tmp_path / "params.yaml", ROOT / "conf")
+    compose_params(["scale=ablation", f"ablation={row}"], tmp_path / "params.yaml", ROOT / "conf")
     read(tmp_path / "params.yaml")
     return flat(yaml.safe_load((tmp_path / "params.yaml").read_text()))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from backdrop.augmentation import ColorChange, mirrored
+from backdrop.train.augmentation import ColorChange, mirrored
 
 
 def test_gray_stays_gray_but_for_brightness_and_tint() -> None:

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from backdrop.background import Backgrounds, nearest_color
-from backdrop.video import FrameArchive
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.train.background import Backgrounds, nearest_color
 from tests.runs import HEIGHT, WIDTH
 from tests.tiny import write_material
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from backdrop.video import encode_video
+from backdrop.video.encode import encode_video
 from tests.runs import make_run
 from tests.tiny import (
     commands,

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backdrop.baselines import Mog2, clean, flow_mask, flow_soft, otsu
-from backdrop.flow import FlowArchive
-from backdrop.homography import load_homographies, resampling
-from backdrop.scores import jaccard
-from backdrop.video import FrameArchive
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.measures import jaccard
+from backdrop.motion.blobs import clean, flow_mask, flow_soft, otsu
+from backdrop.motion.flow_field import FlowArchive
+from backdrop.motion.homography import load_homographies, resampling
+from backdrop.motion.mog2 import Mog2
 from tests.runs import HEIGHT, WIDTH, make_run, scene, write_frames
 
 

@@ -23,13 +23,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from backdrop.datasets import INDEX_COLUMNS, Sequence, decode_mask, extract_all, extract_sequence, read_index
 from backdrop.errors import BackdropError
-from backdrop.flow import FlowArchive
-from backdrop.homography import load_homographies
-from backdrop.masks import MaskArchive, Predictions
+from backdrop.frames.extract import extract_sequence
+from backdrop.frames.layouts.listing import Sequence
+from backdrop.frames.stage import extract_all
+from backdrop.frames.truth import decode_mask
+from backdrop.io.archives import ArchiveWriter
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.images import MAX_PIXELS, decode_image, encode_png
+from backdrop.io.index import INDEX_COLUMNS, read_index
+from backdrop.io.masks import MaskArchive, Predictions
+from backdrop.motion.flow_field import FlowArchive
+from backdrop.motion.homography import load_homographies
 from backdrop.params import Params, read, validate
-from backdrop.video import MAX_PIXELS, ArchiveWriter, FrameArchive, decode_image, encode_png, encode_video, probe
+from backdrop.video.decode import probe
+from backdrop.video.encode import encode_video
 from tests.runs import make_run, scene
 from tests.tiny import ROOT, run_stage, small_values, stage_names
 

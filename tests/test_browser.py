@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backdrop.report import write_report
-from backdrop.segmenter import Segmenter
+from backdrop.networks.segmenter import Segmenter
+from backdrop.report.report import write_report
 from benchmarks.long_video import hear_ctrl_c
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.test_report import project
@@ -53,7 +53,7 @@ def address(browser: Any, model: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "backdrop.cli", "demo", "--model", str(model), "--device", "cpu"]
+    command = [sys.executable, "-m", "backdrop.app.cli", "demo", "--model", str(model), "--device", "cpu"]
     server = subprocess.Popen(
         [*command, "--port", str(port), "--params", str(ROOT / "params.yaml")],
         env=environment(PYTHONPATH=str(ROOT)),

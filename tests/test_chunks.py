@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.chunks import by_sequence, frame_counts, kept, spans
 from backdrop.errors import BackdropError, WriteError
-from backdrop.video import parts_folder
+from backdrop.io.files import parts_folder
+from backdrop.io.frame_archive import frame_counts
+from backdrop.run.chunks import by_sequence, cached_open, spans
 from tests.runs import scene, write_frames
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
@@ -80,13 +81,13 @@ def test_a_file_is_opened_once_until_it_changes(tmp_path: Path) -> None:
 
     path = tmp_path / "one"
     path.write_text("1")
-    assert [kept(read, path), kept(read, path), kept(read, path, "x")] == ["1", "1", "1x"]
+    assert [cached_open(read, path), cached_open(read, path), cached_open(read, path, "x")] == ["1", "1", "1x"]
     assert opened == ["1", "1x"]
     path.with_suffix(".new").write_text("2")
     path.with_suffix(".new").replace(path)
-    assert kept(read, path) == "2"
+    assert cached_open(read, path) == "2"
     with pytest.raises(FileNotFoundError, match="none"):
-        kept(read, tmp_path / "none")
+        cached_open(read, tmp_path / "none")
 
 
 def test_nothing_is_kept_open_in_the_end(tmp_path: Path) -> None:
@@ -97,7 +98,7 @@ def test_nothing_is_kept_open_in_the_end(tmp_path: Path) -> None:
         return len(opened)
 
     def use(name: str, span: range) -> int:
-        return kept(open_again, tmp_path)
+        return cached_open(open_again, tmp_path)
 
     for number in (1, 2):
         ((_, parts),) = [(name, list(parts)) for name, parts in by_sequence(use, {"a": 3}, 1, (), 1, "use")]

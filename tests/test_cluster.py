@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from backdrop import cluster
-from backdrop.cluster import inside
 from backdrop.errors import BackdropError
-from backdrop.params import ComputeParams
-from backdrop.processes import collect, each, pool
+from backdrop.run import cluster
+from backdrop.run.cluster import inside
+from backdrop.run.compute import ComputeParams
+from backdrop.run.processes import collect, each, pool
 from tests import calls
 from tests.project import alive
 from tests.tiny import ROOT, contents, environment, run_stage, small_values, write_model, write_params
@@ -271,7 +271,7 @@ def test_an_address_that_nobody_listens_at_is_one_error(backend: str, address: s
 def test_something_else_that_listens_there_is_one_error(
     backend: str, greeting: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "PATIENCE", 1.0)
+    monkeypatch.setattr(cluster, "CONNECT_PATIENCE", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         if greeting:
             threading.Thread(target=lambda: server.accept()[0].sendall(greeting), daemon=True).start()
@@ -283,7 +283,7 @@ def test_something_else_that_listens_there_is_one_error(
 @pytest.mark.slow
 def test_a_scheduler_without_workers_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install -e '.[cluster]'")
-    monkeypatch.setattr(cluster, "PATIENCE", 2.0)
+    monkeypatch.setattr(cluster, "CONNECT_PATIENCE", 2.0)
     with (
         distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as own,
         pytest.raises(BackdropError, match=r"has no worker: start some \(`dask worker tcp://"),

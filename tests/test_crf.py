@@ -13,12 +13,13 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop import crf
-from backdrop.crf import choose_refined_threshold, reach, refine, refine_all, unary_energy
+from backdrop.crf import dense
+from backdrop.crf.dense import reach, refine, unary_energy
 from backdrop.errors import BackdropError
-from backdrop.masks import MaskArchive, Predictions, box_from_mask, read_threshold, write_threshold
-from backdrop.scores import jaccard
-from backdrop.video import FrameArchive
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.masks import MaskArchive, Predictions, box_from_mask, read_threshold, write_threshold
+from backdrop.measures import jaccard
+from backdrop.refine.stage import choose_refined_threshold, refine_all
 from tests.runs import make_run, write_predictions
 from tests.tiny import run_stage, small_values
 
@@ -130,10 +131,10 @@ def test_only_the_surroundings_of_the_mask_are_computed(
 ) -> None:
     image, truth, soft = on_a_wall(scene, (200, 300))
     sizes = []
-    infer = crf._infer
-    monkeypatch.setattr(crf, "_infer", lambda image, *rest: sizes.append(image.shape[:2]) or infer(image, *rest))
+    infer = dense._infer
+    monkeypatch.setattr(dense, "_infer", lambda image, *rest: sizes.append(image.shape[:2]) or infer(image, *rest))
     part = refine(image, soft, 0.5, params(**LOCAL))
-    monkeypatch.setattr(crf, "MARGIN", 1000)
+    monkeypatch.setattr(dense, "CRF_MARGIN", 1000)
     whole = refine(image, soft, 0.5, params(**LOCAL))
     assert sizes[1] == (200, 300)
     assert sizes[0][0] < 110
@@ -145,10 +146,10 @@ def test_only_the_surroundings_of_the_mask_are_computed(
 def test_a_large_image_is_refined_smaller(scene: tuple[np.ndarray, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     large = tuple(cv2.resize(np.asarray(a).astype(np.uint8), (400, 300), interpolation=0) for a in scene[:2])
     soft = cv2.resize(scene[2], (400, 300))
-    monkeypatch.setattr(crf, "PIXELS", 100 * 75)
+    monkeypatch.setattr(dense, "PIXELS", 100 * 75)
     sizes = []
-    infer = crf._infer
-    monkeypatch.setattr(crf, "_infer", lambda image, *rest: sizes.append(image.shape[:2]) or infer(image, *rest))
+    infer = dense._infer
+    monkeypatch.setattr(dense, "_infer", lambda image, *rest: sizes.append(image.shape[:2]) or infer(image, *rest))
     refined = refine(large[0], soft, 0.5, params(**LOCAL | {"bilateral_sxy": 40}))
     assert refined.shape == (300, 400)
     assert np.prod(sizes) <= 100 * 75

@@ -6,23 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
-from backdrop.cues import (
-    Cue,
-    Footage,
-    View,
-    background_flow,
-    background_keypoints,
-    consensus,
-    cue_names,
-    flow_cues,
-    frame_cues,
-    fuse,
-    median_background,
-    refit,
-    scaled,
-)
-from backdrop.footage import Clip
-from backdrop.homography import resampling, stabilize_sequence
+from backdrop.motion.homography import resampling
+from backdrop.motion.neighbors import NeighborView, StabilizedSequence, background_flow, median_background
+from backdrop.render.clip import Clip
+from backdrop.stabilize.stage import stabilize_sequence
+from backdrop.student.camera import background_keypoints, refit
+from backdrop.student.cues import cue_names, frame_cues
+from backdrop.student.cues.cue import Cue, scaled
+from backdrop.student.cues.flow import flow_cues
+from backdrop.student.fusion import consensus, fuse
 
 SIZE = (160, 96)
 PARAMS = SimpleNamespace(cues=["flow", "median", "mog2"], gaps=[1, 2], neighbors=8, spacing=3, parallax=True)
@@ -81,7 +73,7 @@ def still(count: int) -> Pictures:
 
 def test_cues_are_silent_on_a_static_scene() -> None:
     homographies = exact(Clip(0, "static", SIZE, 14))
-    footage = Footage(still(14), homographies, SIZE)
+    footage = StabilizedSequence(still(14), homographies, SIZE)
     cues = frame_cues(footage, 6, PARAMS)
     assert set(cues) == {"flow1", "flow2", "median", "mog2"}
     for name, cue in cues.items():
@@ -89,7 +81,7 @@ def test_cues_are_silent_on_a_static_scene() -> None:
 
 
 def test_each_cue_sees_the_subject_and_their_mean_sees_it_better_than_flow(clip: Rendered) -> None:
-    footage = Footage(clip, exact(clip.clip), SIZE)
+    footage = StabilizedSequence(clip, exact(clip.clip), SIZE)
     rows = []
     for t in (4, 10, 15):
         cues = frame_cues(footage, t, PARAMS)
@@ -122,14 +114,14 @@ def test_a_slow_subject_is_seen_further_ahead() -> None:
     }
     truth = np.zeros((96, 160), bool)
     truth[26:64, 34:80] = True
-    cues = flow_cues(Footage(Pictures(images), still_camera, SIZE), 8, [1, 2])
+    cues = flow_cues(StabilizedSequence(Pictures(images), still_camera, SIZE), 8, [1, 2])
     assert jaccard(cues["flow2"].value, truth) > 0.6
 
 
 def test_no_neighbor_no_evidence(clip: Rendered) -> None:
     lost = exact(clip.clip)
     lost["valid"][:] = False
-    cues = frame_cues(Footage(clip, lost, SIZE), 5, PARAMS)
+    cues = frame_cues(StabilizedSequence(clip, lost, SIZE), 5, PARAMS)
     fused = fuse(cues, SIZE)
     assert not cues
     assert not fused.valid.any()
@@ -171,7 +163,7 @@ def test_consensus_trusts_those_who_agree() -> None:
 def test_mosaic_sees_the_subject_and_is_named(clip: Rendered) -> None:
     choice = SimpleNamespace(**vars(PARAMS) | {"cues": ["flow", "mosaic"]})
     assert cue_names(choice) == ["flow1", "flow2", "mosaic"]
-    cues = frame_cues(Footage(clip, exact(clip.clip), SIZE), 10, choice)
+    cues = frame_cues(StabilizedSequence(clip, exact(clip.clip), SIZE), 10, choice)
     assert list(cues) == cue_names(choice)
     assert jaccard(cues["mosaic"].value, clip.clip.mask(10)) > 0.4
 
@@ -235,12 +227,12 @@ def test_background_flow_is_filled_in_under_the_subject() -> None:
 def test_median_leaves_the_subject_out() -> None:
     gray, red = np.full((8, 8, 3), 90, np.uint8), np.full((8, 8, 3), 200, np.uint8)
     everywhere, nowhere = np.ones((8, 8), bool), np.zeros((8, 8), bool)
-    found = [View(red, everywhere, nowhere)] * 3 + [View(gray, everywhere, everywhere)] * 2
+    found = [NeighborView(red, everywhere, nowhere)] * 3 + [NeighborView(gray, everywhere, everywhere)] * 2
     behind = median_background(found)
     assert behind is not None
     assert (behind.image == 90).all()
     assert behind.valid.all()
-    everyone = median_background([View(red, everywhere, everywhere)] * 3 + found[3:])
+    everyone = median_background([NeighborView(red, everywhere, everywhere)] * 3 + found[3:])
     assert everyone is not None
     assert (everyone.image == 200).all()
     hidden = median_background(found[:4])  # one view shows background: all with a pixel count

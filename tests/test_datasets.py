@@ -18,9 +18,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from backdrop import datasets, video
-from backdrop.datasets import LAYOUTS, assign_splits, decode_mask, extract_all, list_sequences, read_index
 from backdrop.errors import BackdropError, StrictError
+from backdrop.frames import extract, layouts, names
+from backdrop.frames.layouts import LAYOUTS, list_sequences, listing
+from backdrop.frames.splits import assign_splits
+from backdrop.frames.stage import extract_all
+from backdrop.frames.truth import decode_mask
+from backdrop.io import archives, frame_archive, images
+from backdrop.io.index import read_index
+from backdrop.video import decode, encode
 
 
 def section(root: Path, **changed) -> SimpleNamespace:
@@ -48,7 +54,7 @@ def image_folder(folder: Path, count: int = 4, name: str = "{:05d}.jpg", size: t
 
 
 def film(path: Path, count: int = 6) -> None:
-    video.encode_video(path, [picture(t) for t in range(count)])
+    encode.encode_video(path, [picture(t) for t in range(count)])
 
 
 def only(index):
@@ -61,9 +67,9 @@ def only(index):
 
 @given(st.text(st.characters(codec=None)))
 def test_a_safe_name_is_safe(text: str) -> None:
-    name = datasets.safe_name(text)
+    name = names.safe_name(text)
     assert re.fullmatch(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,78}[A-Za-z0-9])?)?", name)
-    assert datasets.safe_name(name) == name
+    assert names.safe_name(name) == name
 
 
 @pytest.mark.parametrize(
@@ -72,7 +78,7 @@ def test_a_safe_name_is_safe(text: str) -> None:
     + [("Übung", "Ubung"), ("a\nb", "a_b"), ("視頻", ""), ("a\udcffb", "a_b"), ("x" * 300, "x" * 80)],
 )
 def test_safe_names_by_example(text: str, name: str) -> None:
-    assert datasets.safe_name(text) == name
+    assert names.safe_name(text) == name
 
 
 def test_odd_file_names_make_unique_archives_inside_the_folder(tmp_path: Path) -> None:
@@ -117,7 +123,7 @@ def test_videos_and_image_folders_mix(tmp_path: Path) -> None:
     assert dict(index.masks) == {"run": 1, "walk": 1}
     assert set(index.status) == {"ok"}
     assert (index.width["run"], index.height["run"], index.source_width["run"]) == (24, 20, 48)
-    walk, run = (video.FrameArchive(out / f"{name}.zip") for name in ("walk", "run"))
+    walk, run = (frame_archive.FrameArchive(out / f"{name}.zip") for name in ("walk", "run"))
     assert walk.names == [f"img{t}" for t in range(12)]
     assert [t for t in range(12) if walk.has_mask(t)] == [11]
     assert walk.mask(11).shape == (32, 48)  # the truth keeps its own size
@@ -125,7 +131,7 @@ def test_videos_and_image_folders_mix(tmp_path: Path) -> None:
     assert walk.image(5).shape == (20, 24, 3)
     assert [t for t in range(6) if run.has_mask(t)] == [2]
     for t in range(6):
-        expected = video.resize(picture(t), (24, 20))
+        expected = images.resize(picture(t), (24, 20))
         assert np.abs(run.image(t).astype(int) - expected).mean() < 20
 
 
@@ -139,7 +145,7 @@ def test_the_root_may_be_one_video_or_one_image_folder(tmp_path: Path, single: s
 
 def test_every_and_limit(tmp_path: Path) -> None:
     image_folder(tmp_path / "in" / "a", 11)
-    video.encode_video(tmp_path / "in" / "b.mp4", [picture(t) for t in range(11)], 20.0)
+    encode.encode_video(tmp_path / "in" / "b.mp4", [picture(t) for t in range(11)], 20.0)
     for name in ("a", "b"):
         save(tmp_path / "in" / "masks" / name / "00004.png", np.zeros((32, 48), np.uint8))
     index = extract_all(section(tmp_path / "in", every=2, limit=4), tmp_path / "out")
@@ -147,7 +153,7 @@ def test_every_and_limit(tmp_path: Path) -> None:
     assert list(index.declared_frames) == [11, 11]
     assert list(index.status) == ["ok", "ok"]
     assert list(index.fps) == [12.5, 10.0]
-    a, b = (video.FrameArchive(tmp_path / "out" / f"{name}.zip") for name in "ab")
+    a, b = (frame_archive.FrameArchive(tmp_path / "out" / f"{name}.zip") for name in "ab")
     assert a.names == ["00000", "00002", "00004", "00006"]
     assert b.names == ["000000", "000002", "000004", "000006"]
     assert b.times == pytest.approx([0, 0.1, 0.2, 0.3])
@@ -233,7 +239,7 @@ def test_a_truncated_video_keeps_its_frames_as_damaged(tmp_path: Path) -> None:
     root = tmp_path / "in"
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 255, (32, 48, 3), dtype=np.uint8) for _ in range(20)]
-    video.encode_video(root / "cut.mp4", frames, codec="mpeg4")
+    encode.encode_video(root / "cut.mp4", frames, codec="mpeg4")
     data = (root / "cut.mp4").read_bytes()
     (root / "cut.mp4").write_bytes(data[: len(data) * 7 // 10])
     row = only(extract_all(section(root), tmp_path / "out"))
@@ -241,7 +247,7 @@ def test_a_truncated_video_keeps_its_frames_as_damaged(tmp_path: Path) -> None:
     assert 2 <= row.frames < 20
     assert row.declared_frames == 20
     assert f"{row.frames} of 20 declared frames" in row.reason
-    assert len(video.FrameArchive(tmp_path / "out" / "cut.zip")) == row.frames
+    assert len(frame_archive.FrameArchive(tmp_path / "out" / "cut.zip")) == row.frames
     assert list(read_index(tmp_path / "out", usable=True).sequence) == ["cut"]
     with pytest.raises(StrictError, match="cut"):
         extract_all(section(root, strict=True), tmp_path / "out")
@@ -260,10 +266,10 @@ def test_frame_names_are_safe_file_names(tmp_path: Path) -> None:
     for name in ("a b.jpg", "c'd.jpg"):
         save(tmp_path / "in" / "x" / name, picture())
     extract_all(section(tmp_path / "in"), tmp_path / "out")
-    assert video.FrameArchive(tmp_path / "out" / "x.zip").names == ["a_b", "c_d"]
+    assert frame_archive.FrameArchive(tmp_path / "out" / "x.zip").names == ["a_b", "c_d"]
     save(tmp_path / "in" / "x" / "a_b.jpg", picture())
     extract_all(section(tmp_path / "in"), tmp_path / "out")
-    assert video.FrameArchive(tmp_path / "out" / "x.zip").names == ["000000", "000001", "000002"]
+    assert frame_archive.FrameArchive(tmp_path / "out" / "x.zip").names == ["000000", "000001", "000002"]
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
@@ -283,7 +289,7 @@ def test_a_single_video_uses_threads_with_the_same_result(tmp_path: Path) -> Non
     film(tmp_path / "a.mp4", 12)
     sequence = list_sequences("videos", tmp_path / "a.mp4")[0]
     for threads in (1, 3):
-        datasets.extract_sequence(sequence, tmp_path / str(threads), threads=threads)
+        extract.extract_sequence(sequence, tmp_path / str(threads), threads=threads)
     assert (tmp_path / "1" / "a.zip").read_bytes() == (tmp_path / "3" / "a.zip").read_bytes()
 
 
@@ -291,7 +297,7 @@ def test_frames_stream() -> None:
     pulled = itertools.count()
     endless = (next(pulled) for _ in itertools.repeat(None))
     with ThreadPoolExecutor(2) as pool:
-        results = datasets._in_order(pool, lambda n: 2 * n, endless, ahead=4)
+        results = extract._in_order(pool, lambda n: 2 * n, endless, ahead=4)
         assert list(itertools.islice(results, 10)) == list(range(0, 20, 2))
         results.close()
     assert next(pulled) <= 10 + 4
@@ -312,7 +318,7 @@ def test_unknown_layouts_and_missing_roots_say_what_there_is(tmp_path: Path) -> 
     with pytest.raises(BackdropError) as fault:
         list_sequences("imagenet", tmp_path)
     assert all(name in str(fault.value) for name in LAYOUTS)
-    assert all(f"{name}: {layout.expects}" in datasets.describe_layouts() for name, layout in LAYOUTS.items())
+    assert all(f"{name}: {layout.expects}" in layouts.describe_layouts() for name, layout in LAYOUTS.items())
     with pytest.raises(BackdropError, match="gone does not exist"):
         list_sequences("videos", tmp_path / "gone")
 
@@ -330,14 +336,14 @@ def test_an_empty_root_names_itself_and_what_is_expected(tmp_path: Path, layout:
 def test_synthetic(tmp_path: Path) -> None:
     for split, name in (("train", "a"), ("val", "b"), ("test", "c")):
         film(tmp_path / "in" / "videos" / split / f"{name}.mp4", 3)
-        with video.ArchiveWriter(tmp_path / "in" / "truth" / f"{name}.zip") as writer:
+        with archives.ArchiveWriter(tmp_path / "in" / "truth" / f"{name}.zip") as writer:
             for t in range(3):
                 mask = (picture(t)[:, :, 1] > 0).astype(np.uint8) * 255
-                writer.add(f"masks/{t:06d}.png", video.encode_png(mask))
+                writer.add(f"masks/{t:06d}.png", images.encode_png(mask))
     index = extract_all(section(tmp_path / "in", layout="synthetic", protocol="held_out"), tmp_path / "out")
     assert list(zip(index.sequence, index.split, strict=True)) == [("c", "test"), ("a", "train"), ("b", "val")]
     assert list(index.masks) == [3, 3, 3]
-    archive = video.FrameArchive(tmp_path / "out" / "b.zip")
+    archive = frame_archive.FrameArchive(tmp_path / "out" / "b.zip")
     assert all(np.array_equal(archive.mask(t) == 255, picture(t)[:, :, 1] > 0) for t in range(3))
     (tmp_path / "in" / "truth" / "b.zip").write_bytes(b"no zip")
     index = extract_all(section(tmp_path / "in", layout="synthetic"), tmp_path / "out").set_index("sequence")
@@ -377,7 +383,7 @@ def test_cdnet(tmp_path: Path) -> None:
     save(folder / "groundtruth_5labels" / "gt000003.png", labels)
     row = only(extract_all(section(tmp_path / "in", layout="cdnet"), tmp_path / "out"))
     assert (row.sequence, row.frames, row.masks) == ("zoom", 5, 3)  # outside the interval nothing is known
-    archive = video.FrameArchive(tmp_path / "out" / "zoom.zip")
+    archive = frame_archive.FrameArchive(tmp_path / "out" / "zoom.zip")
     assert archive.mask(2)[0, :5].tolist() == [0, 0, 128, 128, 255]
 
 
@@ -389,7 +395,7 @@ def test_bms(tmp_path: Path) -> None:
     save(tmp_path / "in" / "people" / "people_002.pgm", instances)
     row = only(extract_all(section(tmp_path / "in", layout="bms"), tmp_path / "out"))
     assert (row.frames, row.masks) == (3, 1)
-    assert video.FrameArchive(tmp_path / "out" / "people.zip").mask(1)[0, :3].tolist() == [0, 255, 255]
+    assert frame_archive.FrameArchive(tmp_path / "out" / "people.zip").mask(1)[0, :3].tolist() == [0, 255, 255]
 
 
 def test_ski_ptz(tmp_path: Path) -> None:
@@ -402,7 +408,7 @@ def test_ski_ptz(tmp_path: Path) -> None:
     data = section(root, layout="ski_ptz", protocol="held_out")
     index = extract_all(data, tmp_path / "out").set_index("sequence")
     assert dict(index.split) == {"trial_103_cam1": "train", "trial_302_cam1": "val", "trial_405_cam1": "test"}
-    stored = video.FrameArchive(tmp_path / "out" / "trial_302_cam1.zip").mask(1)
+    stored = frame_archive.FrameArchive(tmp_path / "out" / "trial_302_cam1.zip").mask(1)
     assert stored.shape == (64, 96)  # masks may be of the large videos
     assert np.array_equal(stored, mask)
 
@@ -419,12 +425,12 @@ def test_plain_splits(tmp_path: Path, layout: str) -> None:
 # ------------------------------------------------------------------------------------------------ splits
 
 
-def _three(*splits: str | None) -> list[datasets.Sequence]:
-    return [datasets.Sequence(n, n, split=s) for n, s in zip("abc", splits or (None,) * 3, strict=True)]
+def _three(*splits: str | None) -> list[listing.Sequence]:
+    return [listing.Sequence(n, n, split=s) for n, s in zip("abc", splits or (None,) * 3, strict=True)]
 
 
 def test_splits() -> None:
-    def splits(sequences: list[datasets.Sequence]) -> list[str | None]:
+    def splits(sequences: list[listing.Sequence]) -> list[str | None]:
         return [s.split for s in sequences]
 
     assert splits(assign_splits(_three("train", "val", "test"), "self")) == ["all"] * 3
@@ -516,14 +522,14 @@ def test_real_videos_decode_to_their_declared_frames_and_dog_is_davis_dog(real_d
     data = real_data / "data"
     declared = {"dance-twirl.mp4": 90, "dog.avi": 60, "parkour.mp4": 100}
     for name, count in declared.items():
-        tally = video.Tally()
-        frames = video.decode_video(data / "videos" / name, every=20, tally=tally)
+        tally = decode.Tally()
+        frames = decode.decode_video(data / "videos" / name, every=20, tally=tally)
         same = {index: image for index, _, image in frames}
-        info = video.probe(data / "videos" / name)
+        info = decode.probe(data / "videos" / name)
         assert (tally.decoded, info.declared_frames, info.fps) == (count, count, 24.0)
-        assert video.damage(info, tally) == ""
+        assert decode.damage(info, tally) == ""
         davis = data / "DAVIS2016" / "JPEGImages" / "480p" / Path(name).stem
-        others = [video.decode_image(davis / f"{i:05d}.jpg").astype(float) for i in same]
+        others = [images.decode_image(davis / f"{i:05d}.jpg").astype(float) for i in same]
         for i, image in enumerate(same.values()):
             error = [np.abs(image - other).mean() for other in others]
             assert int(np.argmin(error)) == i

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from backdrop.provenance import PACKAGES, provenance
+from backdrop.score.provenance import PACKAGES, provenance
 from tests.tiny import environment, run_stage, small_values, stage_names
 
 RESULTS = ("metrics/scores.json", "metrics/per_frame.csv", "metrics/per_sequence.csv")

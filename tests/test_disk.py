@@ -26,8 +26,9 @@ import torch
 import yaml
 
 from backdrop.errors import WriteError
-from backdrop.loop import Checkpoints
-from backdrop.video import encode_video, sweep
+from backdrop.io.files import sweep
+from backdrop.learn.checkpoints import Checkpoints
+from backdrop.video.encode import encode_video
 from tests.command import call
 from tests.project import TIMED, remove
 from tests.runs import scene

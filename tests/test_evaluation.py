@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from backdrop.errors import BackdropError
-from backdrop.evaluation import BOXED, RESULTS, SUMMARY, Evaluation, Folders, score_all
-from backdrop.masks import box_from_mask, write_threshold
+from backdrop.io.masks import box_from_mask, write_threshold
+from backdrop.score.frames import BOXED, Folders
+from backdrop.score.table import RESULTS, SUMMARY, Evaluation, score_all
 from tests.runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
 
 

@@ -18,26 +18,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop import flow as flows
 from backdrop.errors import BackdropError
-from backdrop.flow import (
-    FlowArchive,
-    PtlflowModel,
-    decode_flow,
-    dense_inverse_search,
-    encode_flow,
-    flow_all,
-    flow_image,
-    flow_sequence,
-    load_flow_model,
-    magnitude,
-    pair_flow,
-    read_flow,
-    row_correlation,
-    use_row_correlation,
-)
-from backdrop.homography import load_homographies, save_homographies
-from backdrop.video import FrameArchive
+from backdrop.flow import correlation
+from backdrop.flow import ptlflow as flow_ptlflow
+from backdrop.flow import stage as flow_stage
+from backdrop.flow.correlation import row_correlation, use_row_correlation
+from backdrop.flow.dis import dense_inverse_search
+from backdrop.flow.models import load_flow_model
+from backdrop.flow.ptlflow import PtlflowModel
+from backdrop.flow.stage import flow_all, flow_sequence, pair_flow
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.motion.flow_field import FlowArchive, decode_flow, encode_flow, flow_image, magnitude, read_flow
+from backdrop.motion.homography import load_homographies, save_homographies
 
 HEIGHT, WIDTH = 180, 320
 
@@ -122,7 +114,7 @@ def test_a_panning_camera_leaves_the_background_at_rest_and_the_subject_in_motio
 
 @pytest.mark.parametrize("mode", ["ptz", "static"])
 def test_the_exact_flow_of_the_embedded_footage_is_found(mode: str) -> None:
-    from backdrop.footage import Clip
+    from backdrop.render.clip import Clip
 
     clip = Clip(7, mode, size=(320, 192), frames=12, subject=7)
     on_background, on_subject = [], []
@@ -299,7 +291,7 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(walk: Path, monkeyp
         frames, arrays = FrameArchive(walk / "frames" / f"{name}.zip"), load_homographies(walk / "H" / f"{name}.npz")
         flow_sequence(frames, arrays, dense_inverse_search, walk / "whole" / f"{name}.zip")
     for number, (length, workers) in enumerate([(100, 1), (3, 1), (3, 2), (2, 2)]):
-        monkeypatch.setattr(flows, "CHUNK", length)
+        monkeypatch.setattr(flow_stage, "FLOW_CHUNK", length)
         out = walk / f"out{number}"
         flow_all(walk / "frames", walk / "H", out, DIS, workers)
         assert sorted(path.name for path in out.iterdir()) == ["short.zip", "walk.zip"]
@@ -313,7 +305,7 @@ def test_a_fault_in_a_middle_chunk_is_told_and_nothing_left(
 ) -> None:
     from tests.test_homography import damage_frame
 
-    monkeypatch.setattr(flows, "CHUNK", 2)
+    monkeypatch.setattr(flow_stage, "FLOW_CHUNK", 2)
     damage_frame(walk / "frames" / "walk.zip", 3)
     with pytest.raises(BackdropError, match=r"walk\.zip: frame 3 is missing or damaged; run the stage frames again"):
         flow_all(walk / "frames", walk / "H", walk / "out", DIS, workers)
@@ -386,7 +378,7 @@ def test_magnitude_is_the_speed_against_the_background() -> None:
     ("shape", "patch", "dilation"), [((2, 16, 8, 9), 21, 2), ((1, 8, 20, 30), 9, 1), ((1, 4, 5, 40), 7, 3)]
 )
 def test_row_correlation_equals_ptlflow(shape: tuple[int, ...], patch: int, dilation: int) -> None:
-    flows.import_ptlflow()
+    flow_ptlflow.import_ptlflow()
     from ptlflow.utils.correlation import iter_spatial_correlation_sample
 
     first, second = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).double()
@@ -396,8 +388,8 @@ def test_row_correlation_equals_ptlflow(shape: tuple[int, ...], patch: int, dila
 
 def random_network(name: str) -> Any:
     """A network of ptlflow with random weights that do not depend on the state of any generator."""
-    ptlflow = flows.import_ptlflow()
-    with torch.random.fork_rng(), flows.quiet():
+    ptlflow = flow_ptlflow.import_ptlflow()
+    with torch.random.fork_rng(), correlation.quiet():
         torch.manual_seed(0)
         return ptlflow.get_model(name, ckpt_path=None).eval()
 
@@ -426,15 +418,15 @@ def test_a_network_is_loaded_again_when_its_checkpoint_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    monkeypatch.setattr(flows, "load_flow_model", lambda *given: loaded.append(given))
+    monkeypatch.setattr(flow_stage, "load_flow_model", lambda *given: loaded.append(given))
     path = tmp_path / "own.ckpt"
     for weights in ("one", "one", "others"):
         if not path.exists() or path.read_text() != weights:
             path.write_text(weights)
-        flows._network("flownet2", str(path), "cpu")
-    flows._network("flownet2", "things", "cpu")
+        flow_stage._network("flownet2", str(path), "cpu")
+    flow_stage._network("flownet2", "things", "cpu")
     assert [given[1] for given in loaded] == [str(path), str(path), "things"]
-    flows._loaded.cache_clear()
+    flow_stage._loaded.cache_clear()
 
 
 def small(dx: int, side: int = 60) -> np.ndarray:

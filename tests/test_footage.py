@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from backdrop.errors import BackdropError
-from backdrop.footage import MODES, Clip, mask_box, plan_clips, render_all
-from backdrop.scenery import paint_flat, paint_world
-from backdrop.video import decode_video
+from backdrop.render.clip import MODES, Clip, mask_box
+from backdrop.render.stage import plan_clips, render_all
+from backdrop.render.street import paint_flat, paint_world
+from backdrop.video.decode import decode_video
 
 SIZE = (240, 144)
 

@@ -17,15 +17,16 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from backdrop import spatial
-from backdrop.encoder import Features, feature_distance
-from backdrop.inpainter import Inpainter, random_holes
-from backdrop.loop import Batch
-from backdrop.losses import objective
-from backdrop.model import Schedule
-from backdrop.student import augment, student_loss, targets, to_normal
-from backdrop.training import JointTraining
-from backdrop.unet import StudentNetwork
+from backdrop.inpaint.training import random_holes
+from backdrop.learn.frames import Batch
+from backdrop.networks import spatial
+from backdrop.networks.encoder import Features, feature_distance
+from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.student import StudentNetwork
+from backdrop.student.learning import augment, student_loss, targets, to_normal
+from backdrop.train.joint import JointTraining
+from backdrop.train.losses import objective
+from backdrop.train.model import Schedule
 from benchmarks.bench import joint_model
 from benchmarks.gpu import chosen, disagreement
 from tests.tiny import ROOT, environment

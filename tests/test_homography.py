@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop import homography
-from backdrop.chunks import spans
 from backdrop.errors import BackdropError
-from backdrop.homography import (
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.motion.homography import (
     Keypoints,
     chain,
     estimate_homography,
@@ -26,11 +25,11 @@ from backdrop.homography import (
     match,
     neighbor_of,
     save_homographies,
-    stabilize_all,
-    stabilize_sequence,
     warp,
 )
-from backdrop.video import FrameArchive
+from backdrop.run.chunks import spans
+from backdrop.stabilize import stage as stabilize_stage
+from backdrop.stabilize.stage import stabilize_all, stabilize_sequence
 
 SIZE = (480, 270)
 PARAMS = SimpleNamespace(features=2000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
@@ -385,7 +384,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
 
 def write_frames(folder: Path, sequences: dict[str, list[np.ndarray]]) -> None:
     """Frame archives with their index, as the stage frames leaves them."""
-    from backdrop.video import ArchiveWriter
+    from backdrop.io.archives import ArchiveWriter
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -461,7 +460,7 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(tmp_path: Path, mon
         save_homographies(tmp_path / "whole" / f"{name}.npz", stabilize_sequence(stored, FEW))
     indices = set()
     for number, (length, workers) in enumerate([(100, 1), (3, 1), (3, 2), (2, 2)]):
-        monkeypatch.setattr(homography, "CHUNK", length)
+        monkeypatch.setattr(stabilize_stage, "STABILIZE_CHUNK", length)
         out = tmp_path / f"out{number}"
         stabilize_all(tmp_path / "frames", out, FEW, workers)
         for name in ("walk.npz", "short.npz"):
@@ -475,7 +474,7 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(tmp_path: Path, mon
 def test_a_damaged_frame_in_a_middle_chunk_is_named(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(homography, "CHUNK", 2)
+    monkeypatch.setattr(stabilize_stage, "STABILIZE_CHUNK", 2)
     write_frames(tmp_path / "frames", {"walk": small_walk(7)})
     damage_frame(tmp_path / "frames" / "walk.zip", 3)
     with pytest.raises(BackdropError, match=r"walk\.zip: frame 3 is missing or damaged; run the stage frames again"):
@@ -485,7 +484,7 @@ def test_a_damaged_frame_in_a_middle_chunk_is_named(
 
 @pytest.mark.parametrize(("seed", "plain"), [(0, True), (3, True), (7, True), (0, False)])
 def test_the_exact_homographies_of_the_embedded_footage_are_recovered(seed: int, plain: bool) -> None:
-    from backdrop.footage import Clip
+    from backdrop.render.clip import Clip
 
     clip = Clip(seed, "ptz", size=(320, 192), frames=4, subject=seed, noise=not plain, blur=not plain)
     arrays = stabilize_sequence(Frames([clip.frame(t) for t in range(4)]), PARAMS)

@@ -19,15 +19,21 @@ import torch
 import yaml
 from torch import nn
 
-from backdrop import crf, evaluation, loop, scores
-from backdrop.datasets import extract_all, read_index
+from backdrop import thresholds
 from backdrop.errors import BackdropError
-from backdrop.losses import objective
-from backdrop.masks import MaskArchive, write_threshold
-from backdrop.model import Model
+from backdrop.frames.stage import extract_all
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.index import read_index
+from backdrop.io.masks import MaskArchive, write_threshold
+from backdrop.learn import frames as learn_frames
 from backdrop.params import validate
-from backdrop.training import JointTraining
-from backdrop.video import FrameArchive, encode_video
+from backdrop.refine import stage as refine_stage
+from backdrop.score import frames as score_frames
+from backdrop.score import table
+from backdrop.train.joint import JointTraining
+from backdrop.train.losses import objective
+from backdrop.train.model import Model
+from backdrop.video.encode import encode_video
 from tests import test_evaluation, test_scores
 from tests.runs import make_run, scene, write_frames, write_index, write_predictions
 from tests.test_model import images
@@ -72,12 +78,12 @@ def invert_truth(root: Path, split: str) -> None:
 
 
 def before_crf(root: Path) -> Any:
-    return scores.choose_threshold(root / "frames", root / "predictions")
+    return thresholds.choose_threshold(root / "frames", root / "predictions")
 
 
 def after_crf(root: Path) -> Any:
     params = small_params({"crf.enabled": True, "crf.iterations": 1}).crf
-    return crf.choose_refined_threshold(root / "frames", root / "predictions", params, 1)
+    return refine_stage.choose_refined_threshold(root / "frames", root / "predictions", params, 1)
 
 
 def check_blind(root: Path, choose: Callable[[Path], Any], split: str = "test") -> None:
@@ -97,7 +103,7 @@ def test_validation_truth_does(tuning: Path) -> None:
         check_blind(tuning, before_crf, "val")
 
 
-@pytest.mark.parametrize(("choose", "module"), [(before_crf, scores), (after_crf, crf)])
+@pytest.mark.parametrize(("choose", "module"), [(before_crf, thresholds), (after_crf, refine_stage)])
 def test_a_threshold_chosen_on_test_is_noticed(
     choose: Callable[[Path], Any], module: Any, tuning: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,7 +113,7 @@ def test_a_threshold_chosen_on_test_is_noticed(
 
 
 def test_the_example_of_the_threshold_notices_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scores, "read_index", confused(read_index, "test", "val"))
+    monkeypatch.setattr(thresholds, "read_index", confused(read_index, "test", "val"))
     with pytest.raises(AssertionError):
         test_scores.test_the_threshold_is_chosen_on_validation_sequences_only(tmp_path)
 
@@ -211,7 +217,7 @@ def test_the_embedded_footage_shares_no_frame_among_its_splits(tmp_path: Path, m
 
 
 def trained_on(root: Path) -> set[str]:
-    frames = loop.TrainingFrames(root / "frames", root / "flow", (48, 32))
+    frames = learn_frames.TrainingFrames(root / "frames", root / "flow", (48, 32))
     return {frames.name(index).split(":")[0] for index in range(len(frames))}
 
 
@@ -278,9 +284,9 @@ def test_frozen_inpainters_do_not_move_and_woken_ones_are_noticed(make_model: Ca
 
 def test_leaving_out_missing_predictions_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule is `test_a_missing_prediction_is_wrong_not_absent`; here frames without a mask are not scored."""
-    original = evaluation._scored_frames
+    original = table._scored_frames
 
-    def cheating(folders: evaluation.Folders, *args: Any) -> Any:
+    def cheating(folders: score_frames.Folders, *args: Any) -> Any:
         chunks, counts = original(folders, *args)
         kept = []
         for chunk in chunks:
@@ -294,7 +300,7 @@ def test_leaving_out_missing_predictions_is_noticed(tmp_path: Path, monkeypatch:
     (tmp_path / "honest").mkdir()
     (tmp_path / "cheat").mkdir()
     test_evaluation.test_a_missing_prediction_is_wrong_not_absent(tmp_path / "honest")
-    monkeypatch.setattr(evaluation, "_scored_frames", cheating)
+    monkeypatch.setattr(table, "_scored_frames", cheating)
     with pytest.raises(AssertionError):
         test_evaluation.test_a_missing_prediction_is_wrong_not_absent(tmp_path / "cheat")
 
@@ -304,7 +310,7 @@ def test_the_oracle_never_stands_where_the_method_does(tmp_path: Path, monkeypat
     (tmp_path / "honest").mkdir()
     (tmp_path / "cheat").mkdir()
     test_evaluation.test_the_oracle_threshold_is_the_best_and_is_called_so(tmp_path / "honest")
-    monkeypatch.setattr(evaluation, "read_threshold", lambda folder: (0.3, "validation"))
+    monkeypatch.setattr(table, "read_threshold", lambda folder: (0.3, "validation"))
     with pytest.raises(AssertionError):
         test_evaluation.test_the_oracle_threshold_is_the_best_and_is_called_so(tmp_path / "cheat")
     assert json.loads((tmp_path / "cheat" / "predictions" / "threshold.json").read_text())["threshold"] == 0.5

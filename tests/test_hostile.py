@@ -28,20 +28,23 @@ import torch
 import yaml
 from PIL import Image, PngImagePlugin
 
-from backdrop.datasets import extract_all, read_index
-from backdrop.detector import Detector
-from backdrop.encoder import resnet
 from backdrop.errors import BackdropError
-from backdrop.homography import load_homographies
-from backdrop.inpainter import Inpainter
-from backdrop.loop import Checkpoints
-from backdrop.masks import MaskArchive, Predictions
-from backdrop.params import compose, read, validate
-from backdrop.pretraining import load_inpainter
-from backdrop.segmenter import Segmenter
-from backdrop.synthesis import SynthesisNetwork
-from backdrop.video import ArchiveWriter, FrameArchive, encode_png, encode_video, frames_table
-from backdrop.weights import save_network
+from backdrop.frames.stage import extract_all
+from backdrop.io.archives import ArchiveWriter
+from backdrop.io.frame_archive import FrameArchive, frames_table
+from backdrop.io.images import encode_png
+from backdrop.io.index import read_index
+from backdrop.io.masks import MaskArchive, Predictions
+from backdrop.learn.checkpoints import Checkpoints
+from backdrop.motion.homography import load_homographies
+from backdrop.networks.detector import Detector
+from backdrop.networks.encoder import resnet
+from backdrop.networks.folders import save_network
+from backdrop.networks.inpainter import Inpainter, load_inpainter
+from backdrop.networks.segmenter import Segmenter
+from backdrop.networks.synthesis import SynthesisNetwork
+from backdrop.params import compose_params, read, validate
+from backdrop.video.encode import encode_video
 from tests.command import call
 from tests.runs import make_run, scene, write_frames, write_index
 from tests.tiny import ROOT, environment, run_stage, small_params, small_values, stage
@@ -351,7 +354,7 @@ def test_hostile_files_in_conf_run_nothing(name: str, tmp_path: Path, monkeypatc
     assert text.count("\nseed: 0\n") == 1
     config.write_text(text.replace("\nseed: 0\n", f"\n{value}"))
     with pytest.raises(BackdropError, match=r"config\.yaml is no YAML"):
-        compose([], tmp_path / "params.yaml", tmp_path / "conf")
+        compose_params([], tmp_path / "params.yaml", tmp_path / "conf")
     assert not (tmp_path / "params.yaml").exists()
     assert not (tmp_path / CANARY).exists()
 

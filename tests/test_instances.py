@@ -13,18 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from backdrop import export
-from backdrop.instances import (
-    LESSER,
-    Linker,
-    chosen_boxes,
-    divide,
-    find_instances,
-)
-from backdrop.predict import Record, Settings, picture_path, predict_source, read_records, records_path
-from backdrop.segmenter import Prediction, Segmenter
-from backdrop.sources import Source, frames_of
-from backdrop.video import encode_video
+from backdrop.app import exports
+from backdrop.app.exports import common
+from backdrop.app.pictures import picture_path
+from backdrop.app.predict import predict_source
+from backdrop.app.records import Record, Settings, read_records, records_path
+from backdrop.app.sources import Source, frames_of
+from backdrop.crf.instances import Linker, chosen_boxes, divide, find_instances
+from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.video.encode import encode_video
 
 HEIGHT, WIDTH = 60, 120
 LEFT, RIGHT = np.array([-0.5, 0.0, 0.6, 1.2]), np.array([0.5, 0.0, 0.6, 1.2])
@@ -232,9 +229,9 @@ def test_a_stopped_video_keeps_the_numbers(told_apart: tuple[Path, Source], tmp_
 
 def test_every_export_has_the_numbers(told_apart: tuple[Path, Source], tmp_path: Path) -> None:
     out, source = told_apart
-    found = export.recorded(out)
+    found = common.recorded(out)
     for name in ("coco", "davis", "yolo", "labelstudio", "video"):
-        assert export.FORMATS[name](out, found, tmp_path)
+        assert exports.FORMATS[name](out, found, tmp_path)
     labels = [record.labels() for record in found[0][1].frames]
     coco = COCO(str(tmp_path / "coco.json"))
     for number, image in coco.imgs.items():

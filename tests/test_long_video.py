@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backdrop.video import encode_video
+from backdrop.video.encode import encode_video
 from tests.runs import scene
 from tests.tiny import ROOT, environment, write_model
 

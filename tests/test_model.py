@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backdrop.losses import objective
-from backdrop.model import Model, Schedule, without_gradient_to
-from backdrop.spatial import expand, hole
+from backdrop.networks.spatial import expand, hole
+from backdrop.train.losses import objective
+from backdrop.train.model import Model, Schedule, without_gradient_to
 
 WEIGHTS = ("alpha", "alpha_flow", "beta", "beta_flow", "gamma", "eta", "zeta", "autoencoder")
 WEIGHTS += ("scale_prior", "offset_prior")

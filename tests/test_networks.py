@@ -11,15 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from backdrop import losses
-from backdrop.detector import Detector, cell_centers, live_cells
-from backdrop.encoder import Features, denormalize, normalize, resnet
 from backdrop.errors import BackdropError
-from backdrop.inpainter import Inpainter, random_holes
-from backdrop.params import DetectorParams, Params, SynthesisParams
-from backdrop.spatial import hole
-from backdrop.synthesis import SynthesisNetwork
-from backdrop.weights import load_network, save_network
+from backdrop.inpaint.training import random_holes
+from backdrop.networks import encoder as networks_encoder
+from backdrop.networks.detector import Detector, cell_centers, live_cells
+from backdrop.networks.encoder import Features, denormalize, normalize, resnet
+from backdrop.networks.folders import load_network, save_network
+from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.parameters import DetectorParams, SynthesisParams
+from backdrop.networks.spatial import hole
+from backdrop.networks.synthesis import SynthesisNetwork
+from backdrop.params import Params
+from backdrop.train import losses
 
 
 @pytest.mark.parametrize("unit", ["box", "cell"])
@@ -202,7 +205,9 @@ def test_background_loss_ignores_the_size_of_the_box() -> None:
     for side in (0.4, 0.8, 1.6):
         box = torch.tensor([[0.0, 0.0, side, side]])
         background = hole(box, (100, 100)).expand(-1, 3, -1, -1) * 0.5
-        values.append(losses.background_loss(losses.square_distance(background, image), losses.area(box)).item())
+        values.append(
+            losses.background_loss(networks_encoder.square_distance(background, image), losses.area(box)).item()
+        )
     assert values == pytest.approx([-0.25] * 3, rel=0.03)
 
 

@@ -16,16 +16,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop import cli, unet
-from backdrop.detector import Detector
-from backdrop.encoder import normalize
+from backdrop.app.onnx import RANGES, Outputs, Predictor, area_weights, export_onnx, extent
 from backdrop.errors import BackdropError
-from backdrop.masks import box_from_mask
-from backdrop.onnx import RANGES, Outputs, Predictor, area_weights, export_onnx, extent
-from backdrop.segmenter import BOX_LEVEL, Segmenter, presence
-from backdrop.synthesis import SynthesisNetwork
-from backdrop.unet import StudentNetwork, near_subject, sharpen
-from backdrop.weights import save_network
+from backdrop.io.masks import box_from_mask
+from backdrop.motion.blobs import near_subject
+from backdrop.networks import student as networks_student
+from backdrop.networks.detector import Detector
+from backdrop.networks.encoder import normalize
+from backdrop.networks.folders import save_network
+from backdrop.networks.segmenter import BOX_LEVEL, Segmenter, presence
+from backdrop.networks.student import StudentNetwork, sharpen
+from backdrop.networks.synthesis import SynthesisNetwork
 from tests.command import call
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.tiny import small_params
@@ -160,7 +161,7 @@ def test_the_students_mask_is_the_segmenters_before_component_and_filter(
     found = by_pytorch(segmenters["student"], tensor("student", images))
     student = segmenters["student"].student
     assert student is not None
-    monkeypatch.setattr(unet, "near_subject", lambda soft, subjects, level: soft)
+    monkeypatch.setattr(networks_student, "near_subject", lambda soft, subjects, level: soft)
     monkeypatch.setattr(student, "guide", 0.0)
     for i, prediction in enumerate(segmenters["student"].predict_batch(list(images))):
         assert np.abs(found.mask[i] - prediction.mask).max() < NEAR

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from backdrop.masks import MaskArchive, Predictions
-from backdrop.overlay import BLUE, GREEN, RED, SHEET_WIDTH, contact_sheet, contact_sheet_all, draw_detection, draw_mask
-from backdrop.video import FrameArchive
+from backdrop.draw import BLUE, GREEN, RED, SHEET_WIDTH, draw_detection, draw_mask
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.masks import MaskArchive, Predictions
+from backdrop.score.sheets import contact_sheet, contact_sheet_all
 from tests.runs import make_run, scene, write_frames
 
 GRAY = np.full((160, 320, 3), 128, np.uint8)

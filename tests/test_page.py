@@ -17,12 +17,14 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from backdrop import cli, page
-from backdrop.crf import refine
+from backdrop.app import cli
+from backdrop.app.page import drawing, layout, segmented, server, words
+from backdrop.crf.dense import refine
+from backdrop.draw import draw_mask
 from backdrop.errors import BackdropError
-from backdrop.overlay import draw_mask
-from backdrop.segmenter import Segmenter
-from backdrop.video import decode_video, encode_video
+from backdrop.networks.segmenter import Segmenter
+from backdrop.video.decode import decode_video
+from backdrop.video.encode import encode_video
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.tiny import small_params, write_model
 
@@ -80,28 +82,28 @@ def read_png(data: bytes) -> np.ndarray:
 def test_an_image_is_segmented_and_drawn_at_any_threshold(
     material: Path, segmenter: Segmenter, pictures: list[np.ndarray], tmp_path: Path
 ) -> None:
-    footage = page.segment_file(segmenter, material / "photo.png", tmp_path)
+    footage = segmented.segment_file(segmenter, material / "photo.png", tmp_path)
     (found,) = footage.frames
     soft = segmenter.predict(pictures[0]).mask
     low, high = (float(np.quantile(soft, q)) for q in (0.3, 0.8))
     for threshold in (low, high):
-        view = page.draw(found, threshold)
+        view = drawing.draw_frame(found, threshold)
         assert np.array_equal(view.mask, soft > threshold)
         assert 0 < view.mask.mean() < 1
         assert (view.overlay != draw_mask(pictures[0], view.mask)).any(), "no box"
         assert view.cells.shape[1] == 640
-    assert page.draw(found, high).mask.sum() < page.draw(found, low).mask.sum()
+    assert drawing.draw_frame(found, high).mask.sum() < drawing.draw_frame(found, low).mask.sum()
     crf = small_params().crf
-    assert np.array_equal(page.draw(found, low, crf).mask, refine(pictures[0], soft, low, crf))  # type: ignore[arg-type] # a Literal
+    assert np.array_equal(drawing.draw_frame(found, low, crf).mask, refine(pictures[0], soft, low, crf))  # type: ignore[arg-type] # a Literal
 
 
 def test_the_mask_of_an_image_is_a_png(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    footage = page.segment_file(segmenter, material / "photo.png", tmp_path)
+    footage = segmented.segment_file(segmenter, material / "photo.png", tmp_path)
     threshold = float(np.median(footage.frames[0].prediction.mask))
-    path = page.write_mask(footage, page.draw(footage.frames[0], threshold).mask)
+    path = drawing.write_mask(footage, drawing.draw_frame(footage.frames[0], threshold).mask)
     stored = read_png(path.read_bytes())
     assert path.name == "photo_mask.png"
-    assert np.array_equal(stored, page.draw(footage.frames[0], threshold).mask * np.uint8(255))
+    assert np.array_equal(stored, drawing.draw_frame(footage.frames[0], threshold).mask * np.uint8(255))
 
 
 @pytest.mark.parametrize(
@@ -111,12 +113,14 @@ def test_a_video_gives_a_mask_for_each_frame_and_a_video(
     every: int, most: int, expected: range, material: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:
     told: list[tuple[int, int]] = []
-    footage = page.segment_file(segmenter, material / "run.mp4", tmp_path, every, most, lambda *done: told.append(done))
+    footage = segmented.segment_file(
+        segmenter, material / "run.mp4", tmp_path, every, most, lambda *done: told.append(done)
+    )
     assert told[-1] == (len(expected), len(expected))
     assert footage.cut == (most == 5)
     assert footage.fault == ""
     threshold = float(np.median(footage.frames[0].prediction.mask))
-    masks, video = page.write_clip(footage, threshold)
+    masks, video = drawing.write_clip(footage, threshold)
     with zipfile.ZipFile(masks) as archive:
         assert archive.namelist() == [f"{number:06d}.png" for number in expected]
         for found in footage.frames:
@@ -141,15 +145,15 @@ def test_memory_is_bounded_by_a_batch(
         return batch(self, images)
 
     monkeypatch.setattr(Segmenter, "predict_batch", counting)
-    footage = page.segment_file(segmenter, material / "run.mp4", tmp_path)
+    footage = segmented.segment_file(segmenter, material / "run.mp4", tmp_path)
     assert sizes == [4, 3]
     assert all(prediction.mask.size == 0 for prediction in footage.frames.predictions), "soft masks are on disk"  # type: ignore[union-attr]
 
 
 def test_an_odd_video_is_drawn_with_even_sides(segmenter: Segmenter, tmp_path: Path) -> None:
     encode_video(tmp_path / "odd.mp4", [np.full((51, 77, 3), 90, np.uint8)] * 2, fps=10)
-    footage = page.segment_file(segmenter, tmp_path / "odd.mp4", tmp_path)
-    masks, video = page.write_clip(footage, 0.5)
+    footage = segmented.segment_file(segmenter, tmp_path / "odd.mp4", tmp_path)
+    masks, video = drawing.write_clip(footage, 0.5)
     assert next(decode_video(video))[2].shape == (52, 78, 3)
     with zipfile.ZipFile(masks) as archive:
         assert read_png(archive.read("000000.png")).shape == (51, 77)
@@ -168,23 +172,23 @@ def test_bad_files_are_named_without_their_path(
     name: str, text: str, material: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:
     with pytest.raises(BackdropError) as caught:
-        page.segment_file(segmenter, material / name, tmp_path)
-    assert page.message(caught.value, material / name).startswith(text)
+        segmented.segment_file(segmenter, material / name, tmp_path)
+    assert words.message(caught.value, material / name).startswith(text)
 
 
 def test_a_video_cut_off_is_segmented_as_far_as_it_goes(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    footage = page.segment_file(segmenter, material / "cut.mp4", tmp_path)
+    footage = segmented.segment_file(segmenter, material / "cut.mp4", tmp_path)
     assert 0 < len(footage.frames) < FRAMES
     assert "declared" in footage.fault or "corrupt" in footage.fault
 
 
 def test_numbers_are_those_of_the_prediction(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    (found,) = page.segment_file(segmenter, material / "photo.png", tmp_path).frames
+    (found,) = segmented.segment_file(segmenter, material / "photo.png", tmp_path).frames
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[: HEIGHT // 4] = True
     box = np.array([0.0, 0.0, 1.0, 0.5])
     found = found._replace(prediction=found.prediction._replace(box=box, cell=9, presence=0.456))
-    values = page.numbers(found, mask)
+    values = words.numbers(found, mask)
     assert values["Mask"] == "25.0% of the image"
     assert values["Presence"] == "0.46"
     assert values["Box"] == f"{WIDTH // 2} × {HEIGHT // 4} px at ({WIDTH // 4}, {round(HEIGHT * 3 / 8)})"
@@ -197,7 +201,7 @@ def test_numbers_are_those_of_the_prediction(material: Path, segmenter: Segmente
      ("192.168.1.4", False), ("example.org", False)],
 )  # fmt: skip
 def test_only_loopback_addresses_are_local(host: str, expected: bool) -> None:
-    assert page.loopback(host) == expected
+    assert server.loopback(host) == expected
 
 
 def test_a_taken_port_gives_the_next() -> None:
@@ -205,10 +209,10 @@ def test_a_taken_port_gives_the_next() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert port < page.free_port("127.0.0.1", port) <= port + page.PORTS
-    assert page.free_port("127.0.0.1", 0) > 0
+        assert port < server.free_port("127.0.0.1", port) <= port + server.PORTS
+    assert server.free_port("127.0.0.1", 0) > 0
     with pytest.raises(BackdropError, match="--host"):
-        page.free_port("192.0.2.1", 7860)  # of no machine
+        server.free_port("192.0.2.1", 7860)  # of no machine
 
 
 # ------------------------------------------------------------------------------------------- with the page
@@ -220,7 +224,7 @@ def served(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):
             patch.setenv(name, "")  # so that what the page sets is undone
-        blocks = page.open_page(segmenter, 0.5, None, folder, port=0, max_upload=LIMIT)
+        blocks = server.open_page(segmenter, 0.5, None, folder, port=0, max_upload=LIMIT)
         yield blocks
         blocks.close(verbose=False)
 
@@ -301,23 +305,23 @@ def test_uploads_above_the_limit_are_refused(served: Any, material: Path) -> Non
 
 
 def test_another_threshold_does_not_ask_the_networks(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    own = page.Page(segmenter, small_params().crf, tmp_path)
+    own = layout.Page(segmenter, small_params().crf, tmp_path)
     footage, *first = own.segment(str(material / "run.mp4"), 2, 3, 0.5, False, None, lambda *_, **__: None)
     own.segmenter = NeverAsked()  # type: ignore[assignment]
     threshold = float(np.quantile(footage.frames[1].prediction.mask, 0.7))
     for refined in (False, True):
         answer = own.redraw(footage, 2, threshold, refined, lambda *_, **__: None)
-        expected = page.draw(footage.frames[1], threshold, own.crf if refined else None)
+        expected = drawing.draw_frame(footage.frames[1], threshold, own.crf if refined else None)
         assert np.array_equal(answer[2] > 0, expected.mask)
     assert len(first) == len(answer) + 2
     shown = own.show(footage, 3, threshold, False)
-    assert np.array_equal(shown[0] > 0, page.draw(footage.frames[2], threshold).mask)
+    assert np.array_equal(shown[0] > 0, drawing.draw_frame(footage.frames[2], threshold).mask)
 
 
 def test_a_new_file_removes_what_the_old_one_left(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
     import gradio as gr
 
-    own = page.Page(segmenter, None, tmp_path)
+    own = layout.Page(segmenter, None, tmp_path)
     first = own.segment(str(material / "run.mp4"), 1, 3, 0.5, False, None, lambda *_, **__: None)[0]
     with pytest.raises(gr.Error):
         own.segment(str(material / "false.png"), 1, 3, 0.5, False, first, lambda *_, **__: None)
@@ -351,7 +355,7 @@ def test_the_command_warns_where_others_can_reach_the_page(
         given.append(arguments)
         return Ended()
 
-    monkeypatch.setattr(page, "open_page", opened)
+    monkeypatch.setattr(server, "open_page", opened)
     result = CliRunner().invoke(cli.app, ["demo", *([] if host == "127.0.0.1" else ["--host", host])])
     assert result.exit_code == 0, result.output
     assert ("warning" in result.output) == (host == "0.0.0.0")
@@ -365,5 +369,5 @@ def test_other_commands_do_not_import_gradio() -> None:
     import subprocess
     import sys
 
-    code = "import sys, backdrop.cli; raise SystemExit('gradio' in sys.modules)"
+    code = "import sys, backdrop.app.cli; raise SystemExit('gradio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

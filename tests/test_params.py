@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backdrop.errors import BackdropError
-from backdrop.params import compose, load_params, read, validate
+from backdrop.params import compose_params, load_params, read, validate
 
 ROOT = Path(__file__).parent.parent
 
 
 def composed(tmp_path: Path, *overrides: str) -> Path:
     out = tmp_path / "params.yaml"
-    compose(list(overrides), out, ROOT / "conf")
+    compose_params(list(overrides), out, ROOT / "conf")
     return out
 
 

@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from backdrop.flow import magnitude, read_flow
-from backdrop.masks import MaskArchive, Predictions
-from backdrop.params import compose
-from backdrop.video import FrameArchive
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.masks import MaskArchive, Predictions
+from backdrop.motion.flow_field import magnitude, read_flow
+from backdrop.params import compose_params
 from tests.graph import library_files
 from tests.project import Project, new_project
 from tests.tiny import ROOT, commands, run_stage, small_values, stage_names
@@ -162,7 +162,7 @@ def test_the_presets_of_the_papers_run_end_to_end(year: int, tmp_path: Path, mon
     few = ["inpainter.iterations=2", "inpainter.batch=2", "train.iterations=2", "train.batch=2", "train.size=[96,64]"]
     rest = ["synthesis.crop=128", "student.rounds=0", "compute.workers=1", "compute.device=cpu"]
     overrides = [f"paper='{year}'", *(f"footage.{key}" for key in small), *few, *rest]
-    compose(overrides, tmp_path / "params.yaml", ROOT / "conf")
+    compose_params(overrides, tmp_path / "params.yaml", ROOT / "conf")
     for name in stage_names():
         run_stage(name, tmp_path, monkeypatch)
     scores = json.loads((tmp_path / "metrics" / "scores.json").read_text())

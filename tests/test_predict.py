@@ -13,22 +13,20 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from backdrop import cli, export, unet
+from backdrop.app import cli
+from backdrop.app.exports import coco, davis, labelstudio, yolo
+from backdrop.app.exports import common as exports_common
+from backdrop.app.exports import video as exports_video
+from backdrop.app.pictures import picture_path
+from backdrop.app.predict import predict_all, predict_source
+from backdrop.app.records import Record, Settings, encoded, read_records, records_path
+from backdrop.app.sources import Source, find_sources, frames_of, natural
 from backdrop.errors import BackdropError
-from backdrop.masks import Mask
-from backdrop.predict import (
-    Record,
-    Settings,
-    encoded,
-    picture_path,
-    predict_all,
-    predict_source,
-    read_records,
-    records_path,
-)
-from backdrop.segmenter import Segmenter
-from backdrop.sources import Source, find_sources, frames_of, natural
-from backdrop.video import decode_video, encode_video
+from backdrop.io.masks import Mask
+from backdrop.networks import student
+from backdrop.networks.segmenter import Segmenter
+from backdrop.video.decode import decode_video
+from backdrop.video.encode import encode_video
 from tests.command import call
 from tests.runs import HEIGHT, WIDTH, scene
 from tests.tiny import ROOT, write_model
@@ -184,7 +182,7 @@ def test_a_stopped_video_goes_on_where_it_was(
     if half:
         path.write_bytes(path.read_bytes() + b'{"frame": 3, "ti')
     with pytest.raises(BackdropError, match="not whole"):
-        export.recorded(tmp_path / "out")
+        exports_common.recorded(tmp_path / "out")
     assert predict_source(segmenter, source, tmp_path / "out", PLAIN, batch=1) == FRAMES - at
     assert path.read_bytes() == records_path(tmp_path / "whole", source).read_bytes()
     assert predict_source(segmenter, source, tmp_path / "out", PLAIN, batch=1) == 0, "whole already"
@@ -266,9 +264,9 @@ def test_large_images_are_sharpened_smaller(monkeypatch: pytest.MonkeyPatch) -> 
     image = np.full((90, 120, 3), 40, np.uint8)
     image[20:70, 30:80] = 220
     soft = cv2.GaussianBlur((image[::3, ::3, 0] > 100).astype(np.float32), (0, 0), 2)
-    fine = unet.sharpen(image, soft, 0.03)
-    monkeypatch.setattr(unet, "GUIDED_PIXELS", 60 * 80)
-    bounded = unet.sharpen(image, soft, 0.03)
+    fine = student.sharpen(image, soft, 0.03)
+    monkeypatch.setattr(student, "GUIDED_PIXELS", 60 * 80)
+    bounded = student.sharpen(image, soft, 0.03)
     assert bounded.shape == (90, 120)
     assert 0 <= bounded.min() <= bounded.max() <= 1
     assert not np.array_equal(bounded, fine)
@@ -319,10 +317,10 @@ def done(material: Path, segmenter: Segmenter, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("split", [False, True])
 def test_coco_is_read_by_pycocotools_as_the_same_masks(split: bool, done: Path) -> None:
-    found = export.recorded(done)
-    (path,) = export.write_coco(done, found, done, split)
+    found = exports_common.recorded(done)
+    (path,) = coco.write_coco(done, found, done, split)
     read = COCO(str(path))
-    masks = {export.file_name(s, r): r.decoded() for s, records in found for r in records.frames}
+    masks = {exports_common.file_name(s, r): r.decoded() for s, records in found for r in records.frames}
     assert len(read.imgs) == len(masks) == FRAMES + 2
     for number, image in read.imgs.items():
         parts = [read.annToMask(a) > 0 for a in read.loadAnns(read.getAnnIds(number))]
@@ -335,8 +333,8 @@ def test_coco_is_read_by_pycocotools_as_the_same_masks(split: bool, done: Path) 
 
 
 def test_davis_annotations_hold_the_masks_as_indices(done: Path) -> None:
-    found = export.recorded(done)
-    export.write_davis(done, found, done)
+    found = exports_common.recorded(done)
+    davis.write_davis(done, found, done)
     for source, records in found:
         for record in records.frames:
             name = f"{source.name}/{record.frame:05d}.png" if source.video else f"{source.name}.png"
@@ -355,7 +353,7 @@ def blobs(seed: int) -> Mask:
 def test_yolo_outlines_enclose_the_mask(seed: int) -> None:
     mask = blobs(seed)
     filled = np.zeros((240, 360), np.uint8)
-    outlines = export.polygons(mask)
+    outlines = yolo.polygons(mask)
     assert all(len(points) >= 3 for points in outlines)
     cv2.fillPoly(filled, [np.rint(points * 4 - 0.5).astype(np.int32) for points in outlines], 1)
     drawn = cv2.resize(filled, (90, 60), interpolation=cv2.INTER_AREA) > 0
@@ -395,12 +393,12 @@ def test_label_studio_brushes_hold_the_mask(seed: int, kind: str) -> None:
         "full": np.ones((260, 90), bool),
         "checkered": np.indices((9, 11)).sum(0) % 2 > 0,
     }[kind]
-    values = read_brush(export.brush_rle(mask)).reshape(*mask.shape, 4)
+    values = read_brush(labelstudio.brush_rle(mask)).reshape(*mask.shape, 4)
     assert np.array_equal(values, np.repeat(mask[..., None] * np.uint8(255), 4, axis=2))
 
 
 def test_an_overlay_video_has_the_frames_of_the_video(done: Path, pictures: list[np.ndarray]) -> None:
-    (path,) = export.write_video(done, export.recorded(done), done)
+    (path,) = exports_video.write_video(done, exports_common.recorded(done), done)
     frames = [image for _, _, image in decode_video(path)]
     assert len(frames) == FRAMES
     assert frames[0].shape == pictures[0].shape

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backdrop.params import FootageParams
+from backdrop.render.parameters import FootageParams
 from benchmarks.presence import average_precision, clips, measure
 
 FOOTAGE = FootageParams(size=(128, 80), fps=24, frames=24, train=1, val=1, test=2, modes=["static", "ptz"], seed=3)

@@ -14,9 +14,9 @@ import cv2
 import pytest
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from backdrop import processes
 from backdrop.errors import BackdropError, WriteError
-from backdrop.processes import collect, device_there, each, threads_each
+from backdrop.run import processes
+from backdrop.run.processes import collect, device_there, each, threads_each
 from tests import calls
 from tests.tiny import ROOT
 
@@ -118,7 +118,7 @@ def test_without_a_cluster_calls_for_the_gpu_share_this_process() -> None:
 def test_a_call_on_a_cluster_sees_the_gpu_that_it_was_given_and_has_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     assert device_there("cuda:1", True) == "cuda:1"
     assert threads_each(1, 64) == 64
-    monkeypatch.setattr(processes, "_open", SimpleNamespace(get=lambda: "a cluster"))
+    monkeypatch.setattr(processes, "_cluster", SimpleNamespace(get=lambda: "a cluster"))
     assert device_there("cuda:1", True) == "cuda"
     assert device_there("auto", False) == "cpu"
     assert threads_each(1, 64) == 1

@@ -19,7 +19,7 @@ import torch.multiprocessing as multiprocessing
 from safetensors.torch import load_file
 from torch import distributed, nn
 
-from backdrop import ranks
+from backdrop.learn import ranks
 from tests.tiny import ROOT, commands, contents, environment, stage, write_material, write_params
 
 CHANGES = {
@@ -224,7 +224,7 @@ def _norms(rank: int, folder: str, images: torch.Tensor) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     ranks.share_batch_norm(network, torch.device("cpu"))
-    own = ranks.own(images).clone().requires_grad_()
+    own = ranks.local_part(images).clone().requires_grad_()
     output = network(own)
     loss = output.square().mean() + ranks.mean(own.mean()) ** 2
     loss.backward()
@@ -232,7 +232,7 @@ def _norms(rank: int, folder: str, images: torch.Tensor) -> None:
         distributed.all_reduce(parameter.grad)
         parameter.grad = parameter.grad / 2  # type: ignore[operator] # as gradients of processes are averaged
     generator = torch.Generator().manual_seed(3)
-    with ranks.first_alone() as first:
+    with ranks.main_process_first() as first:
         if first:
             time.sleep(0.5)
             Path(folder, "first").touch()
@@ -242,7 +242,7 @@ def _norms(rank: int, folder: str, images: torch.Tensor) -> None:
     state = {key: value.clone() for key, value in network.state_dict().items()}
     gradients = [parameter.grad for parameter in network.parameters()]
     found = {"output": output, "image": own.grad, "state": state, "gradients": gradients, "drawn": drawn}
-    torch.save(found | {"whole": ranks.whole(own), "mean": ranks.means([float(rank)])}, f"{folder}/{rank}.pt")
+    torch.save(found | {"whole": ranks.gather(own), "mean": ranks.means([float(rank)])}, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import yaml
 
+from backdrop.app.reference import CONFIG, PAGE, page
 from backdrop.params import Params
-from backdrop.reference import CONFIG, PAGE, page
 from tests.tiny import ROOT
 
 
@@ -18,7 +18,7 @@ def keys(values: dict, prefix: str = "") -> set[str]:
 
 def test_the_page_of_parameters_is_up_to_date() -> None:
     made = page(yaml.safe_load((ROOT / CONFIG).read_text()))
-    assert (ROOT / PAGE).read_text() == made, "run `python -m backdrop.reference`"
+    assert (ROOT / PAGE).read_text() == made, "run `python -m backdrop.app.reference`"
 
 
 def test_every_parameter_has_a_row_with_a_meaning() -> None:

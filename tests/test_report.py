@@ -14,11 +14,13 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from backdrop import cli, report
+from backdrop.app import cli
 from backdrop.errors import BackdropError
-from backdrop.evaluation import Folders, score_all
-from backdrop.report import margin, verdict, write_report
-from backdrop.video import FrameArchive
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.report import report
+from backdrop.report.report import margin, verdict, write_report
+from backdrop.score.frames import Folders
+from backdrop.score.table import score_all
 from tests.runs import make_run, write_frames, write_masks
 
 FRAMES = 8

@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from backdrop.detector import live_cells
-from backdrop.params import Params, SamplingParams
-from backdrop.sampling import Draw, draw, expectation, sampling_distribution
+from backdrop.networks.detector import live_cells
+from backdrop.params import Params
+from backdrop.train.parameters import SamplingParams
+from backdrop.train.sampling import Draw, draw_cells, expectation, sampling_distribution
 
 GRID = 8
 LIVE = live_cells(GRID)
@@ -44,7 +45,9 @@ def test_loss_and_gradient_are_unbiased(params: Params, kind: str, cells: int, b
 
     many = logits.expand(DRAWS, -1)
     p = many.softmax(dim=1)
-    drawn = draw(p, LIVE, with_(params, kind=kind, cells=cells, baseline=baseline), torch.Generator().manual_seed(1))
+    drawn = draw_cells(
+        p, LIVE, with_(params, kind=kind, cells=cells, baseline=baseline), torch.Generator().manual_seed(1)
+    )
     values = expectation(drawn, f[drawn.cell])
     error = values.std() / DRAWS**0.5
     assert abs(values.mean() - exact) < 4 * error
@@ -64,7 +67,7 @@ def test_the_baseline_shrinks_the_variance_of_the_gradient(params: Params) -> No
         for seed in range(400):
             logits = probabilities()
             chosen = with_(params, kind="importance", cells=6, baseline=baseline)
-            drawn = draw(logits.softmax(dim=1), LIVE, chosen, torch.Generator().manual_seed(seed))
+            drawn = draw_cells(logits.softmax(dim=1), LIVE, chosen, torch.Generator().manual_seed(seed))
             (gradient,) = torch.autograd.grad(expectation(drawn, f[drawn.cell]).sum(), logits)
             gradients.append(gradient)
         variance[baseline] = torch.cat(gradients).var(dim=0).sum().item()
@@ -74,7 +77,7 @@ def test_the_baseline_shrinks_the_variance_of_the_gradient(params: Params) -> No
 
 def test_exact_lists_every_live_cell_with_its_probability(params: Params) -> None:
     p = probabilities().softmax(dim=1)
-    drawn = draw(p, LIVE, with_(params, kind="exact", cells=1, baseline="none"))
+    drawn = draw_cells(p, LIVE, with_(params, kind="exact", cells=1, baseline="none"))
     assert drawn.cell.shape == (int(LIVE.sum()), 1)
     assert torch.allclose(drawn.weight.sum(), torch.ones(()).double())
 
@@ -82,7 +85,7 @@ def test_exact_lists_every_live_cell_with_its_probability(params: Params) -> Non
 def test_gumbel_draws_follow_p_and_count_one(params: Params) -> None:
     p = probabilities().softmax(dim=1).expand(20_000, -1)
     chosen = with_(params, kind="gumbel", cells=1, baseline="none")
-    drawn = draw(p, LIVE, chosen, torch.Generator().manual_seed(0))
+    drawn = draw_cells(p, LIVE, chosen, torch.Generator().manual_seed(0))
     share = torch.bincount(drawn.cell[0], minlength=GRID * GRID) / 20_000
     assert (share - p[0]).abs().max() < 0.015
     assert torch.allclose(drawn.weight, torch.ones_like(drawn.weight))

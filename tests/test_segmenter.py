@@ -13,16 +13,19 @@ import pytest
 import torch
 from PIL import Image
 
-from backdrop import segmenter as segmenter_module
 from backdrop.errors import BackdropError
-from backdrop.inpainter import Inpainter
-from backdrop.masks import Predictions, read_threshold, same_predictions
-from backdrop.params import SegmentParams
-from backdrop.segmenter import Prediction, Segmenter, presence, segment_all, tighten, to_rgb
-from backdrop.training import JointTraining
-from backdrop.unet import StudentNetwork
-from backdrop.video import FrameArchive, decode_video, encode_video
-from backdrop.weights import load_network, save_network
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.masks import Predictions, read_threshold, same_predictions
+from backdrop.networks.folders import load_network, save_network
+from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.segmenter import Prediction, Segmenter, presence, tighten, to_rgb
+from backdrop.networks.student import StudentNetwork
+from backdrop.segment import stage as segment_stage
+from backdrop.segment.parameters import SegmentParams
+from backdrop.segment.stage import segment_all
+from backdrop.train.joint import JointTraining
+from backdrop.video.decode import decode_video
+from backdrop.video.encode import encode_video
 from tests.runs import HEIGHT, WIDTH
 from tests.tiny import contents, training_params, write_material
 
@@ -401,7 +404,7 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(
     workers: int, chunk: int, taught: Path, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     segment(material, tmp_path / "whole", batch=2, model=taught.name)
-    monkeypatch.setattr(segmenter_module, "CHUNK", chunk)
+    monkeypatch.setattr(segment_stage, "SEGMENT_CHUNK", chunk)
     segment(material, tmp_path / "out", batch=2, workers=workers, model=taught.name)
     for kind in ("", "_paper"):
         whole, out = contents(tmp_path / f"whole{kind}"), contents(tmp_path / f"out{kind}")
@@ -414,7 +417,7 @@ def test_a_damaged_frame_in_a_middle_chunk_is_named(
 ) -> None:
     from tests.test_homography import damage_frame
 
-    monkeypatch.setattr(segmenter_module, "CHUNK", 2)
+    monkeypatch.setattr(segment_stage, "SEGMENT_CHUNK", 2)
     shutil.copytree(material / "frames", tmp_path / "frames")
     damage_frame(tmp_path / "frames" / "test_1.zip", 3)
     folders = (taught, tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backdrop.spatial import crop, expand, focal_window, hole, paste
+from backdrop.networks.spatial import crop, expand, focal_window, hole, paste
 
 H, W, K = 60, 96, 32
 

@@ -9,27 +9,24 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from backdrop import student as rounds
-from backdrop.cues import Cue, Footage, frame_cues, fuse
-from backdrop.detector import Detector
 from backdrop.errors import BackdropError
-from backdrop.footage import Clip
-from backdrop.params import Params, StudentParams
-from backdrop.segmenter import Segmenter
-from backdrop.student import (
-    IGNORED,
-    SelfTraining,
-    agreement,
-    augment,
-    pass_through,
-    pointing,
-    pseudo_mask,
-    student_loss,
-    targets,
-)
-from backdrop.synthesis import SynthesisNetwork
-from backdrop.unet import Student, StudentNetwork, sharpen, subject_component
-from backdrop.weights import save_network
+from backdrop.motion.blobs import subject_component
+from backdrop.motion.neighbors import StabilizedSequence
+from backdrop.networks.detector import Detector
+from backdrop.networks.folders import save_network
+from backdrop.networks.segmenter import Segmenter
+from backdrop.networks.student import Student, StudentNetwork, sharpen
+from backdrop.networks.synthesis import SynthesisNetwork
+from backdrop.params import Params
+from backdrop.render.clip import Clip
+from backdrop.student import rounds
+from backdrop.student.cues import frame_cues
+from backdrop.student.cues.cue import Cue
+from backdrop.student.fusion import fuse
+from backdrop.student.learning import IGNORED, augment, student_loss, targets
+from backdrop.student.parameters import StudentParams
+from backdrop.student.pseudo_masks import agreement, box_window, pseudo_mask
+from backdrop.student.rounds import SelfTraining, pass_through
 from tests.runs import make_run
 from tests.test_cues import Rendered, exact, jaccard
 
@@ -174,7 +171,7 @@ def test_no_rounds_pass_the_papers_model_through(tmp_path: Path, joint: Path) ->
 def test_pseudo_masks_are_better_than_any_single_cue(small: StudentParams) -> None:
     clip = Rendered(Clip(5, "handheld", (160, 96), 24, subject=2))
     choice = small.model_copy(update={"size": (160, 96), "neighbors": 8, "spacing": 3})
-    footage, rows = Footage(clip, exact(clip.clip), choice.size), []
+    footage, rows = StabilizedSequence(clip, exact(clip.clip), choice.size), []
     for t in (4, 9, 14, 19):
         cues, truth = frame_cues(footage, t, choice), clip.clip.mask(t)
         even = np.ones(truth.shape, np.float32)
@@ -190,7 +187,7 @@ def test_detector_decides_between_two_blobs_where_it_is_sure() -> None:
     evidence[5:20, 5:25] = 1  # larger
     evidence[22:34, 44:58] = 1
     box = np.array([0.6, 0.4, 0.5, 0.7])
-    window = pointing(box, (64, 40))
+    window = box_window(box, (64, 40))
     for sure, left in ((0.0, True), (1.0, False)):
         chosen = subject_component(evidence, 1 - sure * (1 - window))
         assert chosen[10, 10] == left
@@ -198,7 +195,7 @@ def test_detector_decides_between_two_blobs_where_it_is_sure() -> None:
 
 
 def test_agreement_is_none_by_chance_and_whole_inside() -> None:
-    window = pointing(np.array([0.0, 0.0, 0.5, 0.5]), (64, 40))
+    window = box_window(np.array([0.0, 0.0, 0.5, 0.5]), (64, 40))
     assert agreement(np.ones((40, 64), np.float32), window) == pytest.approx(0, abs=1e-6)
     inside = (window > 0.99).astype(np.float32)
     assert agreement(inside, window) == pytest.approx(1)
@@ -315,7 +312,7 @@ def test_student_sees_one_subject() -> None:
     two = np.zeros((40, 64), np.float32)
     two[2:20, 2:20] = 0.9
     two[30:38, 50:60] = 0.9
-    from backdrop.unet import near_subject
+    from backdrop.motion.blobs import near_subject
 
     kept = near_subject(two)
     assert kept[10, 10] > 0.5

@@ -13,9 +13,10 @@ import pytest
 import torch
 import torchvision
 
-from backdrop.encoder import resnet
 from backdrop.errors import BackdropError
-from backdrop.flow import import_ptlflow, load_flow_model
+from backdrop.flow.models import load_flow_model
+from backdrop.flow.ptlflow import import_ptlflow
+from backdrop.networks.encoder import resnet
 from benchmarks.licenses import LOCK, OURS, PAGE, PROJECT, declared, locked, page, plain
 from tests.tiny import ROOT
 

@@ -20,15 +20,23 @@ import yaml
 from safetensors.torch import load_file
 from torch import nn
 
-from backdrop import loop, losses, overlay, pretraining, spatial, training  # noqa: F401 - all modules, or keys of runs would differ
-from backdrop.encoder import normalize
 from backdrop.errors import BackdropError
-from backdrop.flow import flow_image, read_flow
-from backdrop.loop import Checkpoints, Learner, TrainingFrames, loader_workers, make_fabric, run_key
-from backdrop.masks import box_from_mask
-from backdrop.pretraining import load_inpainter, train_inpainter
-from backdrop.training import JointTraining
-from backdrop.video import FrameArchive
+from backdrop.inpaint import training
+from backdrop.inpaint.training import train_inpainter
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.masks import box_from_mask
+from backdrop.learn import frames as learn_frames
+from backdrop.learn.checkpoints import Checkpoints, run_key
+from backdrop.learn.fabric import loader_workers, make_fabric
+from backdrop.learn.frames import TrainingFrames
+from backdrop.learn.learner import Learner
+from backdrop.motion.flow_field import flow_image, read_flow
+from backdrop.networks import encoder, spatial
+from backdrop.networks.encoder import normalize
+from backdrop.networks.inpainter import load_inpainter
+from backdrop.train import joint as train_joint
+from backdrop.train import losses
+from backdrop.train.joint import JointTraining
 from tests.runs import HEIGHT, SIDE, WIDTH, write_motion
 from tests.tiny import ROOT, environment, small_params, small_values, training_params, write_material
 
@@ -110,7 +118,7 @@ def test_image_and_background_are_augmented_alike_and_left_alone_without(materia
         batch = next(run.data.batches(0, 0, 1, 8, 0))
         twin = batch._replace(background=batch.image.clone())  # a background that is the image, changed alike, stays it
         image, flow, behind, _ = run._pictures(twin, 0)
-        plain, plain_flow = (loop.to_images(run.fabric, picture) for picture in (batch.image, batch.flow))
+        plain, plain_flow = (learn_frames.to_images(run.fabric, picture) for picture in (batch.image, batch.flow))
         assert torch.equal(image, behind)
         assert torch.allclose(image, plain) != augment
         assert torch.allclose(flow, plain_flow) != augment
@@ -121,7 +129,7 @@ def test_image_and_background_are_augmented_alike_and_left_alone_without(materia
 
 def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -> None:
     flows = [read_flow(material / "flow" / f"{name}.zip") for name in ("first", "second")]
-    width, height = training.moving_size(flows)
+    width, height = train_joint.moving_size(flows)
     assert width == pytest.approx(SIDE / WIDTH, rel=0.35)
     assert height == pytest.approx(SIDE / HEIGHT, rel=0.35)
     wide = {"detector.scale": [0.1, 0.9]}
@@ -141,7 +149,7 @@ def test_nothing_that_moves_has_no_size() -> None:
         def read(self, t: int) -> tuple[np.ndarray, np.ndarray]:
             return np.zeros((20, 30, 2), np.float32), np.ones((20, 30), bool)
 
-    assert training.moving_size([Still()]) is None
+    assert train_joint.moving_size([Still()]) is None
 
 
 # ----------------------------------------------------------------------------------------- taken up again
@@ -420,7 +428,7 @@ def test_an_inpainter_stops_at_a_gradient_that_is_not_finite(
 ) -> None:
     apart = pretraining.square_distance
     steep = lambda a, b: apart(a, b) + (a - a.detach()).sqrt().sum()  # noqa: E731 - 0, with an endless slope
-    monkeypatch.setattr(pretraining, "square_distance", steep)
+    monkeypatch.setattr(training, "square_distance", steep)
     with pytest.raises(
         BackdropError, match=r"iteration 0: the gradient of .* is not finite; frames of the batch: .*:\d"
     ):
@@ -433,7 +441,7 @@ def test_the_inpainter_goes_on_where_it_was(
     kind: str, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
-    monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 25)
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 25)
     inpaint(material, kind, a / "model", a / "log", a / "runs", **LONG)
     draws = pretraining.random_holes
     seen = 0
@@ -445,7 +453,7 @@ def test_the_inpainter_goes_on_where_it_was(
             raise Crash
         return draws(*args)
 
-    monkeypatch.setattr(pretraining, "random_holes", crash)
+    monkeypatch.setattr(training, "random_holes", crash)
     with pytest.raises(Crash):
         inpaint(material, kind, b / "model", b / "log", b / "runs", **LONG)
     assert not (b / "model").exists()
@@ -471,7 +479,7 @@ def test_what_moves_is_hard_to_inpaint_from_the_first_iterations_on(material: Pa
         boxes[:, 2:] = 0.6
         hole = spatial.hole(boxes, SIZE[::-1])
         pair = flow.repeat(2, 1, 1, 1)
-        distance = losses.square_distance(inpainter.background(pair, hole), pair)
+        distance = encoder.square_distance(inpainter.background(pair, hole), pair)
         over, beside = losses.background_loss(distance, losses.area(boxes))
         assert over < beside - 0.05, (index, over, beside)
 
@@ -560,7 +568,7 @@ def test_batches_hold_the_archives_frames(frames: TrainingFrames, material: Path
 def test_the_scratch_file_gives_what_decoding_gives(
     frames: TrainingFrames, material: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "_CACHE_LIMIT", 0)
+    monkeypatch.setattr(learn_frames, "CACHE_LIMIT", 0)
     direct = TrainingFrames(material / "frames", material / "flow", SIZE, half_background)
     assert frames._scratch is not None
     assert direct._scratch is None
@@ -579,9 +587,9 @@ def test_loader_processes_give_the_same_batches(frames: TrainingFrames, material
 
 
 def test_failed_pairs_are_told_apart(material: Path, tmp_path: Path) -> None:
-    from backdrop.flow import encode_flow
-    from backdrop.masks import entry
-    from backdrop.video import ArchiveWriter
+    from backdrop.io.archives import ArchiveWriter
+    from backdrop.io.masks import entry
+    from backdrop.motion.flow_field import encode_flow
 
     shutil.copytree(material / "flow", tmp_path / "flow")
     with ArchiveWriter(tmp_path / "flow" / "first.zip") as archive:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from backdrop.app.predict import LOCK, alone_in
 from backdrop.errors import BackdropError
-from backdrop.predict import LOCK, alone_in
-from backdrop.video import encode_video
+from backdrop.video.encode import encode_video
 from tests.command import call
 from tests.project import kill, new_project
 from tests.runs import scene
@@ -44,7 +44,7 @@ def predict(material: Path) -> Iterator[Callable[[Path], subprocess.Popen[str]]]
     started = []
 
     def start(out: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "backdrop.cli", "predict", *arguments(material, out)]
+        command = [sys.executable, "-m", "backdrop.app.cli", "predict", *arguments(material, out)]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         started.append(subprocess.Popen(command, env=environment(), text=True, start_new_session=True, **streams))
         return started[-1]

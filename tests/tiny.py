@@ -10,19 +10,19 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from backdrop.detector import Detector
-from backdrop.inpainter import Inpainter
+from backdrop.networks.detector import Detector
+from backdrop.networks.folders import save_network
+from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.student import StudentNetwork
+from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params, validate
-from backdrop.synthesis import SynthesisNetwork
-from backdrop.unet import StudentNetwork
-from backdrop.weights import save_network
+from backdrop.train.parameters import TrainStage
 from tests.runs import HEIGHT, WIDTH, make_run, scene, write_frames, write_index, write_motion
 
 ROOT = Path(__file__).parent.parent
@@ -79,10 +79,9 @@ def small_params(changes: Mapping[str, Any] | None = None) -> Params:
     return validate(small_values(changes))
 
 
-def training_params(changes: Mapping[str, Any] | None = None) -> SimpleNamespace:
-    """The sections as the stage train gets them."""
-    params = small_params(changes)
-    return SimpleNamespace(**{name: getattr(params, name) for name in type(params).model_fields})
+def training_params(changes: Mapping[str, Any] | None = None) -> TrainStage:
+    """The parameters as the stage train gets them."""
+    return small_params(changes).of_stage(TrainStage)
 
 
 def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> None:

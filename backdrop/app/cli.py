@@ -1,0 +1,310 @@
+"""The command `backdrop`: segment material, carry masks into other tools, see what is installed."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backdrop.errors import BackdropError
+
+if TYPE_CHECKING:
+    from backdrop.networks.segmenter import Segmenter
+
+SOME_FAILED = 3
+"""Exit status when some inputs could not be read and the others were segmented; 1: an error, 2: a wrong command."""
+
+MODEL = Path("models/segmenter")
+
+app = typer.Typer(
+    name="backdrop",
+    help="Find and segment the moving subject of your videos, without labels.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Format(StrEnum):
+    masks = "masks"
+    overlay = "overlay"
+    npz = "npz"
+    video = "video"
+    coco = "coco"
+    davis = "davis"
+    yolo = "yolo"
+    labelstudio = "labelstudio"
+
+
+class Refinement(StrEnum):
+    crf = "crf"
+    none = "none"
+
+
+@app.command()
+def predict(
+    inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders of them, or patterns in quotes.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")],
+    model: Annotated[Path, typer.Option(help="Model folder.")] = MODEL,
+    formats: Annotated[
+        list[Format] | None, typer.Option("--format", "-f", help="May be given several times; masks by default.")
+    ] = None,
+    refinement: Annotated[Refinement, typer.Option("--refine", help="Dense CRF with the parameters of --params.")] = (
+        Refinement.crf
+    ),
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Foreground is above it; by default the project's, else the student's own.", min=0, max=1),
+    ] = None,
+    params: Annotated[Path, typer.Option(help="Where the CRF's parameters stand.")] = Path("params.yaml"),
+    min_confidence: Annotated[
+        float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
+    ] = 0.0,
+    instances: Annotated[
+        int | None,
+        typer.Option(help="Up to so many subjects, told apart and numbered; by default one mask.", min=1, max=64),
+    ] = None,
+    every: Annotated[int, typer.Option(help="Every n-th frame of a video.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Frames of a video at a time.", min=1)] = 8,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")] = False,
+) -> None:
+    """Segment images and videos.
+
+    \b
+    backdrop predict photo.jpg -o out
+    backdrop predict videos/ -o out --format overlay --format coco
+    backdrop predict run.mp4 -o out --format video --every 2 --refine none
+    backdrop predict match.mp4 -o out --format davis --instances 2
+
+    Stopped, the same command goes on where it was. Exit status: 0 all segmented, 3 some inputs could not be read (the
+    others are segmented), 1 an error, 2 a wrong command line.
+    """
+    from backdrop.app.exports import FORMATS
+    from backdrop.app.exports.common import recorded
+    from backdrop.app.pictures import PICTURES
+    from backdrop.app.predict import alone_in, predict_all
+    from backdrop.app.records import Settings
+    from backdrop.app.sources import find_sources
+    from backdrop.networks.segmenter import Segmenter
+
+    chosen = [one.value for one in formats or [Format.masks]]
+    sources = find_sources(inputs)
+    segmenter = Segmenter.load(model, device)
+    crf = _crf(params) if refinement is Refinement.crf else None
+    level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
+    settings = Settings(_identity(model), level, crf, every, min_confidence, instances)
+    pictures = [name for name in chosen if name in PICTURES]
+    with alone_in(out):
+        faults = predict_all(segmenter, sources, out, settings, pictures, batch, quiet)
+        for _, fault in faults:
+            print(f"error: {fault}", file=sys.stderr)
+        if len(faults) == len(sources):
+            raise typer.Exit(1)
+        names = {source.name for source in sources} - {source.name for source, _ in faults}
+        ready = recorded(out, names)
+        for name in chosen:
+            if name in FORMATS:
+                FORMATS[name](out, ready, out)
+    if not quiet:
+        frames = sum(len(records.frames) for _, records in ready)
+        typer.echo(f"{frames} frames of {len(ready)} files in {out} (threshold {level:g}): {', '.join(chosen)}")
+    if faults:
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def export(
+    folder: Annotated[Path, typer.Argument(help="What `backdrop predict -o` wrote.")],
+    formats: Annotated[list[Format], typer.Option("--format", "-f", help="May be given several times.")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; by default the same folder.")] = None,
+    split: Annotated[bool, typer.Option("--split", help="coco: an annotation a component, as CVAT wants.")] = False,
+) -> None:
+    """Carry masks into other tools, without segmenting again.
+
+    \b
+    backdrop export out --format coco --split
+    backdrop export out --format yolo --format labelstudio -o labels
+    """
+    from backdrop.app.exports import FORMATS
+    from backdrop.app.exports.coco import write_coco
+    from backdrop.app.exports.common import recorded
+
+    unknown = [one.value for one in formats if one.value not in FORMATS]
+    if unknown:
+        raise BackdropError(f"{', '.join(unknown)}: made while segmenting; run `backdrop predict` with that format")
+    found, target = recorded(folder), out or folder
+    for one in formats:
+        if one is Format.coco:
+            written = write_coco(folder, found, target, split)
+        else:
+            written = FORMATS[one.value](folder, found, target)
+        typer.echo(f"{one.value}: {len(written)} file{'s' * (len(written) != 1)}, {written[0] if written else target}")
+
+
+@app.command()
+def report(
+    project: Annotated[Path, typer.Argument(help="The project's folder, with metrics/ and data/.")] = Path("."),
+    out: Annotated[Path, typer.Option("--out", "-o", help="The HTML file.")] = Path("metrics/report.html"),
+) -> None:
+    """Write one HTML file about the last scored run: scores, best and worst frames, curves, parameters.
+
+    \b
+    backdrop report
+    backdrop report path/to/project -o report.html
+    """
+    from backdrop.report.report import write_report
+
+    typer.echo(f"wrote {write_report(project, out)}")
+
+
+@app.command()
+def onnx(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file.")],
+    model: Annotated[Path, typer.Option(help="Model folder.")] = MODEL,
+) -> None:
+    """Write the model as one ONNX file, for programs without PyTorch: image -> mask, box, cell probabilities, presence.
+
+    \b
+    backdrop onnx -o model.onnx
+    backdrop onnx -o model.onnx --model models/joint
+
+    The image comes at the working size; the mask is the one before the guided filter (see backdrop/onnx.py).
+    """
+    from backdrop.app.onnx import describe, export_onnx
+    from backdrop.networks.segmenter import Segmenter
+
+    path = export_onnx(Segmenter.load(model, "cpu"), out)
+    typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    for line in describe(path):
+        typer.echo(line)
+
+
+@app.command()
+def demo(
+    model: Annotated[Path, typer.Option(help="Model folder.")] = MODEL,
+    host: Annotated[str, typer.Option(help="Address to listen on; by default only this machine reaches it.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="0, or taken: the next free one.", min=0, max=65535)] = 7860,
+    max_upload: Annotated[float, typer.Option(help="Largest file, MB.", min=0.001)] = 200,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    params: Annotated[
+        Path | None, typer.Option(help="Where the CRF's parameters stand; by default params.yaml, if it is here.")
+    ] = None,
+) -> None:
+    """Open a page in the browser: drop an image or a short video, see mask, box and cells. Nothing leaves the machine.
+
+    \b
+    backdrop demo
+    backdrop demo --model models/segmenter --port 8000
+    """
+    from backdrop.app.page.server import serve
+    from backdrop.networks.segmenter import Segmenter
+
+    chosen = params or Path("params.yaml")
+    crf = None if params is None and not chosen.is_file() else _crf(chosen)
+    segmenter = Segmenter.load(model, device)
+    serve(segmenter, _threshold(segmenter, model, False), crf, host, port, max_upload)
+
+
+def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
+    from backdrop.params import read
+
+    if not params.is_file():
+        raise BackdropError(
+            f"{params} is not here, and the CRF's parameters stand there: give --params FILE, or --refine none"
+        )
+    return read(params).crf
+
+
+def _threshold(segmenter: Segmenter, model: Path, refined: bool) -> float:
+    """The threshold that the project chose in which the model lies, for masks after or before the CRF; else the
+    student's own, else 0.5."""
+    from backdrop.io.masks import THRESHOLD, read_threshold
+
+    chosen = model.resolve().parent.parent / "data" / ("masks" if refined else "predictions")
+    if (chosen / THRESHOLD).is_file():
+        return read_threshold(chosen)[0]
+    own = None if segmenter.student is None else segmenter.student.threshold
+    return 0.5 if own is None else own
+
+
+def _identity(model: Path) -> str:
+    """A hash of the weights: records of another model are made anew."""
+    digest = hashlib.sha256()
+    with (model / "model.safetensors").open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+@app.command()
+def doctor(
+    params: Annotated[Path, typer.Option(help="Parameters whose flow model and weights are looked for.")] = Path(
+        "params.yaml"
+    ),
+) -> None:
+    """Versions, devices, and what is missing here.
+
+    \b
+    backdrop doctor
+    backdrop doctor --params path/to/params.yaml
+
+    Exit status 1 where something is missing.
+    """
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    typer.echo(f"backdrop {version('backdrop')}, Python {platform.python_version()}, {platform.platform()}")
+    for name in ("torch", "torchvision", "opencv-contrib-python", "av", "dvc", "ptlflow"):
+        typer.echo(f"{name} {version(name)}")
+    typer.echo(f"threads: {torch.get_num_threads()}")
+    count = torch.cuda.device_count()
+    for index in range(count):
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        typer.echo(f"cuda:{index}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
+    if not count:
+        typer.echo("no GPU that PyTorch sees: everything runs on the CPU")
+    problems = _missing(params)
+    for problem in problems:
+        typer.echo(f"missing: {problem}")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _missing(params: Path) -> list[str]:
+    """What a run with these parameters, or a prediction, would not find."""
+    from backdrop.params import read
+
+    problems = []
+    if not params.is_file():
+        return [f"{params}: run `make params`, or name the file with --params"]
+    chosen = read(params)
+    checkpoint = chosen.flow.checkpoint
+    if chosen.flow.model != "dis" and checkpoint and "/" in checkpoint and not Path(checkpoint).is_file():
+        problems.append(f"flow.checkpoint={checkpoint}")
+    weights = chosen.encoder.weights
+    if weights not in ("none", "imagenet") and not Path(weights).is_dir():
+        problems.append(f"encoder.weights={weights}: no such folder")
+    if not (MODEL / "model.safetensors").is_file():
+        problems.append(f"{MODEL}: no model yet; `dvc repro` trains one")
+    return problems
+
+
+def main() -> None:
+    """Entry point: a BackdropError is one line and exit status 1; Ctrl-C is 130."""
+    from backdrop.stage import run
+
+    run(app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Export labelstudio: brush labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from backdrop.app.exports.common import CATEGORY, file_name, write_json
+from backdrop.app.records import Records, SubjectRecord
+from backdrop.app.sources import Source
+from backdrop.io.masks import Mask
+
+_RUN_BITS = (3, 4, 8, 16)
+"""Widths of a run's length, from which each run chooses the smallest that holds it."""
+
+
+def brush_rle(mask: Mask) -> list[int]:
+    """A mask as Label Studio's brush holds it: run lengths of its RGBA bytes, as a list of bytes.
+
+    A bit stream: 32 bits number of values; 5 bits, bits of a value less one; four times 4 bits, widths of run lengths
+    less one; then blocks: a bit (1: one value repeated), 2 bits (which width), the length less one, the value.
+    """
+    values = np.repeat(mask.astype(np.uint8).ravel() * np.uint8(255), 4)
+    starts = np.flatnonzero(np.diff(values, prepend=values[:1] ^ 1))
+    lengths = np.diff(np.append(starts, len(values)))
+    bits = [f"{len(values):032b}", f"{7:05b}", *(f"{width - 1:04b}" for width in _RUN_BITS)]
+    for length, value in zip(lengths.tolist(), values[starts].tolist(), strict=True):
+        while length:
+            run = min(length, 1 << _RUN_BITS[-1])
+            which = next(i for i, width in enumerate(_RUN_BITS) if run <= 1 << width)
+            bits.append(f"1{which:02b}{run - 1:0{_RUN_BITS[which]}b}{value:08b}")
+            length -= run
+    stream = "".join(bits)
+    stream += "0" * (-len(stream) % 8)
+    return [int(stream[i : i + 8], 2) for i in range(0, len(stream), 8)]
+
+
+def _brush(name: str, size: tuple[int, int], part: SubjectRecord) -> dict[str, Any]:
+    return {
+        "id": name,
+        "type": "brushlabels",
+        "from_name": "tag",
+        "to_name": "image",
+        "original_width": size[0],
+        "original_height": size[1],
+        "image_rotation": 0,
+        "meta": {"text": [f"{CATEGORY} {part.number}"]},
+        "value": {"format": "rle", "rle": brush_rle(part.decoded()), "brushlabels": [CATEGORY]},
+    }
+
+
+def write_labelstudio(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
+    """`labelstudio.json`: tasks with brush predictions, for a project with <BrushLabels name="tag" toName="image">.
+
+    A region for each subject, its number in the region's notes.
+    """
+    tasks: list[dict[str, Any]] = []
+    for source, records in found:
+        for record in records.frames:
+            results = [_brush(f"{len(tasks)}-{part.number}", record.size, part) for part in record.parts()]
+            prediction = {"model_version": "backdrop", "score": record.confidence, "result": results}
+            tasks.append({"data": {"image": file_name(source, record)}, "predictions": [prediction]})
+    path = folder / "labelstudio.json"
+    write_json(path, tasks)
+    return [path]

@@ -1,0 +1,42 @@
+"""Export video: the video with its masks drawn in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from backdrop.app.pictures import drawn
+from backdrop.app.records import Records
+from backdrop.app.sources import Source, frames_of
+from backdrop.errors import BackdropError
+from backdrop.video.decode import probe
+from backdrop.video.encode import encode_video
+
+
+def write_video(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
+    """`video`/<name>.mp4: each video with its masks drawn in; images are left out.
+
+    Raises:
+        BackdropError: there is no video among the sources, or one is no longer where it was.
+    """
+    videos = [(source, records) for source, records in found if source.video]
+    if not videos:
+        raise BackdropError("format video is for videos; for images take overlay")
+    written = []
+    for source, records in videos:
+        path = folder / "video" / f"{source.name}.mp4"
+        every = int(records.header["every"])
+        encode_video(path, _drawn_frames(source, records, every), probe(source.path).fps / every, quality=80)
+        written.append(path)
+    return written
+
+
+def _drawn_frames(source: Source, records: Records, every: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    masks = {record.frame: record for record in records.frames}
+    for frame in frames_of(source, every):
+        if frame.number in masks:
+            picture = drawn(frame.image, masks[frame.number])
+            yield picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # what h264 can hold

@@ -1,0 +1,220 @@
+"""The whole predictor as one ONNX graph: an image at the working size -> mask, box, cell probabilities, presence.
+
+Three steps are OpenCV's and stay outside of the graph: the resizing of an image to the working size (`cv2.INTER_AREA`),
+the choice of the connected component (`unet.near_subject`), and the guided filter at the image's own size
+(`unet.sharpen`). So the graph's mask is the one before component and filter, at the working size; its box holds
+everything above `segmenter.BOX_LEVEL` (or the student's threshold, if that is lower), not one component alone; and its
+presence is taken before the filter.
+
+`tests/test_onnx.py` compares the graph with `Predictor` in PyTorch, and `Predictor` with `Segmenter` on images of the
+working size.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import onnx
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from backdrop.errors import BackdropError
+from backdrop.io.files import atomic_path, show
+from backdrop.motion.blobs import SPECK
+from backdrop.networks.encoder import normalize
+from backdrop.networks.segmenter import BOX_LEVEL, Segmenter
+
+OPSET = 18
+"""The first with resizing that antialiases, which D begins with."""
+
+INPUT = "image"
+
+RANGES = {
+    "image": "RGB in [0, 1]",
+    "mask": "soft mask in [0, 1], 1 = foreground",
+    "box": "cx, cy, w, h in [-1, 1] image coordinates",
+    "p": "cell probabilities, sum 1",
+    "presence": "[0, 1], how sure the mask is of any pixel",
+}
+"""What the graph takes and gives, in the order in which it gives them."""
+
+
+class Outputs(NamedTuple):
+    """What the graph gives for a batch of images of H x W pixels, the working size.
+
+    mask: (B, H, W) in [0, 1], 1 = foreground. box: (B, 4) cx, cy, w, h in [-1, 1] image coordinates.
+    p: (B, grid, grid) cell probabilities, sum 1. presence: (B,) in [0, 1] (see `segmenter.presence`).
+    """
+
+    mask: Float[Tensor, "B H W"]
+    box: Float[Tensor, "B 4"]
+    p: Float[Tensor, "B G G"]
+    presence: Float[Tensor, "B"]
+
+
+class Predictor(nn.Module):
+    """What `Segmenter` does between OpenCV's steps, as a network of its own. It shares the segmenter's weights.
+
+    D's image is resampled from the working size by the weights that `cv2.INTER_AREA` has, without rounding to 8 bits.
+    `Segmenter` resamples it from the image at its own size; where that is the working size, only the rounding differs.
+
+    With a student, the mask is the sigmoid of the mean of its logits for the image and its mirror image, and the box
+    the extent of what is above `level`; D's where nothing is. Without, the mask is S's, pasted at D's box.
+
+    Attributes:
+        size: (W, H), the working size: the student's; without one, that at which D was trained.
+        level: of the mask, above which pixels belong to the box.
+    """
+
+    rows: Tensor
+    columns: Tensor
+
+    def __init__(self, segmenter: Segmenter) -> None:
+        super().__init__()
+        self.detector = segmenter.detector
+        self.student = None if segmenter.student is None else segmenter.student.network
+        self.synthesis = segmenter.synthesis if segmenter.student is None else None
+        self.size = segmenter.size if segmenter.student is None else segmenter.student.size
+        self.resamples = self.size != segmenter.size
+        self.level = segmenter.box_level
+        (width, height), (w, h) = self.size, segmenter.size
+        self.register_buffer("rows", torch.from_numpy(area_weights(height, h)), persistent=False)
+        self.register_buffer("columns", torch.from_numpy(area_weights(width, w)).T.contiguous(), persistent=False)
+        self.to(segmenter.device).eval()
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Outputs:
+        """Args: RGB in [0, 1], not normalized, at the working size."""
+        small = self.rows @ image @ self.columns if self.resamples else image
+        x = normalize(small)
+        proposals = self.detector(x)
+        # not `proposals.best`: its index would need a tensor as long as the batch, and the batch is of any length
+        best = proposals.p.argmax(dim=1)[:, None, None].expand(-1, 1, 4)
+        chosen = proposals.box.gather(1, best)[:, 0]
+        if self.student is None:
+            assert self.synthesis is not None  # there is one of both
+            center, sides = chosen[:, :2], chosen[:, 2:]
+            side = self.synthesis.params.crop
+            crops = self.synthesis(_sample(x, sides / 2, center, (side, side), "border")).mask
+            pasted = _sample(crops, 2 / sides, -2 * center / sides, (self.size[1], self.size[0]), "zeros")
+            mask, box = pasted[:, 0].clamp(0, 1), chosen
+        else:
+            x = normalize(image)
+            mask = ((self.student(x) + self.student(x.flip(3)).flip(3)) / 2).sigmoid()[:, 0]
+            box = extent(mask, chosen, self.level)
+        surest = mask.flatten(1).topk(max(1, round(SPECK * self.size[0] * self.size[1])), dim=1).values
+        return Outputs(mask, box, proposals.p.unflatten(1, (self.detector.grid, self.detector.grid)), surest[:, -1])
+
+
+def _sample(
+    image: Float[Tensor, "B C h w"],
+    scale: Float[Tensor, "B 2"],
+    shift: Float[Tensor, "B 2"],
+    size: tuple[int, int],
+    pad: str,
+) -> Float[Tensor, "B C H W"]:
+    """The image at scale * (x, y) + shift for each pixel (x, y) of `size` (H, W): `spatial.crop` and `spatial.paste`.
+
+    Not these themselves: they ask for the length of the batch, which would become a constant of the graph.
+    """
+    axes = [(torch.arange(count, dtype=image.dtype, device=image.device) + 0.5) * 2 / count - 1 for count in size]
+    y, x = torch.meshgrid(*axes, indexing="ij")
+    grid = torch.stack([x, y], dim=-1)[None] * scale[:, None, None] + shift[:, None, None]
+    return F.grid_sample(image, grid, padding_mode=pad, align_corners=False)
+
+
+def area_weights(source: int, target: int) -> Float32[np.ndarray, "target source"]:
+    """The weights with which `cv2.INTER_AREA` resamples `source` pixels in a row to `target` of them."""
+    return cv2.resize(np.eye(source, dtype=np.float32), (source, target), interpolation=cv2.INTER_AREA)
+
+
+def extent(mask: Float[Tensor, "B H W"], other: Float[Tensor, "B 4"], level: float = BOX_LEVEL) -> Float[Tensor, "B 4"]:
+    """The tight box around what is above `level` in each mask: cx, cy, w, h in [-1, 1]; `other` if nothing is."""
+    above = mask > level
+    sides = []
+    for across in (1, 2):  # columns that hold something give left and right edge, rows top and bottom
+        held = above.any(dim=across)
+        count = held.shape[1]
+        place = torch.arange(count, device=mask.device, dtype=mask.dtype)
+        first = torch.where(held, place, count).amin(dim=1)
+        end = torch.where(held, place + 1, 0).amax(dim=1)
+        sides.append(((first + end) / count - 1, 2 * (end - first) / count))
+    (cx, w), (cy, h) = sides
+    found = above.flatten(1).any(dim=1)[:, None]
+    return torch.where(found, torch.stack([cx, cy, w, h], dim=1), other)
+
+
+def export_onnx(segmenter: Segmenter, path: str | Path) -> Path:
+    """Write the predictor as an ONNX file (opset 18, float32, any batch size), which needs no PyTorch to run.
+
+    Its metadata (strings): `backdrop`, the version; `working_size`, JSON [W, H]; `threshold`, where the student knows
+    its own; `ranges`, JSON, what the input and each output hold.
+
+    Args:
+        path: of the file. It takes its place when it is whole.
+
+    Returns:
+        The path.
+
+    Raises:
+        BackdropError: `path` is a folder, or cannot be written.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise BackdropError(f"{show(path)} is a folder; give the name of a file, as {show(path / 'model.onnx')}")
+    data = _graph(segmenter).SerializeToString()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return path
+
+
+def _graph(segmenter: Segmenter) -> onnx.ModelProto:
+    """The graph, checked, with metadata."""
+    # a copy: the segmenter's own networks stay where they are
+    predictor = copy.deepcopy(Predictor(segmenter)).cpu().requires_grad_(False)
+    width, height = predictor.size
+    example = torch.rand(2, 3, height, width)  # of one image, the exporter would take the 1 for a constant
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about what the exporter itself calls
+        program = torch.onnx.export(
+            predictor,
+            (example,),
+            input_names=[INPUT],
+            output_names=list(Outputs._fields),
+            opset_version=OPSET,
+            dynamo=True,
+            dynamic_shapes=({0: "batch"},),
+            verbose=False,
+        )
+    assert program is not None  # is None only where the exporter writes the file itself
+    model = program.model_proto
+    model.graph.ClearField("metadata_props")
+    for node in model.graph.node:  # the exporter notes from which file and line of this machine each node is
+        node.ClearField("metadata_props")
+    for value in (*model.graph.input, *model.graph.output):
+        value.doc_string = RANGES[value.name]
+    student = segmenter.student
+    about = {"backdrop": version("backdrop"), "working_size": json.dumps(predictor.size), "ranges": json.dumps(RANGES)}
+    if student is not None and student.threshold is not None:
+        about["threshold"] = f"{student.threshold:g}"
+    onnx.helper.set_model_props(model, about)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def describe(path: str | Path) -> list[str]:
+    """A line for the input and for each output of a file that `export_onnx` wrote: name, shape, what it holds."""
+    graph = onnx.load(path, load_external_data=False).graph
+    lines = []
+    for role, value in [("input", v) for v in graph.input] + [("output", v) for v in graph.output]:
+        sides = ", ".join(side.dim_param or str(side.dim_value) for side in value.type.tensor_type.shape.dim)
+        lines.append(f"{role} {value.name} ({sides}): {value.doc_string}")
+    return lines

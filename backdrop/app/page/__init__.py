@@ -1,0 +1,1 @@
+"""The local page of `backdrop demo`."""

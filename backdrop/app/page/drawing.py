@@ -1,0 +1,89 @@
+"""What the page shows of a frame, and the files that it offers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from backdrop.app.page.segmented import Found, Progress, SegmentedFile
+from backdrop.crf.dense import refine
+from backdrop.crf.parameters import CRFParams
+from backdrop.draw import RED, Picture, draw_detection, draw_mask
+from backdrop.io.archives import ArchiveWriter
+from backdrop.io.files import atomic_path
+from backdrop.io.images import encode_png
+from backdrop.io.masks import Box, Mask, box_pixels, entry
+from backdrop.video.encode import encode_video
+
+
+class FrameView(NamedTuple):
+    """What is shown of a frame: mask and box drawn in; the mask, (H, W), True = foreground; cell probabilities."""
+
+    overlay: Picture
+    mask: Mask
+    cells: Picture
+
+
+def draw_frame(found: Found, threshold: float, crf: CRFParams | None = None) -> FrameView:
+    """A frame at a threshold in [0, 1], foreground above it. crf: None: the thresholded soft mask is the mask."""
+    image, prediction = found.frame.image, found.prediction
+    soft, box = prediction.mask, prediction.box
+    mask = soft > threshold if crf is None else refine(image, soft, threshold, crf)  # type: ignore[arg-type] # a Literal
+    return FrameView(
+        draw_box(draw_mask(image, mask), box), mask, draw_detection(image, box, prediction.cell, prediction.p)
+    )
+
+
+def draw_box(image: Picture, box: Box) -> Picture:
+    """The image with a box: cx, cy, w, h in [-1, 1] image coordinates; none where that is not finite."""
+    picture = image.copy()
+    if np.isfinite(box).all():
+        height, width = picture.shape[:2]
+        left, top, right, bottom = (round(edge) for edge in box_pixels(box, (width, height)))
+        cv2.rectangle(picture, (left, top), (right - 1, bottom - 1), RED, max(1, round(width / 320)), cv2.LINE_AA)
+    return picture
+
+
+def write_mask(footage: SegmentedFile, mask: Mask) -> Path:
+    """The mask of an image as PNG (0 and 255), in the footage's folder; one of another threshold is replaced."""
+    target = footage.folder / f"{Path(footage.source.name).name}_mask.png"
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(mask_png(mask))
+    return target
+
+
+def write_clip(
+    footage: SegmentedFile, threshold: float, crf: CRFParams | None = None, progress: Progress | None = None
+) -> tuple[Path, Path]:
+    """Of a video a zip of masks (PNG, 0 and 255), named by the frame's number in the file, and the overlay as MP4.
+
+    Returns:
+        (zip, MP4), in the footage's folder; those of another threshold are replaced.
+
+    Raises:
+        BackdropError: the frames differ in size, or the disk is full.
+    """
+    name = Path(footage.source.name).name
+    masks, video = footage.folder / f"{name}_masks.zip", footage.folder / f"{name}_overlay.mp4"
+    with ArchiveWriter(masks) as archive:
+
+        def drawn() -> Iterator[np.ndarray]:
+            for done, found in enumerate(footage.frames, 1):
+                view = draw_frame(found, threshold, crf)
+                archive.add(entry(found.frame.number), mask_png(view.mask))
+                height, width = view.mask.shape
+                if progress is not None:
+                    progress(done, len(footage.frames))
+                # browsers play H.264 of even sides only
+                yield np.pad(view.overlay, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+        encode_video(video, drawn(), footage.fps, quality=80)
+    return masks, video
+
+
+def mask_png(mask: Mask) -> bytes:
+    return encode_png(mask.astype(np.uint8) * 255)

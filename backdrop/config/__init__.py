@@ -1,0 +1,1 @@
+"""How `params.yaml` is described, read and checked."""

@@ -1,0 +1,1 @@
+"""Stage frames: data sets and videos into archives of frames."""

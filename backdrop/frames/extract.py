@@ -1,0 +1,168 @@
+"""Extraction of one sequence into its archive, streaming."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from backdrop.errors import BackdropError
+from backdrop.frames.layouts.listing import Sequence
+from backdrop.frames.names import safe_name
+from backdrop.frames.truth import MaskSource
+from backdrop.io.archives import ArchiveWriter
+from backdrop.io.files import show
+from backdrop.io.frame_archive import frames_table
+from backdrop.io.images import RGB, decode_image, encode_jpeg, encode_png, resize
+from backdrop.video.decode import Tally, damage, decode_video, probe
+
+
+def extract_sequence(
+    sequence: Sequence,
+    out_dir: Path | str,
+    size: tuple[int, int] | None = None,
+    every: int = 1,
+    limit: int | None = None,
+    quality: int = 95,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Write `<out_dir>/<name>.zip` of one sequence, streaming, and return its row of the index.
+
+    Frames are resized to `size` without regard to proportions (None keeps their own); masks keep the truth's
+    own size. The row's `fps` is that of the stored frames, `every` included.
+
+    Args:
+        sequence: from `list_sequences`.
+        size: (width, height) in pixels.
+        every: keep every n-th frame.
+        limit: at most this many frames.
+        quality: JPEG quality.
+        threads: for decoding, and for resizing and encoding beside it.
+
+    Raises:
+        BackdropError: the sequence cannot be used; nothing is left on disk then.
+    """
+    if sequence.fault:
+        raise BackdropError(f"{sequence.source}: {sequence.fault}")
+    tally = Tally()
+    info = probe(sequence.video) if sequence.video else None
+    with closing(MaskSource(sequence)) as masks, closing(_source_frames(sequence, every, threads, tally)) as source:
+        kept = _same_size(itertools.islice(source, limit), sequence)
+        path = Path(out_dir) / f"{sequence.name}.zip"
+        has_mask, source_size = _store(path, kept, sequence, masks, size, quality, threads)
+        strays = [n for n in masks.numbers() if info and n >= tally.decoded + tally.lost]
+    reason = damage(info, tally) if info else ""
+    notes = [text for text in (reason, sequence.note) if text]
+    if strays and tally.complete and not reason:
+        notes.append(f"masks without a frame: {len(strays)} (first: frame {min(strays)})")
+    width, height = size or source_size
+    return {
+        "sequence": sequence.name,
+        "split": sequence.split or "all",
+        "source": sequence.source,
+        "status": "damaged" if reason else "ok",
+        "reason": "; ".join(notes),
+        "frames": len(has_mask),
+        "declared_frames": info.declared_frames if info else len(sequence.images),
+        "width": width,
+        "height": height,
+        "source_width": source_size[0],
+        "source_height": source_size[1],
+        "fps": round((info.fps if info else sequence.fps) / every, 6),
+        "masks": sum(has_mask),
+    }
+
+
+def _store(
+    path: Path,
+    frames: Iterable[tuple[int, float, str, RGB]],
+    sequence: Sequence,
+    masks: MaskSource,
+    size: tuple[int, int] | None,
+    quality: int,
+    threads: int,
+) -> tuple[list[bool], tuple[int, int]]:
+    """Write the archive; which stored frames have a mask, and the size (width, height) of the source."""
+    names, times, has_mask = [], [], []
+
+    def encode(item: tuple[int, float, str, RGB]) -> tuple[float, str, bytes, bytes | None, tuple[int, int]]:
+        index, time, name, image = item
+        own_size = (image.shape[1], image.shape[0])
+        mask = masks.read(index, own_size, _frame_name(sequence, index))
+        jpeg = encode_jpeg(resize(image, size), quality)
+        return time, name, jpeg, None if mask is None else encode_png(mask), own_size
+
+    with ThreadPoolExecutor(threads) as pool, ArchiveWriter(path) as archive:
+        for t, (time, name, jpeg, mask, own_size) in enumerate(_in_order(pool, encode, frames, 2 * threads)):
+            archive.add(f"images/{t:06d}.jpg", jpeg)
+            if mask is not None:
+                archive.add(f"masks/{t:06d}.png", mask)
+            names.append(name)
+            times.append(time)
+            has_mask.append(mask is not None)
+            source_size = own_size
+        if len(names) < 2:
+            raise BackdropError(
+                f"{sequence.source} gives {len(names)} frame(s) with data.every; at least 2 are needed: "
+                "remove it, or lower data.every"
+            )
+        archive.add("frames.csv", frames_table(_unique(names), times, has_mask))
+    return has_mask, source_size
+
+
+def _frame_name(sequence: Sequence, index: int) -> str:
+    return show(sequence.images[index]) if sequence.images else f"{index} of {sequence.source}"
+
+
+def _source_frames(
+    sequence: Sequence, every: int, threads: int, tally: Tally
+) -> Generator[tuple[int, float, str, RGB], None, None]:
+    """Yield (frame number in the source, seconds, frame name, image) of every n-th frame."""
+    if sequence.video is not None:
+        for index, time, image in decode_video(sequence.video, every, threads, tally):
+            yield index, time, f"{index:06d}", image
+    for index in range(0, len(sequence.images), every):
+        path = sequence.images[index]
+        yield index, index / sequence.fps, path.stem, decode_image(path)
+
+
+def _same_size(
+    frames: Iterable[tuple[int, float, str, RGB]], sequence: Sequence
+) -> Iterator[tuple[int, float, str, RGB]]:
+    """The same frames, checked: all of a sequence must have one size, or no two could be laid over each other."""
+    first: tuple[int, ...] | None = None
+    for index, time, name, image in frames:
+        first = first or image.shape
+        if image.shape != first:
+            raise BackdropError(
+                f"frame {_frame_name(sequence, index)} is {image.shape[1]}x{image.shape[0]}, the frames before it are "
+                f"{first[1]}x{first[0]}; frames of one sequence must have one size: split or resize them"
+            )
+        yield index, time, name, image
+
+
+def _in_order(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
+    """pool.map that takes at most `ahead` items before their results are used: memory stays bounded."""
+    waiting: deque[Any] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) >= ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Frame names that are safe file names, or plain numbers where that would make two of them equal."""
+    safe = [safe_name(name) for name in names]
+    if all(safe) and len({name.lower() for name in safe}) == len(safe):
+        return safe
+    return [f"{t:06d}" for t in range(len(names))]

@@ -1,0 +1,146 @@
+"""What a data layout lists: sequences, as their files lie on disk."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from backdrop.errors import BackdropError
+from backdrop.frames.names import natural_key, safe_name
+from backdrop.io.files import ACCEPTED, IMAGE_SUFFIXES, show
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One sequence as its files lie on disk; nothing has been opened yet.
+
+    Attributes:
+        name: safe and unique, see the module.
+        source: its path below the root, for tables and messages.
+        split: train, val, test, all, or None where the layout has no splits of its own.
+        video: the video file, or None.
+        images: the frames' files in order, empty for a video.
+        masks: frame number in the source -> mask file.
+        mask_archive: a zip with masks/%06d.png by frame number instead.
+        mask_rule: how mask values are read, see `decode_mask`.
+        mask_scaled: masks may have another size than the frames, in the same proportions.
+        fps: of an image folder, which states none itself.
+        fault: why it cannot be used, found while listing.
+        note: what is worth a warning, found while listing.
+    """
+
+    name: str
+    source: str
+    split: str | None = None
+    video: Path | None = None
+    images: tuple[Path, ...] = ()
+    masks: Mapping[int, Path] = field(default_factory=dict)
+    mask_archive: Path | None = None
+    mask_rule: str = "any"
+    mask_scaled: bool = False
+    fps: float = 25.0
+    fault: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies on disk: its listing, and what it expects in words."""
+
+    listing: Callable[[Path], list[Sequence]]
+    expects: str
+
+
+PLAIN_FILES = ("", ".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".xml", ".srt", ".dvc", ".db", ".ini")
+
+
+def visible_entries(folder: Path) -> list[Path]:
+    """Visible entries of a folder in natural order; hidden files are other programs' (.DS_Store, ._x.jpg)."""
+    try:
+        visible = [p for p in folder.iterdir() if not p.name.startswith(".")]
+    except OSError as fault:
+        raise BackdropError(f"cannot list {show(folder)}: {fault.strerror}") from fault
+    return sorted(visible, key=lambda p: (natural_key(p.name), p.name))
+
+
+def image_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
+    """Files of a folder with one of the suffixes (any case), in natural order; [] if there is no such folder."""
+    if not folder.is_dir():
+        return []
+    return [p for p in visible_entries(folder) if p.suffix.lower() in suffixes and p.is_file()]
+
+
+def subfolders(folder: Path) -> list[Path]:
+    return [p for p in visible_entries(folder) if p.is_dir()] if folder.is_dir() else []
+
+
+def stem_number(path: Path) -> int | None:
+    """The digits that end a file's stem, as a number: frame_000012.png -> 12."""
+    digits = re.search(r"([0-9]+)$", path.stem)
+    return int(digits[1]) if digits else None
+
+
+def image_folder(
+    folder: Path, source: str, masks: Path | None, suffixes: Iterable[str] = IMAGE_SUFFIXES, **rest: Any
+) -> Sequence:
+    """A folder of images, with the masks of the same stems from another folder."""
+    images = tuple(image_files(folder, suffixes))
+    sequence = Sequence(name=folder.name, source=source, images=images, **rest)
+    if not images:
+        what = "is empty" if not visible_entries(folder) else "holds no image"
+        return replace(sequence, fault=f"the folder {what}; put videos beside it or frames into it: {ACCEPTED}")
+    twice = [stem for stem, n in Counter(p.stem for p in images).items() if n > 1]
+    if twice:
+        return replace(
+            sequence, fault=f"two images are named {show(twice[0])}.*; keep one (masks belong in masks/<sequence>/)"
+        )
+    number = {p.stem: i for i, p in enumerate(images)}
+    return with_masks(sequence, masks, lambda path: number.get(path.stem))
+
+
+def video_file(path: Path, source: str, masks: Path | None, **rest: Any) -> Sequence:
+    """A video, with masks numbered by frame (from 0) from a folder."""
+    return with_masks(Sequence(name=path.stem, source=source, video=path, **rest), masks, stem_number)
+
+
+def with_masks(sequence: Sequence, folder: Path | None, frame_of: Callable[[Path], int | None]) -> Sequence:
+    """The sequence with the masks of a folder; masks of no frame are a note, a folder without a match a fault."""
+    if folder is None or not folder.is_dir():
+        return sequence
+    files = image_files(folder, IMAGE_SUFFIXES)
+    masks: dict[int, Path] = {}
+    strays = []
+    for path in files:
+        frame = frame_of(path)
+        if frame is None:
+            strays.append(path)
+        elif frame in masks:
+            return replace(sequence, fault=f"{show(masks[frame])} and {show(path)} are masks of the same frame")
+        else:
+            masks[frame] = path
+    if files and not masks:
+        example = f"like {show(sequence.images[0].stem)}" if sequence.images else "by frame number from 0, like 000000"
+        return replace(sequence, fault=f"no mask in {show(folder)} is named after a frame; name them {example}.png")
+    note = f"masks without a frame: {len(strays)} (first: {show(strays[0])})" if strays else ""
+    return replace(sequence, masks=masks, note=note)
+
+
+def below(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path != root else path.resolve().name
+
+
+def mask_folder(masks: Path, path: Path) -> Path:
+    """The masks of a source: masks/<its full name> if there is one, else masks/<stem>, else masks/<safe name>."""
+    choices = [masks / path.name, masks / (path.stem if path.is_file() else path.name)]
+    return next((c for c in choices if c.is_dir()), masks / safe_name(choices[1].name))
+
+
+def warn(text: str) -> None:
+    tqdm.write(f"warning: {text}", file=sys.stderr)

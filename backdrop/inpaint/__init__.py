@@ -1,0 +1,1 @@
+"""Stage inpaint: the inpainters, trained on random holes."""

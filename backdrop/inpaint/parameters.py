@@ -1,0 +1,32 @@
+"""The section `inpainter` of the parameters."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from backdrop.config.sections import Count, CountOrZero, Fraction, Key, Positive, Section, Size, StageParams, Weight
+from backdrop.run.compute import ComputeParams
+
+
+class InpainterParams(Section):
+    """The section `inpainter`."""
+
+    channels: list[Count] = Field(min_length=2)
+    iterations: Count
+    batch: Count
+    rate: Positive
+    decay: bool
+    perceptual: Weight
+    hole: tuple[Fraction, Fraction]
+    holes: Count
+
+
+class InpaintStage(StageParams):
+    """What the stage inpaint reads."""
+
+    inpainter: InpainterParams
+    background_kind: str = Key("background.kind")
+    encoder_weights: str = Key("encoder.weights")
+    size: Size = Key("train.size")
+    seed: CountOrZero
+    compute: ComputeParams

@@ -1,0 +1,1 @@
+"""Files, images, archives, masks and the index: what the stages read and write."""

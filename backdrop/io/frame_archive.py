@@ -1,0 +1,122 @@
+"""The archives of `data/frames`: the frames of a sequence, their names and times, and ground truth."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import zipfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from backdrop.errors import BackdropError
+from backdrop.io.archives import ZIP_FAULTS
+from backdrop.io.files import is_file_name, show
+from backdrop.io.images import RGB, Gray, decode_stored
+
+_FRAME_COLUMNS = ["frame", "name", "time_s", "has_mask"]
+
+
+def frames_table(names: Sequence[str], times: Sequence[float], has_mask: Sequence[bool]) -> bytes:
+    """The bytes of `frames.csv`: frame, name, time_s (seconds since the first frame of the source), has_mask."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_FRAME_COLUMNS)
+    for t, (name, time_s, mask) in enumerate(zip(names, times, has_mask, strict=True)):
+        writer.writerow([t, name, f"{time_s:.6f}", int(mask)])
+    return text.getvalue().encode()
+
+
+class FrameArchive:
+    """Random access to one sequence of `data/frames`.
+
+    It can be pickled, and opens its file anew in each process: two processes that share a file
+    handle after a fork would move each other's position.
+
+    Attributes:
+        path: the archive.
+        names: the frames' names in the source: the file's stem, or the frame number in a video.
+        times: (N,) seconds since the first frame of the source.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._pid = 0
+        self._size: tuple[int, int] | None = None
+        table = self._read("frames.csv", "its table")
+        try:
+            rows = list(csv.DictReader(io.StringIO(table.decode(), newline="")))
+            self.names = [row["name"] for row in rows]
+            self.times = np.array([float(row["time_s"]) for row in rows], dtype=np.float64)
+            self._has_mask = [bool(int(row["has_mask"])) for row in rows]
+            if not all(is_file_name(name) for name in self.names):
+                raise ValueError("a frame's name leads elsewhere")
+        except (KeyError, TypeError, ValueError, csv.Error) as fault:
+            raise BackdropError(f"{show(self.path)}: frames.csv is not ours; run the stage frames again") from fault
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the stored frames in pixels."""
+        if self._size is None:
+            height, width = self.image(0).shape[:2]
+            self._size = (width, height)
+        return self._size
+
+    def image(self, t: int) -> RGB:
+        """Frame t, 0 <= t < len, (H, W, 3) RGB."""
+        self._check(t)
+        image = decode_stored(self._read(f"images/{t:06d}.jpg", f"frame {t}"), cv2.IMREAD_COLOR_RGB)
+        if image is None:
+            raise self._damaged(f"frame {t}")
+        return image  # type: ignore[return-value]
+
+    def has_mask(self, t: int) -> bool:
+        """Whether frame t has ground truth; without it nothing is known, which is not an empty mask."""
+        self._check(t)
+        return self._has_mask[t]
+
+    def mask(self, t: int) -> Gray | None:
+        """Ground truth of frame t at the truth's own size: 0 background, 255 foreground, 128 void; None without."""
+        if not self.has_mask(t):
+            return None
+        mask = decode_stored(self._read(f"masks/{t:06d}.png", f"mask {t}"))
+        if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
+            raise self._damaged(f"mask {t}")
+        return mask  # type: ignore[return-value]
+
+    def _check(self, t: int) -> None:
+        if not 0 <= t < len(self.names):
+            raise IndexError(f"{show(self.path)} has frames 0 to {len(self.names) - 1}, not {t}")
+
+    def _read(self, entry: str, what: str) -> bytes:
+        try:
+            if self._zip is None or self._pid != os.getpid():
+                self._zip, self._pid = zipfile.ZipFile(self.path), os.getpid()
+            return self._zip.read(entry)  # checks the entry's CRC
+        except FileNotFoundError as fault:
+            raise BackdropError(f"{show(self.path)} does not exist; run the stage frames first") from fault
+        except ZIP_FAULTS as fault:
+            raise self._damaged(what) from fault
+
+    def _damaged(self, what: str) -> BackdropError:
+        return BackdropError(f"{show(self.path)}: {what} is missing or damaged; run the stage frames again")
+
+
+def frame_counts(frames_dir: Path | str, names: Iterable[str]) -> dict[str, int]:
+    """Sequence -> how many frames are stored.
+
+    Raises:
+        BackdropError: an archive of frames is missing or damaged.
+    """
+    return {name: len(FrameArchive(Path(frames_dir) / f"{name}.zip")) for name in names}

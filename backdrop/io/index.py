@@ -1,0 +1,69 @@
+"""`data/frames/index.csv`: one row per sequence. Written by the stage frames, read by all others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from backdrop.errors import BackdropError
+from backdrop.io.files import is_file_name, show
+
+INDEX_COLUMNS = (
+    *("sequence", "split", "source", "status", "reason", "frames", "declared_frames", "width", "height"),
+    *("source_width", "source_height", "fps", "masks"),
+)
+
+TEXT_COLUMNS = ("sequence", "split", "source", "status", "reason")
+
+
+def index_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
+    for column in INDEX_COLUMNS:
+        kind = "str" if column in TEXT_COLUMNS else "Float64" if column == "fps" else "Int64"
+        table[column] = table[column].astype(kind)
+    return table
+
+
+def read_index(frames_dir: Path | str, usable: bool = False) -> pd.DataFrame:
+    """`index.csv` of a folder of archives, one row a sequence; with `usable` without the skipped ones.
+
+    Raises:
+        BackdropError: missing or not an index.
+    """
+    path = Path(frames_dir) / "index.csv"
+    try:
+        numbers = [c for c in INDEX_COLUMNS if c not in TEXT_COLUMNS]
+        # a sequence may be named 007 or NA: text stays text
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(TEXT_COLUMNS, "str"),
+            keep_default_na=False,
+            na_values=dict.fromkeys(numbers, [""]),
+        )
+        table = index_table(table[list(INDEX_COLUMNS)].to_dict("records"))
+        if not all(is_file_name(name) for name in table.sequence):
+            raise ValueError("a sequence's name leads elsewhere")
+        if table.sequence.duplicated().any():
+            raise ValueError("a sequence is listed twice, and could be trained on and scored")
+    except FileNotFoundError as fault:
+        raise BackdropError(f"{show(path)} does not exist; run the stage frames first") from fault
+    except (KeyError, ValueError, TypeError, pd.errors.ParserError) as fault:
+        raise BackdropError(f"{show(path)} is not an index of frames; run the stage frames again") from fault
+    return table[table.status != "skipped"].reset_index(drop=True) if usable else table
+
+
+def usable_sequences(frames_dir: str | Path) -> list[str]:
+    """Names of the sequences whose frames are stored, in the order of the index.
+
+    Raises:
+        BackdropError: the index is missing or no sequence of it is usable.
+    """
+    from backdrop.io.index import read_index  # imported here: `datasets` is heavy and only this needs it
+
+    index = read_index(frames_dir)
+    names = [str(name) for name in index.loc[index["status"] != "skipped", "sequence"]]
+    if not names:
+        raise BackdropError(f"{frames_dir} holds no usable sequence: see the reasons in its index.csv")
+    return names

@@ -1,0 +1,1 @@
+"""Shared parts that deal with motion: homographies, flow fields, stabilized neighbors, blobs, MOG2."""

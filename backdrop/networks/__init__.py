@@ -1,0 +1,1 @@
+"""The networks and the folders that hold them."""

@@ -1,0 +1,114 @@
+"""TODO"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+import torch.nn.functional as F
+import torchvision
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from backdrop.errors import BackdropError
+
+# ImageNet statistics: images are normalized with them and the losses live in that space.
+MEAN = (0.485, 0.456, 0.406)
+
+STD = (0.229, 0.224, 0.225)
+
+
+def normalize(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """RGB in [0, 1] -> zero mean and unit variance over ImageNet's colors."""
+    return (image - _channels(image, MEAN)) / _channels(image, STD)
+
+
+def denormalize(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
+    """The inverse of `normalize`, clamped to [0, 1]."""
+    return (image * _channels(image, STD) + _channels(image, MEAN)).clamp(0, 1)
+
+
+def _channels(image: Tensor, values: tuple[float, float, float]) -> Float[Tensor, "3 1 1"]:
+    """Filled where the image lies: a copy from the host would wait for the device."""
+    return torch.stack([image.new_full((), value) for value in values])[:, None, None]
+
+
+def resnet(name: str, weights: str) -> torchvision.models.ResNet:
+    """A torchvision ResNet ("resnet18", "resnet50").
+
+    Args:
+        weights: "none" (random), "imagenet" (torchvision's download, hash-checked), or a folder that
+            holds `<name>.safetensors` or `<name>.pth` (a plain state dict; loaded without running code).
+
+    Raises:
+        BackdropError: no network for the download, no such file, or a file that does not fit.
+    """
+    build = getattr(torchvision.models, name)
+    if weights == "none":
+        return build(weights=None)
+    if weights == "imagenet":
+        try:
+            chosen = torchvision.models.get_model_weights(build).IMAGENET1K_V1
+            network = build(weights=None)
+            network.load_state_dict(chosen.get_state_dict(progress=False, check_hash=True))
+            return network
+        except (URLError, OSError, RuntimeError) as error:
+            raise BackdropError(
+                f"encoder.weights=imagenet: torchvision could not download the weights of {name} ({error}). With no "
+                f"network, put {name}.pth into a folder and set encoder.weights to it, or set encoder.weights=none"
+            ) from None
+    return _from_folder(build(weights=None), name, Path(weights))
+
+
+def _from_folder(network: torchvision.models.ResNet, name: str, folder: Path) -> torchvision.models.ResNet:
+    """Load `<name>.safetensors` or `<name>.pth` of a folder into `network`."""
+    for path in (folder / f"{name}.safetensors", folder / f"{name}.pth"):
+        if not path.exists():
+            continue
+        try:
+            state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+            network.load_state_dict(state)
+        except Exception as error:
+            reason = str(error).splitlines()[0]
+            raise BackdropError(f"{path} does not hold a state dict of torchvision's {name}: {reason}") from None
+        return network
+    raise BackdropError(
+        f"encoder.weights={folder}: there is neither {name}.safetensors nor {name}.pth in it; give none, imagenet, "
+        f"or a folder with torchvision state dicts"
+    )
+
+
+class Features(nn.Module):
+    """phi: low-level ResNet-18 features (first ReLU, layer1, layer2), frozen for good."""
+
+    def __init__(self, weights: str) -> None:
+        super().__init__()
+        network = resnet("resnet18", weights)
+        self.stem = nn.Sequential(network.conv1, network.bn1, network.relu)
+        self.layer1 = nn.Sequential(network.maxpool, network.layer1)
+        self.layer2 = network.layer2
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> Features:  # noqa: ARG002 - stays in evaluation mode, batch norm included
+        """Frozen: never leaves evaluation mode."""
+        return self
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor, Tensor]:
+        first = self.stem(image)
+        second = self.layer1(first)
+        return first, second, self.layer2(second)
+
+
+def feature_distance(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Float[Tensor, "B"]:
+    """L2(phi(a), phi(b)) (Eq. 4, sampled: Eq. 13): mean square difference, levels weighted equally, an image each."""
+    return torch.stack(
+        [F.mse_loss(a, b, reduction="none").float().mean(dim=(1, 2, 3)) for a, b in zip(left, right, strict=True)]
+    ).mean(dim=0)
+
+
+def square_distance(left: Float[Tensor, "B 3 H W"], right: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
+    """L2: mean square difference over pixels and channels."""
+    return (left - right).square().mean(dim=(1, 2, 3))

@@ -1,0 +1,1 @@
+"""Stage refine: the dense CRF over all predictions."""

@@ -1,0 +1,1 @@
+"""Stage render: the embedded footage, with exact truth."""

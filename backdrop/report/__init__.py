@@ -1,0 +1,1 @@
+"""Stage report: one page for a person to read."""

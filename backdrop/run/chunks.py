@@ -1,0 +1,87 @@
+"""Sequences in chunks of frames: spread over processes, and joined again in their order.
+
+A long video then uses all cores, and the last one is not waited for. A chunk has the same frames whatever the machine,
+so that no result depends on it. Images go from process to process as files, the parts of an archive: what a process
+holds does not grow with the sequence, and processes of other machines need no more than the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from contextlib import closing
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from backdrop.run.processes import each
+
+ChunkResult = TypeVar("ChunkResult")
+
+Opened = TypeVar("Opened")
+
+
+def spans(count: int, length: int) -> list[range]:
+    """Frames 0 to `count` - 1 in chunks of `length` frames, the last with the rest; of no frames one empty chunk."""
+    return [range(start, min(start + length, count)) for start in range(0, max(count, 1), length)]
+
+
+def by_sequence(
+    function: Callable[..., ChunkResult],
+    counts: Mapping[str, int],
+    length: int,
+    rest: tuple,
+    workers: int,
+    title: str,
+    gpu: bool = False,
+) -> Generator[tuple[str, Iterator[ChunkResult]], None, None]:
+    """`function(name, span, *rest)` for each chunk of each sequence, in processes, with progress on stderr.
+
+    Close it (`contextlib.closing`) when leaving it early: chunks under way are then let finish.
+
+    Args:
+        counts: sequence -> frames. length: of a chunk, frames.
+        rest: the function's other arguments.
+        workers, gpu: see `processes.each`.
+
+    Returns:
+        For each sequence its name and the results of its chunks in order, as they come.
+
+    Raises:
+        BackdropError: the first chunk's that has one.
+    """
+    chunks = [(name, span) for name, count in counts.items() for span in spans(count, length)]
+    with (
+        closing(each(function, [(*chunk, *rest) for chunk in chunks], workers, gpu)) as results,
+        tqdm(total=sum(counts.values()), desc=title, unit="frame", disable=None) as progress,
+    ):
+
+        def told() -> Iterator[tuple[str, ChunkResult]]:
+            for (name, span), result in zip(chunks, results, strict=True):
+                progress.update(len(span))
+                yield name, result
+
+        try:
+            for name, pairs in groupby(told(), key=lambda pair: pair[0]):
+                yield name, (result for _, result in pairs)
+        finally:
+            _cached.cache_clear()
+
+
+def cached_open(opener: Callable[..., Opened], path: Path, *rest: Hashable) -> Opened:
+    """`opener(path, *rest)`; for one chunk after another the same object, as long as the file (or folder) is the same.
+
+    An archive of an hour's frames takes more than a second to open, a model to load: longer than some chunks last.
+    """
+    try:
+        state = path.stat()
+    except OSError:
+        return opener(path, *rest)  # which says what is missing
+    return _cached(opener, path, rest, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=8)  # what a chunk of the stage score reads
+def _cached(opener: Callable[..., Any], path: Path, rest: tuple, state: tuple) -> Any:
+    return opener(path, *rest)

@@ -1,0 +1,167 @@
+"""Work spread over processes, here or on a cluster: the one place that knows joblib's habits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, nullcontext, suppress
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import cv2
+from joblib import Parallel, cpu_count, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm import tqdm
+
+from backdrop.errors import BackdropError
+from backdrop.run.cluster import Cluster, ClusterBackend, connect, inside
+from backdrop.run.compute import ComputeParams
+
+Result = TypeVar("Result")
+
+_cluster: ContextVar[Cluster | None] = ContextVar("open", default=None)
+"""The cluster of the `pool` that is open."""
+
+
+def collect(
+    function: Callable[..., Result],
+    calls: Sequence[tuple],
+    workers: int,
+    description: str,
+    unit: str,
+    gpu: bool = False,
+) -> list[Result]:
+    """`each` to its end, with a progress bar on stderr, whose unit is a call."""
+    results = each(function, calls, workers, gpu)
+    return list(tqdm(results, total=len(calls), desc=description, unit=unit, disable=None))
+
+
+@contextmanager
+def pool(compute: ComputeParams) -> Iterator[int]:
+    """Where `each` and `collect` run their calls inside this context: here in processes, or on a cluster.
+
+    Yields:
+        How many calls run at a time. With loky `compute.workers`, 0 meaning the cores that this process may use (its
+        affinity and a container's limit count); on a cluster all of its workers.
+
+    Raises:
+        BackdropError: the cluster's package is missing, or the cluster does not answer.
+    """
+    workers = compute.workers or cpu_count()
+    if compute.backend == "loky":
+        yield workers
+        return
+    with connect(compute.backend, compute.address, workers) as cluster:
+        before = _cluster.set(cluster)
+        try:
+            yield cluster.workers()
+        finally:
+            _cluster.reset(before)
+
+
+def each(
+    function: Callable[..., Result], calls: Sequence[tuple], workers: int = 0, gpu: bool = False
+) -> Generator[Result, None, None]:
+    """`function(*call)` for each call, in processes; the results in the order of the calls, as they come.
+
+    OpenCV and BLAS get the cores that are left over: all where there is a single call, one each where there are at
+    least as many calls as workers.
+
+    Inside a `pool` on a cluster all calls go there, whatever `workers` is, one core each; relative paths are those of
+    this process. A worker that dies costs the call that it was at, which is begun again. Without a cluster the calls
+    are begun again, once, whose results were not yet handed out.
+
+    Args:
+        workers: processes; 0: one a core; 1, or a single call: this process.
+        gpu: a call needs a GPU of its own: with Dask a worker that declares one (`--resources GPU=1`), with Ray one of
+            its GPUs; without a cluster all run in this process, one after another.
+
+    Raises:
+        BackdropError: the first call's that has one. No call is begun after it, and those under way are let finish:
+            were it raised in its process, joblib would kill the others in the middle of their files. Or: no GPU in
+            the cluster; a call that killed its worker each time.
+        TerminatedWorkerError: without a cluster, a process was killed for the second time.
+    """
+    handed = 0
+    for last in (False, True):
+        parallel, threads, folder = _parallel(len(calls), workers, gpu)
+        tasks = [(function, call, threads, folder) for call in calls[handed:]]
+        try:
+            with closing(_results_in_order(parallel, tasks)) as results:
+                for result in results:
+                    handed += 1
+                    yield result
+            return
+        except TerminatedWorkerError:
+            if last:
+                raise
+
+
+def threads_each(calls: int, workers: int) -> int:
+    """Cores for each of so many calls at a time, of `workers` (0: all); a worker of a cluster has one."""
+    return 1 if _cluster.get() is not None else max(1, (workers or cpu_count()) // calls)
+
+
+def device_there(device: str, gpu: bool) -> str:
+    """`compute.device` as a call is to take it: a worker of a cluster sees the GPU that was given to it, or is to use
+    none."""
+    if _cluster.get() is None:
+        return device
+    return "cuda" if gpu else "cpu"
+
+
+def _parallel(count: int, workers: int, gpu: bool) -> tuple[Parallel, int, str | None]:
+    """joblib's object for so many calls, the threads of each, and the folder that it is to change to."""
+    cluster = _cluster.get()
+    if cluster is not None:
+        size = cluster.workers(gpu)
+        if gpu and not size:
+            raise BackdropError(
+                "no worker of the cluster at compute.address declares a GPU: start one that does (`dask worker "
+                "ADDRESS --nthreads 1 --resources GPU=1`, `ray start --num-gpus 1`), or set compute.device to cpu"
+            )
+        return Parallel(size, return_as="generator", backend=ClusterBackend(cluster, gpu)), 1, os.getcwd()
+    jobs = 1 if gpu else max(1, min(workers or cpu_count(), count))
+    threads = threads_each(jobs, workers)
+    with parallel_config(backend="loky", inner_max_num_threads=threads):
+        return Parallel(n_jobs=jobs, return_as="generator"), threads, None
+
+
+def _results_in_order(parallel: Parallel, calls: Sequence[tuple]) -> Generator[Any, None, None]:
+    """The results of `_call`; ends as `each` describes when one is a fault, or the caller has one."""
+    fault: BackdropError | None = None
+    left = False
+
+    def tasks() -> Iterator[Any]:
+        for call in calls:
+            if fault or left:
+                return
+            yield delayed(_call)(*call)
+
+    results = parallel(tasks())
+    try:
+        for result in results:
+            if fault is None and isinstance(result, BackdropError):
+                fault = result
+            elif fault is None:
+                yield result
+    except GeneratorExit:  # the caller has a fault of its own
+        left = True
+        with suppress(Exception):  # of a worker that dies now, say: the caller's fault counts
+            for _ in results:
+                pass
+        raise
+    if fault is not None:
+        raise fault
+
+
+def _call(function: Callable[..., Result], call: tuple, threads: int, folder: str | None) -> Result | BackdropError:
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(threads)
+    try:
+        with inside(folder) if folder else nullcontext():
+            return function(*call)
+    except BackdropError as fault:
+        return fault
+    finally:
+        cv2.setNumThreads(before)

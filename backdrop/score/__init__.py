@@ -1,0 +1,1 @@
+"""Stage score: tables of scores, contact sheets, provenance."""

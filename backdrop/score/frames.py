@@ -1,0 +1,206 @@
+"""The scores of frames: the method, its variants and the baselines, on the same frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.masks import Mask, MaskArchive, Predictions, Soft, box_from_mask, resize_mask, resize_soft, split_truth
+from backdrop.measures import boundary_f, box_iou, contains_center, jaccard, precision_recall
+from backdrop.motion.blobs import flow_mask, flow_soft, otsu
+from backdrop.motion.flow_field import FlowArchive
+from backdrop.motion.homography import load_homographies
+from backdrop.motion.mog2 import MOG2_VARIANCE, Mog2
+from backdrop.run.chunks import cached_open
+from backdrop.thresholds import GRID, jaccard_grid
+
+BOXED = ("method", "method_paper")
+"""Results that have a box: what `Segmenter.predict` gives, and D's own."""
+
+MEASURES = ("J", "F", "precision", "recall")
+
+SCORE_CHUNK = 24
+"""Frames a task: MOG2's window reaches 40 frames to either side, and each task decodes it anew."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where the archives of the stages lie; a sequence's file in each bears its name."""
+
+    frames: Path
+    predictions: Path
+    masks: Path
+    predictions_paper: Path
+    masks_paper: Path
+    flow: Path
+    homographies: Path
+
+
+class Chunk(NamedTuple):
+    """Some frames of a sequence that have ground truth."""
+
+    sequence: str
+    frames: tuple[int, ...]
+
+
+class Thresholds(NamedTuple):
+    """chosen: by result, what the stages segment (before the CRF) and refine chose; oracle: best on the scored
+    frames, of what ships before the CRF; flow: None means Otsu's in each frame."""
+
+    chosen: dict[str, float]
+    oracle: float
+    flow: float | None
+
+
+class Detections(NamedTuple):
+    """Boxes of a chunk's frames, NaN where there is none: predicted (N, 4), confidence (N,), truth (N, 4)."""
+
+    boxes: np.ndarray
+    confidence: np.ndarray
+    truth: np.ndarray
+
+
+def _open_if_there(kind: Callable[[Path], Any], path: Path) -> Any:
+    """The archive, or None where there is none: what is missing is wrong, not an error."""
+    return cached_open(kind, path) if path.is_file() else None
+
+
+def soft_grid(chunk: Chunk, folders: Folders) -> np.ndarray:
+    """J of the soft masks at every threshold of the grid, (frames, thresholds)."""
+    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    soft = _open_if_there(Predictions, folders.predictions / f"{chunk.sequence}.zip")
+    rows = np.zeros((len(chunk.frames), len(GRID)))
+    for row, t in zip(rows, chunk.frames, strict=True):
+        if soft is not None and soft.has(t):
+            truth, void = _truth(frames, t)
+            row[:] = jaccard_grid(resize_soft(soft.soft(t), truth.shape[::-1]), truth, void)
+    return rows
+
+
+def flow_grid(chunk: Chunk, folders: Folders) -> np.ndarray:
+    """J of the cleaned flow masks at every threshold of the grid, (frames, thresholds)."""
+    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    flow = _open_if_there(FlowArchive, folders.flow / f"{chunk.sequence}.zip")
+    rows = np.zeros((len(chunk.frames), len(GRID)))
+    for row, t in zip(rows, chunk.frames, strict=True):
+        if flow is not None and t < len(flow):
+            truth, void = _truth(frames, t)
+            soft = flow_soft(*flow.read(t))
+            row[:] = [jaccard(resize_mask(flow_mask(soft, float(x)), truth.shape[::-1]), truth, void) for x in GRID]
+    return rows
+
+
+def _truth(frames: FrameArchive, t: int) -> tuple[Mask, Mask | None]:
+    stored = frames.mask(t)
+    assert stored is not None  # chunks hold frames with truth only
+    return split_truth(stored)
+
+
+def score_chunk(
+    chunk: Chunk, folders: Folders, thresholds: Thresholds
+) -> tuple[list[dict[str, Any]], dict[str, Detections]]:
+    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    rivals = ScoredMasks(chunk.sequence, folders, frames, thresholds)
+    count = len(chunk.frames)
+    detections = {
+        result: Detections(np.full((count, 4), np.nan), np.full(count, np.nan), np.full((count, 4), np.nan))
+        for result in BOXED
+    }
+    rows = []
+    for i, t in enumerate(chunk.frames):
+        truth, void = _truth(frames, t)
+        boxes = {}
+        for result in BOXED:
+            boxes[result] = _detection(rivals.soft[result], t, truth if void is None else truth & ~void)
+            for target, value in zip(detections[result], boxes[result], strict=True):
+                target[i] = value
+        for result, (mask, threshold) in rivals.masks(t, truth.shape[::-1]).items():
+            row = {"sequence": chunk.sequence, "frame": t, "name": frames.names[t], "result": result}
+            row |= _measures(mask, truth, void) | {"threshold": threshold}
+            rows.append(row | (_box_measures(*boxes[result]) if result in BOXED else {}))
+    return rows, detections
+
+
+class ScoredMasks:
+    """All masks of a sequence that are scored."""
+
+    def __init__(self, sequence: str, folders: Folders, frames: FrameArchive, thresholds: Thresholds) -> None:
+        self.thresholds = thresholds
+        self.final: dict[str, MaskArchive | None] = {
+            "method": _open_if_there(MaskArchive, folders.masks / f"{sequence}.zip"),
+            "method_paper": _open_if_there(MaskArchive, folders.masks_paper / f"{sequence}.zip"),
+        }
+        self.soft: dict[str, Predictions | None] = {
+            "method": _open_if_there(Predictions, folders.predictions / f"{sequence}.zip"),
+            "method_paper": _open_if_there(Predictions, folders.predictions_paper / f"{sequence}.zip"),
+        }
+        self.flow: FlowArchive | None = _open_if_there(FlowArchive, folders.flow / f"{sequence}.zip")
+        homographies = _open_if_there(load_homographies, folders.homographies / f"{sequence}.npz")
+        self.mog2 = None if homographies is None else Mog2(frames, homographies)
+
+    def masks(self, t: int, size: tuple[int, int]) -> dict[str, tuple[Mask | None, float]]:
+        """Result -> (mask at size (width, height), threshold); None where it is missing."""
+        chosen, oracle = self.thresholds.chosen, self.thresholds.oracle
+        raw, raw_paper = chosen["method_raw"], chosen["method_paper_raw"]
+        soft, paper = self._soft("method", t, size), self._soft("method_paper", t, size)
+        moving, used = self._moving(t)
+        subtracted = None if self.mog2 is None else self.mog2.mask(t)
+        return {
+            "method": (self._final("method", t, size), chosen["method"]),
+            "method_raw": (None if soft is None else soft > raw, raw),
+            "method_best_threshold": (None if soft is None else soft > oracle, oracle),
+            "method_paper": (self._final("method_paper", t, size), chosen["method_paper"]),
+            "method_paper_raw": (None if paper is None else paper > raw_paper, raw_paper),
+            "flow_threshold": (None if moving is None else resize_mask(moving, size), used),
+            "mog2": (None if subtracted is None else resize_mask(subtracted, size), MOG2_VARIANCE),
+        }
+
+    def _final(self, result: str, t: int, size: tuple[int, int]) -> Mask | None:
+        archive = self.final[result]
+        return resize_mask(archive.gray(t) > 127, size) if archive is not None and archive.has(t) else None
+
+    def _soft(self, result: str, t: int, size: tuple[int, int]) -> Soft | None:
+        archive = self.soft[result]
+        return resize_soft(archive.soft(t), size) if archive is not None and archive.has(t) else None
+
+    def _moving(self, t: int) -> tuple[Mask | None, float]:
+        """The mask of thresholded flow at the stored frame's size, and its threshold."""
+        given = self.thresholds.flow
+        if self.flow is None or t >= len(self.flow):
+            return None, np.nan if given is None else given
+        flow, valid = self.flow.read(t)
+        speed = flow_soft(flow, valid)
+        used = otsu(speed, valid) if given is None else given
+        return flow_mask(speed, used), used
+
+
+def _measures(mask: Mask | None, truth: Mask, void: Mask | None) -> dict[str, float]:
+    if mask is None:
+        return dict.fromkeys(MEASURES, 0.0)
+    precision, recall = precision_recall(mask, truth, void)
+    values = (jaccard(mask, truth, void), boundary_f(mask, truth, void), precision, recall)
+    return dict(zip(MEASURES, values, strict=True))
+
+
+def _detection(soft: Predictions | None, t: int, truth: Mask) -> tuple[np.ndarray, float, np.ndarray]:
+    """Predicted box, its confidence and the truth's box; NaN for what is not there."""
+    nothing = np.full(4, np.nan)
+    subject = box_from_mask(truth)
+    if soft is None or t >= len(soft.box):
+        return nothing, np.nan, nothing if subject is None else subject
+    return soft.box[t], soft.confidence(t), nothing if subject is None else subject
+
+
+def _box_measures(box: np.ndarray, confidence: float, subject: np.ndarray) -> dict[str, float]:
+    """Overlap and hit of a box; 0 for a subject without a box, empty for a frame without a subject."""
+    if not np.isfinite(subject).all():
+        return {"confidence": confidence}
+    if not np.isfinite(box).all():
+        return {"box_iou": 0.0, "centre_hit": 0.0}
+    hit = float(contains_center(box, subject))
+    return {"box_iou": box_iou(box, subject), "centre_hit": hit, "confidence": confidence}

@@ -1,0 +1,225 @@
+"""The table of scores (stage score): the method, its variants and the baselines, on the same frames.
+
+Only sequences of the splits test and all are scored, and of those only frames with ground truth.
+A frame with truth and without a prediction is wrong (all measures 0), never absent. Frames are
+spread over processes in chunks, and looked at one by one: memory does not grow with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.index import read_index
+from backdrop.io.masks import MaskArchive, read_threshold
+from backdrop.measures import average_precision, statistics
+from backdrop.run.processes import each
+from backdrop.score.frames import (
+    BOXED,
+    MEASURES,
+    SCORE_CHUNK,
+    Chunk,
+    Detections,
+    Folders,
+    Thresholds,
+    _open_if_there,
+    flow_grid,
+    score_chunk,
+    soft_grid,
+)
+from backdrop.thresholds import best_threshold
+
+RESULTS = {
+    "method": ("method",),
+    "method_raw": ("method_raw",),
+    "method_best_threshold": ("method_best_threshold",),
+    "method_paper": ("method_paper",),
+    "method_paper_raw": ("method_paper_raw",),
+    "flow_threshold": ("baselines", "flow_threshold"),
+    "mog2": ("baselines", "mog2"),
+}
+"""What is scored, and where it stands in scores.json. `method` is what ships; `method_paper` is D and S alone, without
+the student (the papers' method); `_raw` is before the CRF."""
+
+DROPPING_LAYOUTS = ("davis",)
+"""Layouts whose first and last frame are not scored, as DAVIS2016 has it."""
+
+SUMMARY = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "precision", "recall", "threshold")
+
+FRAME_COLUMNS = ("sequence", "frame", "name", "result", *MEASURES, "threshold", "box_iou", "centre_hit", "confidence")
+
+SEQUENCE_COLUMNS = ("sequence", "result", "frames", *SUMMARY, "mAP50", "centre_hit")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What the stage writes.
+
+    Attributes:
+        summary: scores.json. DAVIS's statistics are taken within each sequence, then averaged over
+            sequences; mAP50 and centre_hit are over all frames with a subject.
+        per_sequence: a row a sequence and result (`SEQUENCE_COLUMNS`).
+        per_frame: a row a frame and result (`FRAME_COLUMNS`); the box columns with results in `BOXED` only.
+    """
+
+    summary: dict[str, Any]
+    per_sequence: pd.DataFrame
+    per_frame: pd.DataFrame
+
+
+Boxes = dict[str, dict[str, Detections]]
+"""Result (of `BOXED`) -> sequence -> its boxes."""
+
+
+def score_all(folders: Folders, layout: str, workers: int = 0) -> Evaluation:
+    """Score the final masks, the soft masks at two thresholds, the papers' method, and both baselines.
+
+    Args:
+        folders: of the archives. A missing archive is wrong in all its frames; missing frames are an error.
+        layout: of the data; it decides whether first and last frames count (`DROPPING_LAYOUTS`).
+        workers: processes; 0: one a core.
+
+    Returns:
+        The tables; without any ground truth the summary holds the counts alone.
+
+    Raises:
+        BackdropError: an archive or threshold.json is damaged (it is named).
+    """
+    index = read_index(folders.frames, usable=True)
+    drop = layout in DROPPING_LAYOUTS
+    scored, counts = _scored_frames(folders, index.loc[index["split"].isin(["test", "all"]), "sequence"], drop)
+    header = {"protocol": "drop_first_last" if drop else "all_frames", **counts}
+    if not scored:
+        return Evaluation(header, pd.DataFrame(columns=SEQUENCE_COLUMNS), pd.DataFrame(columns=FRAME_COLUMNS))
+    validation, _ = _scored_frames(folders, index.loc[index["split"] == "val", "sequence"], False)
+    choices = {
+        "method": read_threshold(folders.masks),
+        "method_raw": read_threshold(folders.predictions),
+        "method_paper": read_threshold(folders.masks_paper),
+        "method_paper_raw": read_threshold(folders.predictions_paper),
+    }
+    thresholds = Thresholds(
+        {result: threshold for result, (threshold, _) in choices.items()},
+        _grid_search(soft_grid, "oracle threshold", scored, folders, workers),
+        _grid_search(flow_grid, "flow threshold", validation, folders, workers) if validation else None,
+    )
+    rows, boxes = _score_frames(scored, folders, thresholds, workers)
+    per_frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS))
+    per_sequence = _per_sequence(per_frame, boxes)
+    labels = {result: chosen_on for result, (_, chosen_on) in choices.items()} | {
+        "method_best_threshold": "oracle: best mean J on the scored frames",
+        "flow_threshold": "otsu" if thresholds.flow is None else "validation",
+        "mog2": "default",
+    }
+    return Evaluation(header | _summary(per_frame, per_sequence, boxes, labels), per_sequence, per_frame)
+
+
+def _scored_frames(folders: Folders, names: Iterable[str], drop: bool) -> tuple[list[Chunk], dict[str, int]]:
+    """Chunks of the frames that have truth and count, and the counts that head the summary."""
+    chunks, sequences, without, missing = [], 0, 0, 0
+    for name in names:
+        archive = FrameArchive(folders.frames / f"{name}.zip")
+        truth = [t for t in range(len(archive)) if archive.has_mask(t)]
+        without += len(archive) - len(truth)
+        if drop:
+            truth = [t for t in truth if 0 < t < len(archive) - 1]
+        sequences += bool(truth)
+        masks = _open_if_there(MaskArchive, folders.masks / f"{name}.zip")
+        missing += sum(masks is None or not masks.has(t) for t in truth)
+        chunks += [Chunk(name, tuple(truth[i : i + SCORE_CHUNK])) for i in range(0, len(truth), SCORE_CHUNK)]
+    return chunks, {
+        "sequences": sequences,
+        "frames_scored": sum(len(chunk.frames) for chunk in chunks),
+        "frames_without_truth": without,
+        "frames_without_prediction": missing,
+    }
+
+
+def _grid_search(
+    function: Callable[[Chunk, Folders], np.ndarray],
+    title: str,
+    chunks: Sequence[Chunk],
+    folders: Folders,
+    workers: int,
+) -> float:
+    """The threshold of the grid with the best mean J over the sequences."""
+    parts: dict[str, list[np.ndarray]] = {}
+    for chunk, grid in zip(chunks, _each_chunk(function, chunks, (folders,), workers, title), strict=True):
+        parts.setdefault(chunk.sequence, []).append(grid)
+    return best_threshold([np.concatenate(grids) for grids in parts.values()])
+
+
+def _score_frames(
+    chunks: Sequence[Chunk], folders: Folders, thresholds: Thresholds, workers: int
+) -> tuple[list[dict[str, Any]], Boxes]:
+    """Rows of the table of frames, and the boxes."""
+    rows: list[dict[str, Any]] = []
+    boxes: dict[str, dict[str, list[Detections]]] = {result: {} for result in BOXED}
+    results = _each_chunk(score_chunk, chunks, (folders, thresholds), workers, "score")
+    for chunk, (part, detections) in zip(chunks, results, strict=True):
+        rows += part
+        for result in BOXED:
+            boxes[result].setdefault(chunk.sequence, []).append(detections[result])
+    return rows, {
+        result: {name: _concatenate(parts) for name, parts in found.items()} for result, found in boxes.items()
+    }
+
+
+def _concatenate(parts: Iterable[Detections]) -> Detections:
+    return Detections(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _per_sequence(per_frame: pd.DataFrame, boxes: Boxes) -> pd.DataFrame:
+    rows = []
+    for (sequence, result), part in per_frame.groupby(["sequence", "result"], sort=False):
+        row = {"sequence": sequence, "result": result, "frames": len(part)}
+        for measure in ("J", "F"):
+            values = statistics(part[measure].to_numpy())
+            row |= {f"{measure}_{key}": value for key, value in values._asdict().items()}
+        row |= {key: part[key].mean() for key in ("precision", "recall", "threshold")}
+        if result in BOXED:
+            found = boxes[str(result)][str(sequence)]
+            row |= {"mAP50": average_precision(*found), "centre_hit": part["centre_hit"].mean()}
+        rows.append(row)
+    return pd.DataFrame(rows, columns=list(SEQUENCE_COLUMNS))
+
+
+def _summary(
+    per_frame: pd.DataFrame, per_sequence: pd.DataFrame, boxes: Boxes, labels: dict[str, str]
+) -> dict[str, Any]:
+    """The nested dictionary of scores.json; what is not a number (no subject anywhere) is left out."""
+    summary: dict[str, Any] = {}
+    for result, place in RESULTS.items():
+        means = per_sequence.loc[per_sequence["result"] == result, list(SUMMARY)].mean()
+        values = {key: round(float(means[key]), 12) for key in SUMMARY}  # a mean of equal thresholds is that threshold
+        if result in BOXED:
+            values["mAP50"] = average_precision(*_concatenate(boxes[result].values()))
+            values["centre_hit"] = float(per_frame.loc[per_frame["result"] == result, "centre_hit"].mean())
+        level = summary
+        for key in place[:-1]:
+            level = level.setdefault(key, {})
+        kept = {key: value for key, value in values.items() if np.isfinite(value)}
+        level[place[-1]] = {**kept, "threshold_chosen_on": labels[result]}
+    return summary
+
+
+def _each_chunk(
+    function: Callable[..., Any], chunks: Sequence[Chunk], rest: tuple, workers: int, title: str
+) -> Iterable[Any]:
+    """`function(chunk, *rest)` for each chunk in processes, in order, with progress on stderr."""
+    calls = [(chunk, *rest) for chunk in chunks]
+    total = sum(len(chunk.frames) for chunk in chunks)
+    with (
+        closing(each(function, calls, workers)) as results,
+        tqdm(total=total, desc=title, unit="frame", disable=None) as progress,
+    ):
+        for chunk, result in zip(chunks, results, strict=True):
+            yield result
+            progress.update(len(chunk.frames))

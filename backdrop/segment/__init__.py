@@ -1,0 +1,1 @@
+"""Stage segment: soft masks of all frames."""

@@ -1,0 +1,20 @@
+"""The section `segment` of the parameters."""
+
+from __future__ import annotations
+
+from backdrop.config.sections import Count, Fraction, Section, StageParams
+from backdrop.run.compute import ComputeParams
+
+
+class SegmentParams(Section):
+    """The section `segment`."""
+
+    threshold: Fraction | None
+    batch: Count
+
+
+class SegmentStage(StageParams):
+    """What the stage segment reads."""
+
+    segment: SegmentParams
+    compute: ComputeParams

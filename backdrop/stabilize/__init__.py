@@ -1,0 +1,1 @@
+"""Stage stabilize: homographies between neighboring frames."""

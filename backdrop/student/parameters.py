@@ -1,0 +1,56 @@
+"""The section `student` of the parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from backdrop.config.sections import Count, CountOrZero, Fraction, Positive, Section, Size, StageParams
+from backdrop.crf.parameters import CRFParams
+from backdrop.motion.parameters import StabilizeParams
+from backdrop.run.compute import ComputeParams
+
+
+class StudentParams(Section):
+    """The section `student`."""
+
+    rounds: CountOrZero
+    size: Size
+    channels: list[Count] = Field(min_length=2)
+    iterations: Count
+    batch: Annotated[int, Field(ge=2)]
+    rate: Positive
+    decay: bool
+    every: Count
+    subjects: Annotated[int, Field(ge=1, le=16)]
+    cues: list[Literal["flow", "median", "mog2", "mosaic"]] = Field(min_length=1)
+    consensus: Annotated[float, Field(ge=0, le=8)]
+    gaps: list[Count] = Field(min_length=1)
+    neighbors: Annotated[int, Field(ge=2)]
+    spacing: Count
+    refit: bool
+    parallax: bool
+    gate: Fraction
+    memory: Fraction
+    hard_from: Count
+    ignore: tuple[Fraction, Fraction]
+    guide: Fraction
+    crf: CRFParams
+    log_every: Count
+    checkpoint_every: Count
+
+    @model_validator(mode="after")
+    def _ordered(self) -> StudentParams:
+        if self.ignore[0] > self.ignore[1]:
+            raise ValueError(f"student.ignore must be [low, high] with low <= high, not {list(self.ignore)}")
+        return self
+
+
+class StudentStage(StageParams):
+    """What the stage student reads."""
+
+    student: StudentParams
+    stabilize: StabilizeParams
+    seed: CountOrZero
+    compute: ComputeParams

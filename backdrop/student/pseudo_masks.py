@@ -1,0 +1,212 @@
+"""Pseudo-masks: the E-step of self-training, for one frame and over the frames of a sequence."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Float32, UInt8
+
+from backdrop.crf.dense import refine
+from backdrop.io.files import writing
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.masks import Soft, box_pixels
+from backdrop.motion.blobs import subject_component
+from backdrop.motion.flow_field import FlowArchive
+from backdrop.motion.homography import Homographies, load_homographies
+from backdrop.motion.neighbors import StabilizedSequence
+from backdrop.motion.parameters import StabilizeParams
+from backdrop.run.chunks import cached_open
+from backdrop.student.camera import refit
+from backdrop.student.cues import cue_names, frame_cues
+from backdrop.student.cues.cue import Cue
+from backdrop.student.fusion import consensus, fuse
+from backdrop.student.learning import IGNORED
+from backdrop.student.parameters import StudentParams
+
+CONSENSUS_FRAMES = 40
+"""Frames of a sequence, spread over it, by which the weights of its cues are judged."""
+
+LABEL_CHUNK = 25
+"""Frames a task of the E-step: few enough to keep all cores busy, many enough that neighbors are read once."""
+
+
+class Detection(NamedTuple):
+    """What D says of a sequence. box: (N, 4) as in `backdrop.spatial`; confidence: (N,) largest cell probability."""
+
+    box: np.ndarray
+    confidence: np.ndarray
+
+
+def box_window(box: Float[np.ndarray, "4"], size: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
+    """1 inside the box (a tenth larger on each side), falling to 0 within a quarter of its size around it."""
+    left, top, right, bottom = box_pixels(box, size)
+    falls = []
+    for low, high, count in ((left, right, size[0]), (top, bottom, size[1])):
+        outside = np.abs(np.arange(count) + 0.5 - (low + high) / 2) / max((high - low) / 2, 1) - 1.2
+        falls.append(np.clip(1 - outside / 0.5, 0, 1))
+    return np.outer(falls[1], falls[0]).astype(np.float32)
+
+
+def agreement(evidence: Soft, window: Float32[np.ndarray, "H W"]) -> float:
+    """How far D and the evidence agree: share of the evidence inside the window beyond what chance puts there.
+
+    1: all of it lies inside; 0: no more than the window's own share of the image (or there is no evidence).
+    """
+    total, area = float(evidence.sum()), float(window.mean())
+    if total < 1 or area > 0.98:
+        return 0.0
+    inside = float((evidence * window).sum()) / total
+    return max(0.0, (inside - area) / (1 - area))
+
+
+def pseudo_mask(
+    image: UInt8[np.ndarray, "H W 3"],
+    fused: Cue,
+    median: Cue | None,
+    weight: Float32[np.ndarray, "H W"],
+    params: StudentParams,
+    student: Soft | None = None,
+    trust: float = 1.0,
+) -> tuple[Soft, Bool[np.ndarray, "H W"]]:
+    """The soft pseudo-mask of a frame and where it is known.
+
+    A weighted mean of the subject's component, of that component after the CRF (twice), of the median cue near it,
+    and of the student's mask of the round before, which also takes part in the evidence with a share of
+    `params.memory`: an E-step that goes wrong must not undo what was learned.
+
+    Args:
+        weight: where the subject is expected, in the choice of the component. Not asked where there may be several
+            subjects: D points at one of them, and the student may not know the others yet.
+        trust: weight of the median cue, in [0, 1].
+    """
+    evidence = fused.value
+    if student is not None:
+        evidence = (1 - params.memory) * evidence + params.memory * student
+        weight = weight * (0.2 + student)
+    if params.subjects > 1:
+        weight = np.ones_like(weight)
+    component = subject_component(evidence, weight, subjects=params.subjects)
+    if not component.any():
+        return np.zeros(component.shape, np.float32), fused.valid & (evidence < 0.25)
+    soft = component.astype(np.float32)
+    votes = [(1.0, soft), (2.0, refine(image, soft, 0.5, params.crf).astype(np.float32))]  # type: ignore[arg-type]
+    if median is not None:
+        side = 2 * max(2, image.shape[0] // 24) + 1
+        near = cv2.dilate(soft, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+        votes.append((trust, np.where(median.valid, median.value * near, soft)))
+    if student is not None and params.memory:
+        votes.append((1.0, student))
+    mean = np.sum([share * vote for share, vote in votes], axis=0) / sum(share for share, _ in votes)
+    return mean.astype(np.float32), fused.valid | component
+
+
+class Work(NamedTuple):
+    """The E-step's view of one training sequence; all paths, so that a task can be sent to any process."""
+
+    name: str
+    frames: Path
+    homographies: Path
+    flow: Path
+    labels: Path
+    evidence: Path
+    masks: Path | None
+    count: int  # type: ignore[assignment]
+
+
+def _stabilized(work: Work, size: tuple[int, int], params: StudentParams) -> StabilizedSequence:
+    masks = None if work.masks is None else np.load(work.masks, mmap_mode="r")
+    reader = None if masks is None else (lambda t: masks[t].astype(np.float32) / 255)
+    reach = 2 * (params.neighbors // 2 + 1) * params.spacing + LABEL_CHUNK
+    frames, homographies = cached_open(FrameArchive, work.frames), cached_open(load_homographies, work.homographies)
+    return StabilizedSequence(frames, homographies, size, reader, reach)
+
+
+def gather_cues(work: Work, span: range, params: StudentParams) -> None:
+    """The cues of some frames into `work.evidence`: (N, cues, H, W) uint8, in the order of `cue_names`."""
+    cv2.setNumThreads(1)
+    footage = _stabilized(work, params.size, params)
+    stored = cached_open(FlowArchive, work.flow)
+    out = np.load(work.evidence, mmap_mode="r+")
+    for t in span:
+        if t % params.every:
+            continue
+        cues = frame_cues(footage, t, params, stored)  # type: ignore[arg-type]
+        for plane, name in zip(out[t], cue_names(params), strict=True):  # type: ignore[arg-type]
+            if name in cues:
+                plane[:] = np.where(cues[name].valid, np.rint(cues[name].value * (IGNORED - 1)), IGNORED)
+    out.flush()
+
+
+def _read_cues(planes: UInt8[np.ndarray, "K H W"], params: StudentParams) -> dict[str, Cue]:
+    """The cues that `_gather` wrote of a frame; those it did not have are valid nowhere and left out."""
+    cues = {
+        name: Cue((plane % IGNORED).astype(np.float32) / (IGNORED - 1), plane != IGNORED)
+        for name, plane in zip(cue_names(params), planes, strict=True)  # type: ignore[arg-type]
+    }
+    return {name: cue for name, cue in cues.items() if cue.valid.any()}
+
+
+def weigh_cues(work: Work, params: StudentParams) -> dict[str, float]:
+    """The weights of a sequence's cues, by their consensus."""
+    cv2.setNumThreads(1)
+    evidence = np.load(work.evidence, mmap_mode="r")
+    used = np.arange(0, work.count, params.every)
+    some = used[np.linspace(0, len(used) - 1, min(CONSENSUS_FRAMES, len(used))).round().astype(int)]
+    weights = consensus([_read_cues(evidence[t], params) for t in some], params.size, params.consensus, params.subjects)
+    return dict.fromkeys(cue_names(params), 1e-4) | weights  # type: ignore[arg-type]
+
+
+def label_frames(
+    work: Work, span: range, params: StudentParams, weights: dict[str, float], detection: Detection, trust: float
+) -> None:
+    """Pseudo-masks of some frames into `work.labels`: (N, H, W) uint8."""
+    cv2.setNumThreads(1)
+    footage = _stabilized(work, params.size, params)
+    evidence = np.load(work.evidence, mmap_mode="r")
+    out = np.load(work.labels, mmap_mode="r+")
+    for t in span:
+        if t % params.every:
+            continue
+        cues = _read_cues(evidence[t], params)
+        fused = fuse(cues, params.size, weights)
+        weight = 1 - trust * detection.confidence[t] * (1 - box_window(detection.box[t], params.size))
+        soft, known = pseudo_mask(
+            footage.image(t),
+            fused,
+            cues.get("median", fused),
+            weight.astype(np.float32),
+            params,
+            footage.subject(t),
+            weights.get("median", 1.0),
+        )
+        out[t] = np.where(known, np.rint(soft * (IGNORED - 1)), IGNORED)
+    out.flush()
+
+
+def refit_chunk(work: Work, span: range, params: StabilizeParams, size: tuple[int, int]) -> Homographies:
+    """The homographies of some frames, from the background alone."""
+    cv2.setNumThreads(1)
+    masks = np.load(work.masks, mmap_mode="r")  # type: ignore[arg-type]
+    frames, homographies = cached_open(FrameArchive, work.frames), cached_open(load_homographies, work.homographies)
+    fresh = refit(frames, homographies, lambda t: masks[t].astype(np.float32) / 255, params, span)
+    return {key: value[span.start : span.stop] for key, value in fresh.items()}
+
+
+def allocate(path: Path, shape: tuple[int, ...], fill: int) -> None:
+    """A .npy file of uint8 on disk, written without holding it in memory.
+
+    Raises:
+        WriteError: the disk is full.
+    """
+    with writing(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+        with path.open("r+b") as file:  # a map that the disk has no room for is no error but a killed process
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    if fill:
+        for row in array:
+            row[...] = fill
+    array.flush()

@@ -1,0 +1,1 @@
+"""Stage train: joint training of detector and synthesis network (Algorithm 1)."""

@@ -1,0 +1,103 @@
+"""The sections `sampling`, `loss`, `train` and `background` of the parameters."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from backdrop.config.sections import Count, CountOrZero, Fraction, Key, Positive, Section, Size, StageParams, Weight
+from backdrop.networks.parameters import DetectorParams, EncoderParams, SynthesisParams
+from backdrop.run.compute import ComputeParams
+
+
+class SamplingParams(Section):
+    """The section `sampling`."""
+
+    kind: Literal["importance", "uniform", "gumbel", "exact"]
+    epsilon: Annotated[float, Field(gt=0, lt=0.01)]
+    cells: Count
+    baseline: Literal["none", "leave_one_out"]
+    temperature: Positive
+
+    @model_validator(mode="after")
+    def _baseline_needs_cells(self) -> SamplingParams:
+        if self.baseline == "leave_one_out" and (self.cells < 2 or self.kind != "importance"):
+            raise ValueError("sampling.baseline=leave_one_out needs sampling.kind=importance and sampling.cells >= 2")
+        return self
+
+
+class LossParams(Section):
+    """The section `loss`."""
+
+    alpha: Weight
+    alpha_flow: Weight
+    beta: Weight
+    beta_flow: Weight
+    gamma: Weight
+    eta: Weight
+    zeta: Weight
+    p_prior: Literal["none", "l1", "l2", "l2_selected"]
+    mask_prior: Literal["none", "l1", "l2", "v"]
+    bg_perceptual: bool
+    disentangled: bool
+    hole_margin: Weight
+    area: Literal["box", "hole"]
+    whole_background: bool
+    autoencoder: Weight
+    scale_prior: Weight
+    scale_target: Fraction
+    offset_prior: Weight
+
+
+class TrainParams(Section):
+    """The section `train`."""
+
+    size: Size
+    iterations: Count
+    batch: Annotated[int, Field(ge=2)]
+    rate: Positive
+    decoder_rate: Positive
+    box_rate: Positive
+    decay: bool
+    augment: bool
+    detector_iterations: CountOrZero
+    synthesis_iterations: CountOrZero
+    box_start: Weight
+    offset_fixed: CountOrZero
+    box_fixed: CountOrZero
+    window_mask: CountOrZero
+    log_every: Count
+    overlay_every: CountOrZero
+    checkpoint_every: Count
+
+
+class BackgroundParams(Section):
+    """The section `background`."""
+
+    kind: Literal["inpaint", "median", "known", "auto"]
+    file: str | None
+    neighbors: Annotated[int, Field(ge=2)]
+    spacing: Count
+    tolerance: Annotated[int, Field(ge=0, le=4)]
+
+    @model_validator(mode="after")
+    def _file_if_known(self) -> BackgroundParams:
+        if (self.kind == "known") != (self.file is not None):
+            raise ValueError("background.file belongs to background.kind=known, which needs it")
+        return self
+
+
+class TrainStage(StageParams):
+    """What the stage train reads."""
+
+    lambda_: Annotated[float, Field(gt=0, lt=1)] = Key("lambda")
+    seed: CountOrZero
+    encoder: EncoderParams
+    detector: DetectorParams
+    synthesis: SynthesisParams
+    sampling: SamplingParams
+    loss: LossParams
+    background: BackgroundParams
+    train: TrainParams
+    compute: ComputeParams

@@ -1,0 +1,1 @@
+"""Video files, decoded and encoded with PyAV."""
