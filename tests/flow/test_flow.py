@@ -251,7 +251,7 @@ def test_an_archive_that_is_encrypted_or_packed_by_unknown_means_is_named(tmp_pa
 
 
 def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
-    from tests.test_homography import write_frames
+    from tests.motion.test_homography import write_frames
 
     write_frames(
         tmp_path / "frames",
@@ -272,7 +272,7 @@ def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
 @pytest.fixture
 def walk(tmp_path: Path) -> Path:
     """Frames and homographies of a sequence of seven frames, one pair of which failed, and of one of two."""
-    from tests.test_homography import write_frames
+    from tests.motion.test_homography import write_frames
 
     views = [view(4 * t, 0) for t in range(7)]
     write_frames(tmp_path / "frames", {"walk": views, "short": views[:2]})
@@ -303,7 +303,7 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(walk: Path, monkeyp
 def test_a_fault_in_a_middle_chunk_is_told_and_nothing_left(
     workers: int, walk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.test_homography import damage_frame
+    from tests.motion.test_homography import damage_frame
 
     monkeypatch.setattr(flow_stage, "FLOW_CHUNK", 2)
     damage_frame(walk / "frames" / "walk.zip", 3)

@@ -138,7 +138,7 @@ def test_nothing_is_said_at_the_end_of_a_program_that_had_a_fault(tmp_path: Path
     """joblib warned of tasks left undone and of semaphores, after the message and in place of it."""
     program = (
         "from pathlib import Path; from backdrop.errors import BackdropError; from backdrop.processes import collect\n"
-        "from tests.test_processes import touch\n"
+        "from tests.run.test_processes import touch\n"
         f"try: collect(touch, [(Path({str(tmp_path)!r}), n, (2,)) for n in range(9)], 2, 'touching', 'file')\n"
         "except BackdropError as fault: raise SystemExit(f'error: {fault}')"
     )

@@ -34,10 +34,11 @@ from backdrop.train.joint import JointTraining
 from backdrop.train.losses import objective
 from backdrop.train.model import Model
 from backdrop.video.encode import encode_video
-from tests import test_evaluation, test_scores
+from tests import test_measures as test_scores
 from tests.runs import make_run, scene, write_frames, write_index, write_predictions
-from tests.test_model import images
+from tests.score import test_evaluation
 from tests.tiny import run_stage, small_params, small_values, stage_names
+from tests.train.test_model import images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -415,7 +415,7 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(
 def test_a_damaged_frame_in_a_middle_chunk_is_named(
     taught: Path, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.test_homography import damage_frame
+    from tests.motion.test_homography import damage_frame
 
     monkeypatch.setattr(segment_stage, "SEGMENT_CHUNK", 2)
     shutil.copytree(material / "frames", tmp_path / "frames")

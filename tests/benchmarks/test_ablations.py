@@ -14,7 +14,7 @@ from backdrop.params import compose_params, read
 from benchmarks import ablations
 from benchmarks.ablations import BEGIN, COLUMNS, END, GROUPS, Task, cell, collect, digest, grid, place, table
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ROWS = sorted(path.stem for path in (ROOT / "conf" / "ablation").glob("*.yaml"))
 
 

@@ -20,8 +20,8 @@ from PIL import Image
 from backdrop.networks.segmenter import Segmenter
 from backdrop.report.report import write_report
 from benchmarks.long_video import hear_ctrl_c
+from tests.report.test_report import project
 from tests.runs import HEIGHT, WIDTH, scene
-from tests.test_report import project
 from tests.tiny import ROOT, environment, write_model
 
 pytestmark = pytest.mark.slow
