@@ -47,4 +47,5 @@ params: env
 	$(RUN) python -m backdrop.params
 
 clean:
-	rm -rf data models runs
+	rm -rf runs
+	find data models -mindepth 1 ! -name README.md ! -name .gitignore -delete

@@ -1,49 +1,78 @@
-"""dvc.yaml against the code: dependencies, parameters, and nothing read that is not declared."""
+"""dvc.yaml against the code: dependencies, parameters, what an edit makes stale, no undeclared reads."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
+import subprocess
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
 
-from tests.graph import ROOT, imported, library_files
+from backdrop.config.sections import StageParams
+from tests.graph import EXEMPT, ROOT, imported, library_deps, library_files, write_deps
 
-STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+PIPELINE = (ROOT / "dvc.yaml").read_text()
+STAGES = yaml.safe_load(PIPELINE)["stages"]
 FREE = {"compute"}  # cannot change a result, so no stage depends on it
+LIBRARY = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "backdrop").rglob("*.py"))
 
 
 def stage_file(stage: dict) -> Path:
     return ROOT / next(word for word in stage["cmd"].split() if word.startswith("stages/"))
 
 
-def keys_read(path: Path) -> set[str]:
-    """The literal arguments of the stage's one load_params call."""
-    calls = [
-        node
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_params"
-    ]
-    assert len(calls) == 1
-    return {ast.literal_eval(argument) for argument in calls[0].args}
+def stage_module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stages_of(file: str) -> set[str]:
+    """The stages that DVC runs again by themselves when a file of the library changes."""
+    return {
+        name for name, stage in STAGES.items() if any(f"{file}/".startswith(f"{dep}/") for dep in stage["deps"] if dep)
+    }
+
+
+# Dependencies -----------------------------------------------------------------------------------------
+
+
+def test_deps_are_as_the_imports_say() -> None:
+    assert write_deps(PIPELINE) == PIPELINE, "run `make deps`"
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_deps_list_exactly_the_library_files_the_stage_imports(name: str) -> None:
+def test_deps_are_the_own_package_and_the_shared_files_that_are_imported(name: str) -> None:
     stage = STAGES[name]
     file = stage_file(stage)
-    listed = {dep for dep in stage["deps"] if dep.startswith("backdrop/")}
-    files = library_files(file)
-    templates = {path.relative_to(ROOT).as_posix() for path in (ROOT / "backdrop").glob("*.jinja")}
-    assert listed == files | {path for path in templates if f"{path.split('.')[0]}.py" in files}
+    listed = [dep for dep in stage["deps"] if dep.startswith("backdrop")]
+    assert listed == library_deps(name, file)
+    assert listed[0] == f"backdrop/{name}"
+    assert (ROOT / listed[0]).is_dir()
     assert file.relative_to(ROOT).as_posix() in stage["deps"]
+    for reached in library_files(file):
+        assert name in stages_of(reached)
 
 
 @pytest.mark.parametrize("name", STAGES)
 def test_params_list_exactly_the_keys_the_stage_reads(name: str) -> None:
-    assert set(STAGES[name]["params"]) == keys_read(stage_file(STAGES[name])) - FREE
+    file = stage_file(STAGES[name])
+    loads = [
+        node
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "load_params"
+    ]
+    assert len(loads) == 1
+    kind = getattr(stage_module(file), ast.unparse(loads[0].args[0]))
+    assert issubclass(kind, StageParams)
+    assert set(STAGES[name]["params"]) == set(kind.keys()) - FREE
 
 
 @pytest.mark.parametrize("name", STAGES)
@@ -55,47 +84,118 @@ def test_paths_on_the_command_line_are_deps_or_outs(name: str) -> None:
             assert any(known == word or known.startswith(f"{word}/") for known in [*stage["deps"], *outs]), word
 
 
-def test_an_edit_of_the_crf_reruns_only_what_uses_the_crf() -> None:
-    users = {name for name, stage in STAGES.items() if "backdrop/crf.py" in stage["deps"]}
-    assert "refine" in users
-    assert users <= {"refine", "student"}
+def test_compiled_files_make_no_stage_stale() -> None:
+    """A package is a dependency as a folder: what Python writes into it must not count."""
+    files = ["backdrop/student/__pycache__/rounds.cpython-311.pyc", "backdrop/train/__pycache__/joint.pyc"]
+    found = subprocess.run(["dvc", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert found.stdout.split() == files, found.stderr
+
+
+# What an edit makes stale ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("backdrop/crf/dense.py", {"student", "refine"}),
+        ("backdrop/frames/layouts/davis.py", {"frames"}),
+        ("backdrop/frames/layouts/__init__.py", {"frames"}),
+        ("backdrop/video/decode.py", {"frames"}),
+        ("backdrop/video/encode.py", {"render"}),
+        ("backdrop/flow/dis.py", {"flow"}),
+        ("backdrop/train/losses.py", {"train"}),
+        ("backdrop/student/cues/flow.py", {"student"}),
+        ("backdrop/refine/stage.py", {"refine"}),
+        ("backdrop/score/table.py", {"score"}),
+        ("backdrop/report/report.py", {"report"}),
+        ("backdrop/networks/synthesis.py", {"train", "student", "segment"}),
+    ],
+)
+def test_an_edit_makes_stale_exactly_the_stages_whose_result_can_change(file: str, stages: set[str]) -> None:
+    assert (ROOT / file).is_file()
+    assert stages_of(file) == stages
+    assert {name for name, stage in STAGES.items() if file in library_files(stage_file(stage))} == stages
+
+
+def test_an_edit_of_the_application_or_of_who_runs_a_call_makes_nothing_stale() -> None:
+    free = [file for file in LIBRARY if file.startswith(("backdrop/app/", *EXEMPT))]
+    assert {"backdrop/app/cli.py", "backdrop/run/cluster.py", "backdrop/errors.py"} <= set(free)
+    assert any(file.startswith("backdrop/app/page/") for file in free)
+    assert any(file.startswith("backdrop/app/exports/") for file in free)
+    for file in [*free, "backdrop/config/descriptions.yaml"]:
+        assert stages_of(file) == set(), file
 
 
 def test_an_unlisted_import_is_found(tmp_path: Path) -> None:
     stage = tmp_path / "s.py"
-    stage.write_text("def f():\n    from backdrop import crf\n")
-    assert imported(stage) == {"backdrop/crf.py"}
-    assert "backdrop/video.py" in library_files(stage)
+    stage.write_text("def f():\n    from backdrop.crf import dense\n")
+    assert imported(stage) == {"backdrop/crf/dense.py"}
+    assert "backdrop/io/masks.py" in library_files(stage)
+    stage.write_text("from backdrop.student.cues import frame_cues\n")
+    assert "backdrop/student/cues/__init__.py" in library_files(stage)
 
 
-def test_library_imports_go_one_way() -> None:
-    """Stages -> loops and inference -> model, losses -> leaves, without circles."""
-    files = {p.relative_to(ROOT).as_posix() for p in (ROOT / "backdrop").glob("*.py")} - {"backdrop/__init__.py"}
-    edges = {file: imported(ROOT / file) & files for file in files}
-    waiting = dict(edges)
+# Direction of imports ---------------------------------------------------------------------------------
+
+LAYERS = [
+    {"app"},
+    set(STAGES),
+    {"crf", "learn", "draw", "thresholds"},
+    {"networks", "measures"},
+    {"motion"},
+    {"io", "video", "run"},
+    {"config"},
+    {"errors"},
+]
+"""Each may import what stands below it. Inside a layer, `SIDE` says who may import whom."""
+SIDE = {("video", "io"), ("learn", "crf")}
+OUTSIDE = {"backdrop/__init__.py", "backdrop/params.py", "backdrop/stage.py"}
+"""Public names, the whole of params.yaml, what the stages' files call."""
+
+
+def part(file: str) -> str:
+    return file.split("/")[1].removesuffix(".py")
+
+
+def test_imports_go_one_way() -> None:
+    level = {name: number for number, names in enumerate(LAYERS) for name in names}
+    for file in sorted(set(LIBRARY) - OUTSIDE):
+        for other in imported(ROOT / file) - OUTSIDE:
+            here, there = part(file), part(other)
+            fine = here == there or level[here] < level[there] or (here, there) in SIDE
+            assert fine or here == "app", f"{file} imports {other}"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    waiting = {file: imported(ROOT / file) for file in LIBRARY}
     while waiting:
         leaves = [file for file, needs in waiting.items() if not needs & waiting.keys()]
         assert leaves, f"import circle among {sorted(waiting)}"
         for leaf in leaves:
             del waiting[leaf]
-    parts = {"detector", "spatial", "synthesis", "inpainter"}
-    for part in parts - {"spatial"}:
-        others = {f"backdrop/{other}.py" for other in parts - {part, "spatial"}}
-        assert not edges[f"backdrop/{part}.py"] & others
+
+
+def test_the_networks_know_nothing_of_one_another() -> None:
+    parts = {f"backdrop/networks/{name}.py" for name in ("detector", "synthesis", "inpainter", "student")}
+    for file in parts:
+        assert not imported(ROOT / file) & (parts - {file})
+
+
+# The text of the code ---------------------------------------------------------------------------------
 
 
 def test_each_equation_stands_in_exactly_one_docstring() -> None:
     found: dict[int, list[str]] = {number: [] for number in range(1, 14)}
-    for path in (ROOT / "backdrop").glob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+    for file in LIBRARY:
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module):
                 for number in re.findall(r"Eq\. (\d+)", ast.get_docstring(node) or ""):
-                    found[int(number)].append(f"{path.name}:{getattr(node, 'name', '')}")
+                    found[int(number)].append(f"{file}:{getattr(node, 'name', '')}")
     assert {number: places for number, places in found.items() if len(places) != 1} == {}
 
 
 def test_no_tracked_file_names_a_path_of_a_machine() -> None:
-    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("backdrop/*.py"), ROOT / "requirements.lock"]:
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *map(ROOT.joinpath, LIBRARY), ROOT / "requirements.lock"]:
         text = path.read_text()
         assert str(ROOT.parent) + "/" not in text
         assert str(Path.home()) + "/" not in text

@@ -8,8 +8,12 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backdrop.app.reference import DESCRIPTIONS
+from backdrop.config.sections import Key, StageParams
+from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
-from backdrop.params import compose_params, load_params, read, validate
+from backdrop.params import Params, compose_params, load_params, read, validate
+from backdrop.refine.parameters import RefineStage
 
 ROOT = Path(__file__).parent.parent
 
@@ -134,8 +138,34 @@ def test_any_value_is_taken_or_named(leaf: tuple[str, str], value: object) -> No
 
 
 def test_a_stage_gets_the_keys_it_names_and_no_others() -> None:
-    chosen = load_params("crf", "data.layout", "lambda", path=ROOT / "params.yaml")
-    assert set(vars(chosen)) == {"crf", "data_layout", "lambda_"}
+    class Reads(StageParams):
+        crf: CRFParams
+        layout: str = Key("data.layout")
+        lambda_: float = Key("lambda")
+
+    chosen = load_params(Reads, ROOT / "params.yaml")
+    assert Reads.keys() == ["crf", "data.layout", "lambda"]
+    assert chosen.crf == read(ROOT / "params.yaml").crf
+    assert (chosen.layout, chosen.lambda_) == ("synthetic", 0.005)
+    assert not hasattr(chosen, "data")
+
+
+def test_a_stage_that_reads_one_section_checks_the_whole_file(tmp_path: Path) -> None:
+    wrong = values()
+    wrong["detector"]["grid"] = 7
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(wrong))
+    with pytest.raises(BackdropError, match=r"detector: .*grid"):
+        load_params(RefineStage, tmp_path / "params.yaml")
+
+
+def test_every_key_has_a_description_and_every_description_a_key() -> None:
+    described = yaml.safe_load(DESCRIPTIONS.read_text())
+    fields = {name: field for name, field in Params.model_fields.items() if name in described}
+    for section, field in fields.items():
+        keys = set(field.annotation.model_fields)  # type: ignore[union-attr]
+        assert set(described[section]) - {"about"} == keys, section
+    assert set(described) - {"general"} == set(fields)
+    assert set(described["general"]) == {"seed", "lambda"}
 
 
 @pytest.mark.parametrize("text", ["{", "- 1", "\x00", ""])
