@@ -87,7 +87,7 @@ class Job:
 def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> int:
     """Segment the frames of a source that are not segmented yet, and return their number.
 
-    A frame is done if there is a record of it, made with the same settings, and its pictures are there.
+    Segmented are the frames that have a record, made with the same settings, up to the first that lacks a picture.
 
     Raises:
         BackdropError: the source cannot be read, or `job.out` cannot be written. The records of earlier batches stay.
