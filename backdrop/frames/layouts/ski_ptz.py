@@ -27,9 +27,9 @@ def list_ski_ptz(root: Path) -> list[Sequence]:
         sequence = image_folder(
             folder, below(folder, root), None, split=split_of[int(match[1])], mask_rule="over200", mask_scaled=True
         )
-        own = masks.get((int(match[1]), int(match[2])), {})
+        stored = masks.get((int(match[1]), int(match[2])), {})
         number = {stem_number(p): i for i, p in enumerate(sequence.images)}
-        found.append(replace(sequence, masks={number[f]: p for f, p in own.items() if f in number}))
+        found.append(replace(sequence, masks={number[f]: p for f, p in stored.items() if f in number}))
     return found
 
 
