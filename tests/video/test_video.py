@@ -54,7 +54,7 @@ def decode(path: Path) -> tuple[list[tuple[int, float, np.ndarray]], video_decod
 @pytest.mark.parametrize("size", [(96, 64), (97, 63)])
 def test_frames_come_back_in_order_at_their_size(tmp_path: Path, name: str, codec: str, size: tuple[int, int]) -> None:
     frames = clip(12, *size)
-    encode.encode_video(tmp_path / name, iter(frames), 25.0, codec, 95)
+    encode.encode_video(tmp_path / name, iter(frames), 25.0, codec, quality=95)
     decoded, tally = decode(tmp_path / name)
     info = video_decode.probe(tmp_path / name)
     assert [index for index, _, _ in decoded] == list(range(12))
@@ -115,7 +115,7 @@ def test_mirrored_files_come_out_upright(tmp_path: Path, degrees: int) -> None:
 @pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
 def test_a_truncated_file_gives_its_frames_and_is_damaged(tmp_path: Path, name: str, codec: str, share: float) -> None:
     whole, cut = tmp_path / name, tmp_path / f"cut_{name}"
-    encode.encode_video(whole, noise(16), 25.0, codec, 50)
+    encode.encode_video(whole, noise(16), 25.0, codec, quality=50)
     data = whole.read_bytes()
     cut.write_bytes(data[: int(share * len(data))])
     expected, _ = decode(whole)
@@ -132,7 +132,7 @@ def test_a_truncated_file_gives_its_frames_and_is_damaged(tmp_path: Path, name: 
 
 def test_a_frame_damaged_in_the_middle_leaves_a_gap(tmp_path: Path) -> None:
     path = tmp_path / "a.avi"
-    encode.encode_video(path, noise(8), 25.0, "mjpeg", 50)
+    encode.encode_video(path, noise(8), 25.0, "mjpeg", quality=50)
     expected, _ = decode(path)
     data = bytearray(path.read_bytes())
     starts = [i for i in range(len(data)) if data[i : i + 3] == b"\xff\xd8\xff"]
