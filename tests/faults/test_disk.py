@@ -385,12 +385,13 @@ def test_maps_that_the_disk_has_no_room_for_kill_no_process(tmp_path: Path) -> N
     program = """
 import sys
 from pathlib import Path
-from backdrop import loop, student
 from backdrop.errors import WriteError
+from backdrop.learn import frames
+from backdrop.student import pseudo_masks
 folder = Path(sys.argv[1])
-assert loop._scratch((100, 10000)) is None
+assert frames._scratch_map((100, 10000)) is None
 try:
-    student._allocate(folder / "labels.npy", (100, 100, 100), 255)
+    pseudo_masks.allocate(folder / "labels.npy", (100, 100, 100), 255)
 except WriteError as fault:
     print(fault)
 """

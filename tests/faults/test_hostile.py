@@ -406,9 +406,9 @@ def text_bomb() -> bytes:
 DECODE_ALL = """
 import json, resource, sys
 from pathlib import Path
-from backdrop.datasets import decode_mask
+from backdrop.frames.truth import decode_mask
 from backdrop.errors import BackdropError
-from backdrop.video import decode_image
+from backdrop.io.images import decode_image
 found, peak = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for decode in (decode_image, decode_mask):
@@ -491,7 +491,7 @@ LOAD_ALL = """
 import json, resource, sys
 from pathlib import Path
 from backdrop.errors import BackdropError
-from backdrop.segmenter import Segmenter
+from backdrop.networks.segmenter import Segmenter
 Segmenter.load(sys.argv[2], "cpu")
 found, peak = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):

@@ -206,8 +206,8 @@ def test_calls_that_need_a_gpu_share_those_of_ray(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_no_process_outlives_the_program(backend: str, sign: signal.Signals, tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from backdrop.params import ComputeParams\n"
-        "from backdrop.stage import run; from backdrop.processes import collect, pool; from tests import calls\n"
+        "from pathlib import Path; from backdrop.run.compute import ComputeParams\n"
+        "from backdrop.stage import run; from backdrop.run.processes import collect, pool; from tests import calls\n"
         "def main():\n"
         f"  with pool(ComputeParams(**{compute(backend).model_dump()})) as workers:\n"
         "    print('up', flush=True)\n"
