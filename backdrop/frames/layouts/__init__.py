@@ -49,11 +49,6 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def describe_layouts() -> str:
-    """All layouts and what each expects under its root, one a line."""
-    return "\n".join(f"{name}: {layout.expects}" for name, layout in LAYOUTS.items())
-
-
 def list_sequences(layout: str, root: Path | str) -> list[Sequence]:
     """The sequences under a root, by file listing only.
 
