@@ -114,11 +114,11 @@ def test_mirrored_files_come_out_upright(tmp_path: Path, degrees: int) -> None:
 @pytest.mark.parametrize(("name", "codec"), CONTAINERS)
 @pytest.mark.parametrize("share", [0.5, 0.75, 0.9])
 def test_a_truncated_file_gives_its_frames_and_is_damaged(tmp_path: Path, name: str, codec: str, share: float) -> None:
-    whole, cut = tmp_path / name, tmp_path / f"cut_{name}"
-    encode.encode_video(whole, noise(16), 25.0, codec, quality=50)
-    data = whole.read_bytes()
+    complete, cut = tmp_path / name, tmp_path / f"cut_{name}"
+    encode.encode_video(complete, noise(16), 25.0, codec, quality=50)
+    data = complete.read_bytes()
     cut.write_bytes(data[: int(share * len(data))])
-    expected, _ = decode(whole)
+    expected, _ = decode(complete)
     decoded, tally = decode(cut)
     assert 0 < len(decoded) < 16
     for index, time, image in decoded:  # a frame lost among later ones leaves a gap in the numbers
