@@ -1,7 +1,7 @@
 """Data layouts: which files are the frames and masks of which sequence.
 
-Layouts differ in their file listing only; everything after the listing is shared. A new layout is a file here and a
-line in `LAYOUTS`.
+Layouts differ in their file listing only; everything after the listing is shared. A new layout is a file here, a line
+in `LAYOUTS`, and its name in `frames.parameters.LAYOUT_NAMES`; a test holds the two equal.
 """
 
 from __future__ import annotations

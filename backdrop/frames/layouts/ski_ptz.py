@@ -14,6 +14,7 @@ _SKI_TRIALS = {"train": (103, 124, 202, 221, 115, 110, 214, 207), "val": (302, 3
 
 
 def list_ski_ptz(root: Path) -> list[Sequence]:
+    """The trials whose split is known, with the masks of some frames."""
     folders = [root / name for name in ("Videos_Small", "Videos_small", "Videos") if (root / name).is_dir()]
     if not folders:
         return []
