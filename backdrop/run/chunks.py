@@ -1,8 +1,8 @@
 """Sequences in chunks of frames: spread over processes, and joined again in their order.
 
-A long video then uses all cores, and the last one is not waited for. A chunk has the same frames whatever the machine,
-so that no result depends on it. Images go from process to process as files, the parts of an archive: what a process
-holds does not grow with the sequence, and processes of other machines need no more than the disk.
+A long video then uses all cores, also when it is the last one. A chunk has the same frames on every machine, so that
+no result depends on the machine. Images go from process to process as files, the parts of an archive: the memory of a
+process does not grow with the sequence, and processes on other machines need only the disk.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ def by_sequence(
     counts: Mapping[str, int],
     length: int,
     rest: tuple,
+    *,
     workers: int,
     title: str,
     gpu: bool = False,
 ) -> Generator[tuple[str, Iterator[ChunkResult]], None, None]:
-    """`function(name, span, *rest)` for each chunk of each sequence, in processes, with progress on stderr.
+    """Call `function(name, span, *rest)` for each chunk of each sequence, in processes, with progress on stderr.
 
-    Close it (`contextlib.closing`) when leaving it early: chunks under way are then let finish.
+    Close it (`contextlib.closing`) when leaving it early: chunks under way then finish.
 
     Args:
-        counts: sequence -> frames. length: of a chunk, frames.
+        function: takes a sequence's name, a range of its frames, and `rest`.
+        counts: sequence -> how many frames it has.
+        length: frames of a chunk.
         rest: the function's other arguments.
         workers, gpu: see `processes.each`.
+        title: stands before the progress bar.
 
     Returns:
         For each sequence its name and the results of its chunks in order, as they come.
@@ -58,27 +62,27 @@ def by_sequence(
         tqdm(total=sum(counts.values()), desc=title, unit="frame", disable=None) as progress,
     ):
 
-        def told() -> Iterator[tuple[str, ChunkResult]]:
+        def results_with_names() -> Iterator[tuple[str, ChunkResult]]:
             for (name, span), result in zip(chunks, results, strict=True):
                 progress.update(len(span))
                 yield name, result
 
         try:
-            for name, pairs in groupby(told(), key=lambda pair: pair[0]):
+            for name, pairs in groupby(results_with_names(), key=lambda pair: pair[0]):
                 yield name, (result for _, result in pairs)
         finally:
             _cached.cache_clear()
 
 
 def cached_open(opener: Callable[..., Opened], path: Path, *rest: Hashable) -> Opened:
-    """`opener(path, *rest)`; for one chunk after another the same object, as long as the file (or folder) is the same.
+    """The result of `opener(path, *rest)`, the same object for all chunks as long as the file (or folder) is unchanged.
 
-    An archive of an hour's frames takes more than a second to open, a model to load: longer than some chunks last.
+    To open an archive of an hour's frames, or to load a model, takes more than a second: longer than some chunks take.
     """
     try:
         state = path.stat()
     except OSError:
-        return opener(path, *rest)  # which says what is missing
+        return opener(path, *rest)  # its error says what is missing
     return _cached(opener, path, rest, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backdrop.io.files import copy_files, whole_folder
+from backdrop.io.files import atomic_folder, copy_files
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints, run_key
@@ -158,12 +158,12 @@ class SelfTraining:
             allocate(work.labels, (work.count, height, width), IGNORED)
         chunks = [(work, span) for work in works for span in spans(work.count, LABEL_CHUNK)]
         calls: list[tuple] = [(*chunk, self.student) for chunk in chunks]
-        collect(gather_cues, calls, workers, f"cues, round {number + 1}", "chunk")
+        collect(gather_cues, calls, workers, title=f"cues, round {number + 1}", unit="chunk")
         calls = [(work, self.student) for work in works]
-        weights = collect(weigh_cues, calls, workers, "weights of the cues", "sequence")
+        weights = collect(weigh_cues, calls, workers, title="weights of the cues", unit="sequence")
         facts = {work.name: (own, *self._detect(work, own)) for work, own in zip(works, weights, strict=True)}
         calls = [(work, span, self.student, *facts[work.name]) for work, span in chunks]
-        collect(label_frames, calls, workers, f"pseudo-masks, round {number + 1}", "chunk")
+        collect(label_frames, calls, workers, title=f"pseudo-masks, round {number + 1}", unit="chunk")
         for work in works:
             work.evidence.unlink()
 
@@ -206,7 +206,7 @@ class SelfTraining:
         """New homographies for all sequences; the works that use them."""
         chunks = [(work, span) for work in works for span in spans(work.count, LABEL_CHUNK)]
         calls = [(*chunk, self.params.stabilize, self.student.size) for chunk in chunks]
-        parts = collect(refit_chunk, calls, workers, "cameras without the subject", "chunk")
+        parts = collect(refit_chunk, calls, workers, title="cameras without the subject", unit="chunk")
         fresh = []
         for work in works:
             mine = [part for part, (owner, _) in zip(parts, chunks, strict=True) if owner.name == work.name]
@@ -315,7 +315,7 @@ class SelfTraining:
 def pass_through(joint_dir: Path, out_dir: Path, log_dir: Path) -> None:
     """No rounds: the papers' model is the segmenter."""
     load_network(joint_dir)
-    with whole_folder(out_dir) as part:
+    with atomic_folder(out_dir) as part:
         copy_files(joint_dir, part)
     with open_live(log_dir, []) as live:
         log_row(live, {"iteration": 0, "round": 0}, [])

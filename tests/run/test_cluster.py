@@ -31,8 +31,8 @@ STAGES = ("render", "frames", "stabilize", "flow", "segment", "refine", "score")
 
 
 def compute(backend: str, address: str | None = None, workers: int = 2) -> ComputeParams:
-    own = {"workers": workers, "backend": backend, "address": address}
-    return ComputeParams(**small_values()["compute"] | own)
+    changes = {"workers": workers, "backend": backend, "address": address}
+    return ComputeParams(**small_values()["compute"] | changes)
 
 
 @pytest.fixture
@@ -99,18 +99,18 @@ def test_a_cluster_gives_what_processes_give(backend: str, tmp_path: Path, monke
     Path("note").write_text("found")
     with pool(compute(backend)) as workers:
         assert workers == 2
-        assert collect(calls.read, [(Path("note"),)], workers, "relative paths", "call") == ["found"]
-        found = collect(calls.noted, [(Path("."), n, 4) for n in range(9)], workers, "a death", "call")
+        assert collect(calls.read, [(Path("note"),)], workers, title="relative paths", unit="call") == ["found"]
+        found = collect(calls.noted, [(Path("."), n, 4) for n in range(9)], workers, title="a death", unit="call")
         assert found == list(range(9))
         assert calls.starts(tmp_path) == sorted([*range(9), 4]), "only the call that died was begun again"
-        assert os.getpid() not in collect(calls.process, [()] * 4, 1, "elsewhere", "call")
+        assert os.getpid() not in collect(calls.process, [()] * 4, 1, title="elsewhere", unit="call")
         with pytest.raises(BackdropError, match="number 3"):
-            collect(calls.faulty, [(n, 3) for n in range(9)], workers, "a fault", "call")
+            collect(calls.faulty, [(n, 3) for n in range(9)], workers, title="a fault", unit="call")
         with pytest.raises(ZeroDivisionError, match="of the program"):
             list(each(calls.broken, [()]))
         with pytest.raises(BackdropError, match=r"no worker .* declares a GPU.*compute\.device"):
             list(each(calls.process, [()], gpu=True))
-    assert collect(calls.process, [()], workers, "here again", "call") == [os.getpid()]
+    assert collect(calls.process, [()], workers, title="here again", unit="call") == [os.getpid()]
 
 
 @pytest.mark.slow
@@ -206,12 +206,12 @@ def test_calls_that_need_a_gpu_share_those_of_ray(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_no_process_outlives_the_program(backend: str, sign: signal.Signals, tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from backdrop.params import ComputeParams\n"
-        "from backdrop.stage import run; from backdrop.processes import collect, pool; from tests import calls\n"
+        "from pathlib import Path; from backdrop.run.compute import ComputeParams\n"
+        "from backdrop.stage import run; from backdrop.run.processes import collect, pool; from tests import calls\n"
         "def main():\n"
         f"  with pool(ComputeParams(**{compute(backend).model_dump()})) as workers:\n"
         "    print('up', flush=True)\n"
-        "    collect(calls.noted, [(Path('.'), n, -1, 2.0) for n in range(20)], workers, 'x', 'call')\n"
+        "    collect(calls.noted, [(Path('.'), n, -1, 2.0) for n in range(20)], workers, title='x', unit='call')\n"
         "if __name__ == '__main__': run(main)\n"
     )
     (tmp_path / "program.py").write_text(program)
@@ -285,9 +285,9 @@ def test_a_scheduler_without_workers_is_one_error(tmp_path: Path, monkeypatch: p
     distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install -e '.[cluster]'")
     monkeypatch.setattr(cluster, "CONNECT_PATIENCE", 2.0)
     with (
-        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as own,
+        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as local,
         pytest.raises(BackdropError, match=r"has no worker: start some \(`dask worker tcp://"),
-        pool(compute("dask", own.scheduler_address)),
+        pool(compute("dask", local.scheduler_address)),
     ):
         pass
 
@@ -296,9 +296,9 @@ def test_a_scheduler_without_workers_is_one_error(tmp_path: Path, monkeypatch: p
 def test_workers_of_several_threads_are_refused() -> None:
     distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install -e '.[cluster]'")
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as own,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as local,
         pytest.raises(BackdropError, match="--nthreads 1"),
-        pool(compute("dask", own.scheduler_address)),
+        pool(compute("dask", local.scheduler_address)),
     ):
         pass
 
