@@ -19,7 +19,7 @@ from typing import Any
 # long as with threads that sleep (0.3 s against 3 s on two cores). Read when torch is loaded, so set before it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_PUBLIC = {"BackdropError": "errors", "Prediction": "networks.segmenter", "Segmenter": "networks.segmenter"}
+_PUBLIC = {"BackdropError": "errors", "Prediction": "networks.predictor", "Segmenter": "app.segmenter"}
 __all__ = sorted(_PUBLIC)
 
 

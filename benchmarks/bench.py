@@ -25,7 +25,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -199,8 +199,7 @@ def crf(folder: Path) -> tuple[Side, Side]:
     from backdrop.io.frame_archive import frames_table
     from backdrop.io.images import encode_jpeg, encode_png
     from backdrop.io.masks import BOXES, entry
-    from backdrop.refine.stage import refine_all
-    from backdrop.segment.stage import _npz
+    from backdrop.refine.stage import RefineFolders, refine_all
 
     params: Any = chosen(folder).crf
     clip, frames = Rendered((640, 360), 6), 48
@@ -215,13 +214,16 @@ def crf(folder: Path) -> tuple[Side, Side]:
             soft = cv2.GaussianBlur(clip.masks[t % len(clip)].astype(np.float32), (0, 0), 4)
             archive.add(entry(t), encode_png(np.rint(255 * soft).astype(np.uint8)))
         p = np.full((frames, 8, 8), 1 / 64)
-        archive.add(BOXES, _npz(box=np.zeros((frames, 4)), cell=np.zeros(frames, np.int64), p=p))
+        facts = BytesIO()
+        np.savez(facts, box=np.zeros((frames, 4)), cell=np.zeros(frames, np.int64), p=p)
+        archive.add(BOXES, facts.getvalue())
     write_index(folder / "frames", frames)
 
     def run(workers: int) -> Side:
         def refined() -> None:
             with redirect_stderr(StringIO()):
-                refine_all(folder / "frames", folder / "predictions", folder / f"{workers}", None, params, 0.5, workers)
+                folders = RefineFolders(folder / "frames", folder / "predictions", folder / f"{workers}")
+                refine_all(folders, params, 0.5, workers)
 
         return refined
 
@@ -243,8 +245,8 @@ def inference(folder: Path) -> tuple[Side, Side]:
     """From a decoded image of 640 x 360 to its mask: networks of `scale=demo`; the CRF is not part of it."""
     import torchvision
 
+    from backdrop.app.segmenter import Segmenter
     from backdrop.networks.detector import Detector
-    from backdrop.networks.segmenter import Segmenter
     from backdrop.networks.student import Student, StudentNetwork
     from backdrop.networks.synthesis import SynthesisNetwork
 

@@ -23,6 +23,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from backdrop.app.pictures import SUBJECT_COLORS
+from backdrop.app.segmenter import Segmenter
 from backdrop.crf.dense import refine
 from backdrop.crf.instances import chosen_boxes, divide
 from backdrop.draw import draw_mask
@@ -30,7 +31,7 @@ from backdrop.io.files import atomic_path
 from backdrop.io.images import encode_jpeg
 from backdrop.io.masks import Mask, read_threshold
 from backdrop.measures import jaccard
-from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.networks.predictor import Prediction
 from backdrop.params import Params, read
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_average_precision
 
+from backdrop.app.segmenter import Segmenter
 from backdrop.motion.blobs import SPECK
-from backdrop.networks.segmenter import Segmenter
 from backdrop.params import read
 from backdrop.render.clip import Clip
 from backdrop.render.parameters import FootageParams

@@ -12,7 +12,7 @@ from backdrop.app.sources import Frame, Source
 from backdrop.draw import Picture, draw_mask
 from backdrop.io.files import atomic_path
 from backdrop.io.images import encode_jpeg, encode_png
-from backdrop.networks.segmenter import Prediction
+from backdrop.networks.predictor import Prediction
 
 PICTURES = ("masks", "overlay", "npz")
 """What is written while segmenting."""

@@ -22,13 +22,14 @@ from backdrop.app.records import (
     records_path,
     write_head,
 )
+from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Frame, Source, frames_of
 from backdrop.crf.dense import refine
 from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
-from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.networks.predictor import Prediction
 
 LOCK = ".lock"
 """In the output folder; held by the process that writes there (see `alone_in`)."""

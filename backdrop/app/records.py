@@ -19,7 +19,7 @@ from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
 from backdrop.io.files import atomic_path
 from backdrop.io.masks import Box, Mask, box_pixels
-from backdrop.networks.segmenter import Prediction
+from backdrop.networks.predictor import Prediction
 
 VERSION = 3
 """Of the records; others are made anew."""
@@ -73,7 +73,7 @@ class Record(NamedTuple):
     """What is known of a frame.
 
     frame: its number in the file. time: seconds. size: (width, height). box: left, top, width, height in pixels.
-    confidence: that there is a subject (`segmenter.presence`), [0, 1]. mask: COCO's compressed RLE. instances: the
+    confidence: that there is a subject (`predictor.presence`), [0, 1]. mask: COCO's compressed RLE. instances: the
     subjects that make it up; None: they were not told apart.
     """
 

@@ -18,7 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from backdrop.io.masks import Box, Mask, box_from_mask, box_pixels
 from backdrop.measures import box_iou, jaccard
 from backdrop.motion.blobs import LESSER, SPECK
-from backdrop.networks.segmenter import Prediction, presence
+from backdrop.networks.predictor import Prediction, presence
 
 OVERLAP = 0.2
 """Of two boxes whose intersection over union is above it, the less probable one is dropped."""
@@ -83,7 +83,7 @@ class Instance(NamedTuple):
     """A subject of a frame.
 
     mask: (H, W) bool. box: cx, cy, w, h of the mask's extent, in [-1, 1] image coordinates. confidence: in [0, 1], how
-    sure the soft mask is of it (`segmenter.presence` of its part).
+    sure the soft mask is of it (`predictor.presence` of its part).
     """
 
     mask: Mask
@@ -95,7 +95,7 @@ def find_instances(prediction: Prediction, mask: Mask, count: int) -> list[Insta
     """Up to `count` subjects of a frame, the largest first; every pixel of the mask belongs to exactly one.
 
     Args:
-        prediction: with a mask of up to `count` subjects (`Segmenter.predict_batch`'s `subjects`).
+        prediction: with a mask of up to `count` subjects (`Predictor.predict_batch`'s `subjects`).
         mask: (H, W) bool, the frame's mask, thresholded or after the CRF.
     """
     labels = divide(mask, chosen_boxes(prediction, mask, count), count)

@@ -33,7 +33,7 @@ from backdrop.measures import jaccard
 from backdrop.motion.blobs import near_subject
 from backdrop.motion.homography import save_homographies
 from backdrop.networks.folders import load_network, save_network
-from backdrop.networks.segmenter import Segmenter
+from backdrop.networks.predictor import Predictor
 from backdrop.networks.student import Student, StudentNetwork
 from backdrop.run.chunks import spans
 from backdrop.run.processes import collect, pool
@@ -220,7 +220,7 @@ class SelfTraining:
         archive, evidence = FrameArchive(work.frames), np.load(work.evidence, mmap_mode="r")
         if not self.student.gate:
             return Detection(np.zeros((work.count, 4)) + [0, 0, 2, 2], np.zeros(work.count)), 0.0
-        segmenter = Segmenter.load(self.joint_dir, str(self.fabric.device))
+        segmenter = Predictor.load(self.joint_dir, str(self.fabric.device))
         boxes, confidence = np.zeros((work.count, 4)), np.zeros(work.count)
         agreements = []
         used = range(0, work.count, self.student.every)
@@ -299,7 +299,7 @@ class SelfTraining:
 
     def _model(self, threshold: float) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
         """Parts and config of the model folder: those of stage train, and the student."""
-        segmenter = Segmenter.load(self.joint_dir, "cpu")
+        segmenter = Predictor.load(self.joint_dir, "cpu")
         config = load_network(self.joint_dir)[1]
         size, channels = list(self.student.size), list(self.student.channels)
         config["student"] = {

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from backdrop.app import cli
 from backdrop.app.page import drawing, layout, segmented, server, words
+from backdrop.app.segmenter import Segmenter
 from backdrop.crf.dense import refine
 from backdrop.draw import draw_mask
 from backdrop.errors import BackdropError
-from backdrop.networks.segmenter import Segmenter
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from tests.runs import HEIGHT, WIDTH, scene

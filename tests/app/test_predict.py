@@ -20,11 +20,11 @@ from backdrop.app.exports import video as exports_video
 from backdrop.app.pictures import picture_path
 from backdrop.app.predict import predict_all, predict_source
 from backdrop.app.records import Record, Settings, encoded, read_records, records_path
+from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source, find_sources, frames_of, natural
 from backdrop.errors import BackdropError
 from backdrop.io.masks import Mask
 from backdrop.networks import student
-from backdrop.networks.segmenter import Segmenter
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from tests.command import call

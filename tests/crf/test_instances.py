@@ -18,9 +18,11 @@ from backdrop.app.exports import common
 from backdrop.app.pictures import picture_path
 from backdrop.app.predict import predict_source
 from backdrop.app.records import Record, Settings, read_records, records_path
+from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source, frames_of
 from backdrop.crf.instances import Linker, chosen_boxes, divide, find_instances
-from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.motion.blobs import LESSER
+from backdrop.networks.predictor import Prediction
 from backdrop.video.encode import encode_video
 
 HEIGHT, WIDTH = 60, 120

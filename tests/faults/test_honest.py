@@ -84,7 +84,8 @@ def before_crf(root: Path) -> Any:
 
 def after_crf(root: Path) -> Any:
     params = small_params({"crf.enabled": True, "crf.iterations": 1}).crf
-    return refine_stage.choose_refined_threshold(root / "frames", root / "predictions", params, 1)
+    folders = refine_stage.RefineFolders(root / "frames", root / "predictions", root / "masks")
+    return refine_stage.choose_refined_threshold(folders, params, 1)
 
 
 def check_blind(root: Path, choose: Callable[[Path], Any], split: str = "test") -> None:
@@ -287,7 +288,7 @@ def test_leaving_out_missing_predictions_is_noticed(tmp_path: Path, monkeypatch:
     """The rule is `test_a_missing_prediction_is_wrong_not_absent`; here frames without a mask are not scored."""
     original = table._scored_frames
 
-    def cheating(folders: score_frames.Folders, *args: Any) -> Any:
+    def cheating(folders: score_frames.ScoreFolders, *args: Any) -> Any:
         chunks, counts = original(folders, *args)
         kept = []
         for chunk in chunks:

@@ -13,16 +13,17 @@ import pytest
 import torch
 from PIL import Image
 
+from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import Predictions, read_threshold, same_predictions
 from backdrop.networks.folders import load_network, save_network
 from backdrop.networks.inpainter import Inpainter
-from backdrop.networks.segmenter import Prediction, Segmenter, presence, tighten, to_rgb
+from backdrop.networks.predictor import Prediction, presence, tighten, to_rgb
 from backdrop.networks.student import StudentNetwork
 from backdrop.segment import stage as segment_stage
 from backdrop.segment.parameters import SegmentParams
-from backdrop.segment.stage import segment_all
+from backdrop.segment.stage import SegmentFolders, segment_all
 from backdrop.train.joint import JointTraining
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
@@ -238,7 +239,8 @@ def segment(
 
     paper = out.with_name(f"{out.name}_paper")
     params = SegmentParams(threshold=threshold, batch=batch)
-    return segment_all(material / model, material / "frames", out, paper, params, workers, "cpu", choose)
+    folders = SegmentFolders(material / model, material / "frames", out, paper)
+    return segment_all(folders, params, workers, "cpu", choose)
 
 
 @pytest.fixture(scope="module")
@@ -420,10 +422,10 @@ def test_a_damaged_frame_in_a_middle_chunk_is_named(
     monkeypatch.setattr(segment_stage, "SEGMENT_CHUNK", 2)
     shutil.copytree(material / "frames", tmp_path / "frames")
     damage_frame(tmp_path / "frames" / "test_1.zip", 3)
-    folders = (taught, tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
+    folders = SegmentFolders(taught, tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
     with pytest.raises(BackdropError, match=r"test_1\.zip: frame 3 is missing or damaged; run the stage frames again"):
-        segment_all(*folders, SegmentParams(threshold=0.5, batch=2), 1, "cpu", lambda *_: (0, ""))
-    for folder in folders[2:]:
+        segment_all(folders, SegmentParams(threshold=0.5, batch=2), 1, "cpu", lambda *_: (0.0, ""))
+    for folder in (folders.predictions, folders.predictions_paper):
         assert {path.name for path in folder.iterdir()} <= {"val_1.zip"}, "what was whole before"
 
 
@@ -437,9 +439,9 @@ def test_the_batch_size_does_not_matter(predictions: Path, material: Path, tmp_p
 def test_nothing_to_segment_is_one_error(material: Path, tmp_path: Path) -> None:
     write_material(tmp_path, {"only": "train"}, 2)
     params = SegmentParams(threshold=0.5, batch=4)
-    folders = (material / "joint", tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
+    folders = SegmentFolders(material / "joint", tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
     with pytest.raises(BackdropError, match="no sequence to segment"):
-        segment_all(*folders, params, 1, "cpu", lambda *_: (0, ""))
+        segment_all(folders, params, 1, "cpu", lambda *_: (0.0, ""))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out_paper").exists()
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
 from backdrop.motion.blobs import subject_component
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.networks.detector import Detector
 from backdrop.networks.folders import save_network
-from backdrop.networks.segmenter import Segmenter
 from backdrop.networks.student import Student, StudentNetwork, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params

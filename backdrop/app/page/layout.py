@@ -16,10 +16,10 @@ import numpy as np
 from backdrop.app.page.drawing import FrameView, draw_frame, write_clip, write_mask
 from backdrop.app.page.segmented import FRAMES, MOST, Found, Progress, SegmentedFile, segment_file
 from backdrop.app.page.words import EMPTY, PAGE_HEADER, message, numbers_html, status_line
+from backdrop.app.segmenter import Segmenter
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES, show
-from backdrop.networks.segmenter import Segmenter
 
 KEEP_S = 3600
 """Seconds that files of a session are kept."""
