@@ -38,6 +38,7 @@ from backdrop.io.files import atomic_path
 from backdrop.params import Params, compose_params, read
 from backdrop.render.clip import Clip
 from backdrop.train.model import Model
+from backdrop.train.parameters import TrainStage
 
 ROOT = Path(__file__).resolve().parent.parent
 Side = Callable[[], object]
@@ -252,8 +253,8 @@ def inference(folder: Path) -> tuple[Side, Side]:
 
     params, image = chosen(folder, "scale=demo"), Rendered((640, 360), 1).images[0]
     torch.manual_seed(0)
-    cpu, own = torch.device("cpu"), params.student
-    student = Student(StudentNetwork(own.channels), own.size, own.guide, cpu)
+    cpu, section = torch.device("cpu"), params.student
+    student = Student(StudentNetwork(section.channels), section.size, section.guide, cpu)
     ours = Segmenter(
         Detector(params.detector, "none"), SynthesisNetwork(params.synthesis, "none"), params.train.size, cpu, student
     )

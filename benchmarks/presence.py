@@ -37,14 +37,14 @@ def clips(params: FootageParams, split: str) -> list[tuple[str, Clip]]:
     plans = [plan for plan in plan_clips(params) if plan.split == split]  # type: ignore[arg-type] # Literals
 
     def clip(p: Plan) -> Clip:
-        own = (p.seed, p.mode, size, params.frames, params.fps, p.subject)
-        return Clip(*own, town=params.seed, stretch=p.stretch, presence=True)
+        arguments = (p.seed, p.mode, size, params.frames, params.fps, p.subject)
+        return Clip(*arguments, town=params.seed, stretch=p.stretch, presence=True)
 
     return [(p.name, clip(p)) for p in plans]
 
 
 def measure(segmenter: Segmenter, params: FootageParams, split: str, every: int) -> list[dict[str, object]]:
-    """A row a frame: clip, frame, share of the image that the subject fills, presence, largest cell probability."""
+    """A row per frame: clip, frame, share of the image that the subject fills, presence, largest cell probability."""
     rows: list[dict[str, object]] = []
     for name, clip in clips(params, split):
         for t in range(0, len(clip), every):

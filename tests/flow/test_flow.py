@@ -30,6 +30,7 @@ from backdrop.flow.stage import FlowFolders, flow_all, flow_sequence, pair_flow
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.motion.flow_field import FlowArchive, decode_flow, encode_flow, flow_image, magnitude, read_flow
 from backdrop.motion.homography import load_homographies, save_homographies
+from tests.frame_archives import damage_frame, write_sequences
 
 HEIGHT, WIDTH = 180, 320
 
@@ -253,9 +254,7 @@ def test_an_archive_that_is_encrypted_or_packed_by_unknown_means_is_named(tmp_pa
 
 
 def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
-    from tests.motion.test_homography import write_frames
-
-    write_frames(
+    write_sequences(
         tmp_path / "frames",
         {name: [view(4 * t, 0, seed) for t in range(3)] for seed, name in enumerate("ab")},
     )
@@ -273,10 +272,8 @@ def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
 @pytest.fixture
 def walk(tmp_path: Path) -> Path:
     """Frames and homographies of a sequence of seven frames, one pair of which failed, and of one of two."""
-    from tests.motion.test_homography import write_frames
-
     views = [view(4 * t, 0) for t in range(7)]
-    write_frames(tmp_path / "frames", {"walk": views, "short": views[:2]})
+    write_sequences(tmp_path / "frames", {"walk": views, "short": views[:2]})
     for name, count in (("walk", 7), ("short", 2)):
         there, back = [translation(-4, 0)] * (count - 1), translation(4, 0)
         neighbors, valid = [*range(1, count), count - 2], [t != 3 for t in range(count)]
@@ -301,8 +298,6 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(walk: Path, monkeyp
 def test_a_fault_in_a_middle_chunk_is_told_and_nothing_left(
     workers: int, walk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.motion.test_homography import damage_frame
-
     monkeypatch.setattr(flow_stage, "FLOW_CHUNK", 2)
     damage_frame(walk / "frames" / "walk.zip", 3)
     with pytest.raises(BackdropError, match=r"walk\.zip: frame 3 is missing or damaged; run the stage frames again"):
@@ -416,7 +411,7 @@ def test_a_network_is_loaded_again_when_its_checkpoint_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    monkeypatch.setattr(flow_stage, "load_flow_model", lambda *given: loaded.append(given))
+    monkeypatch.setattr(flow_stage, "load_flow_model", lambda *given: loaded.append(given) or dense_inverse_search)
     path = tmp_path / "own.ckpt"
     for weights in ("one", "one", "others"):
         if not path.exists() or path.read_text() != weights:
