@@ -89,14 +89,14 @@ class Runner:
 
     def inpainter(self) -> Step:
         own, count = self.params.inpainter, iter(range(10**9))
-        lesson = InpaintingStep(
+        inpainting = InpaintingStep(
             self.fabric, Inpainter(own.channels), Features("none"), own, self.params.compute.compile
         )
-        self._arrange(lesson.learner)
+        self._arrange(inpainting.learner)
 
         def step() -> None:
             boxes = random_holes(self.batch, own.hole, own.holes, generator_at(0, 0)).to(self.device, non_blocking=True)
-            lesson.step(next(count) % own.iterations, self.image, boxes, None, str)
+            inpainting.step(next(count) % own.iterations, self.image, boxes, None, str)
 
         return step
 
@@ -108,7 +108,7 @@ class Runner:
         def step() -> None:
             iteration = next(count)
             generator = generator_at(0, iteration, self.device)
-            terms = learner.model(self.image, self.flow, self.valid, Schedule(), generator).terms
+            terms = learner.model(self.image, self.flow, self.valid, Schedule(), generator=generator).terms
             learner.learn(iteration, terms, objective(terms, self.params.loss), [1e-4] * 3, str)
 
         return step

@@ -24,6 +24,7 @@ from backdrop.segment import stage as segment_stage
 from backdrop.segment.parameters import SegmentParams
 from backdrop.segment.stage import segment_all
 from backdrop.train.joint import JointTraining
+from backdrop.train.parameters import TrainFolders
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from tests.runs import HEIGHT, WIDTH
@@ -42,10 +43,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_material(root, SPLITS, FRAMES)
     for kind in ("rgb", "flow"):
         save_network(root / f"inpainter_{kind}", Inpainter([4, 8]), {"channels": [4, 8]})
-    inpainters = {kind: root / f"inpainter_{kind}" for kind in ("rgb", "flow")}
-    params = training_params({"train.overlay_every": 0})
-    folders = (root / "frames", root / "homographies", root / "flow")
-    JointTraining(params, *folders, inpainters, root / "log", root / "runs").run(root / "joint")
+    names = ("frames", "homographies", "flow", "inpainter_rgb", "inpainter_flow", "log", "runs")
+    folders = TrainFolders(*(root / name for name in names))
+    JointTraining(training_params({"train.overlay_every": 0}), folders).run(root / "joint")
     return root
 
 
