@@ -10,8 +10,10 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+import tests.type_checks  # noqa: F401 - jaxtyping looks it up by name
+
 # Before the library is imported: its annotations, shapes included, are checked at each call.
-install_import_hook("backdrop", "beartype.beartype")
+install_import_hook("backdrop", "tests.type_checks.check_types")
 
 from backdrop.networks.detector import Detector  # noqa: E402
 from backdrop.networks.encoder import Features  # noqa: E402

@@ -101,7 +101,7 @@ def flow_all(
     gpu = model.device.type == "cuda"
     there = device_there(device, gpu)
     calls = [(name, frames, homographies, out, params.model, params.checkpoint, there) for name in names]
-    collect(_network_file, calls, 1, f"flow ({params.model})", "sequence", gpu=gpu)
+    collect(_network_file, calls, 1, title=f"flow ({params.model})", unit="sequence", gpu=gpu)
 
 
 def _network(name: str, checkpoint: str | None, device: str) -> FlowModel:
@@ -127,7 +127,9 @@ def _dis_all(names: list[str], frames: Path, homographies: Path, out: Path, work
     counts = frame_counts(frames, names)
     with parts_folder(out) as folder:
         rest = (frames, homographies, out, folder)
-        with closing(by_sequence(_dis_chunk, counts, FLOW_CHUNK, rest, workers, "flow (dis)")) as sequences:
+        with closing(
+            by_sequence(_dis_chunk, counts, FLOW_CHUNK, rest, workers=workers, title="flow (dis)")
+        ) as sequences:
             for name, parts in sequences:
                 with ArchiveWriter(out / f"{name}.zip") as writer:
                     for part in parts:

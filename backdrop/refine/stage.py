@@ -12,7 +12,7 @@ from backdrop.crf.dense import refine
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.archives import ArchiveWriter
-from backdrop.io.files import whole_folder
+from backdrop.io.files import atomic_folder
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_png
 from backdrop.io.index import read_index
@@ -111,13 +111,13 @@ def refine_all(
     frames_dir, predictions_dir = Path(frames_dir), Path(predictions_dir)
     counts = _predicted_counts(frames_dir, predictions_dir)
     rest = (frames_dir, predictions_dir, params, threshold)
-    with closing(by_sequence(_refine_frames, counts, REFINE_CHUNK, rest, workers, "refine")) as sequences:
+    with closing(by_sequence(_refine_frames, counts, REFINE_CHUNK, rest, workers=workers, title="refine")) as sequences:
         for name, chunks in sequences:
             names = FrameArchive(frames_dir / f"{name}.zip").names
             annotations = None if davis_dir is None else Path(davis_dir) / "Annotations" / name
             with (
                 ArchiveWriter(Path(out_dir) / f"{name}.zip") as archive,
-                nullcontext() if annotations is None else whole_folder(annotations) as folder,
+                nullcontext() if annotations is None else atomic_folder(annotations) as folder,
             ):
                 for t, png in enumerate(chain.from_iterable(chunks)):
                     archive.add(entry(t), png)

@@ -124,7 +124,7 @@ def _segment_files(
     with ExitStack() as stack:
         places = [(folder, stack.enter_context(parts_folder(folder))) for folder in folders]
         rest = (model_dir, frames_dir, places, batch, device)
-        found = by_sequence(_segment_chunk, counts, length, rest, workers, "segment", gpu)
+        found = by_sequence(_segment_chunk, counts, length, rest, workers=workers, title="segment", gpu=gpu)
         for name, chunks in stack.enter_context(closing(found)):
             _join([folder / f"{name}.zip" for folder in folders], chunks)
 

@@ -89,12 +89,12 @@ class Expectation:
             allocate(work.labels, (work.count, height, width), IGNORED)
         chunks = [(work, span) for work in works for span in spans(work.count, LABEL_CHUNK)]
         tasks: list[tuple] = [(*chunk, self.student) for chunk in chunks]
-        collect(gather_cues, tasks, workers, f"cues, round {number + 1}", "chunk")
+        collect(gather_cues, tasks, workers, title=f"cues, round {number + 1}", unit="chunk")
         tasks = [(work, self.student) for work in works]
-        weights = collect(weigh_cues, tasks, workers, "weights of the cues", "sequence")
+        weights = collect(weigh_cues, tasks, workers, title="weights of the cues", unit="sequence")
         trust = {work.name: self._trust(work, cues) for work, cues in zip(works, weights, strict=True)}
         tasks = [(work, span, self.student, trust[work.name]) for work, span in chunks]
-        collect(label_frames, tasks, workers, f"pseudo-masks, round {number + 1}", "chunk")
+        collect(label_frames, tasks, workers, title=f"pseudo-masks, round {number + 1}", unit="chunk")
         for work in works:
             work.evidence.unlink()
 
@@ -140,7 +140,7 @@ class Expectation:
         """New homographies for all sequences; the works that use them."""
         chunks = [(work, span) for work in works for span in spans(work.count, LABEL_CHUNK)]
         tasks = [(*chunk, self.params.stabilize) for chunk in chunks]
-        parts = collect(refit_chunk, tasks, workers, "cameras without the subject", "chunk")
+        parts = collect(refit_chunk, tasks, workers, title="cameras without the subject", unit="chunk")
         fresh = []
         for work in works:
             mine = [part for part, (owner, _) in zip(parts, chunks, strict=True) if owner.name == work.name]
