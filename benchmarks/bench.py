@@ -81,7 +81,6 @@ def joint_model(params: Params) -> Model:
     """D, S and both inpainters (which the model freezes) with random weights."""
     from backdrop.networks.inpainter import Inpainter
     from backdrop.train.joint import build_model
-    from backdrop.train.parameters import TrainStage
 
     return build_model(params.of_stage(TrainStage), *(Inpainter(params.inpainter.channels) for _ in range(2)))
 
@@ -273,21 +272,15 @@ def data_waits(folder: Path) -> tuple[Side, Side]:
     from backdrop.networks.folders import save_network
     from backdrop.networks.inpainter import Inpainter
     from backdrop.train.joint import JointTraining, phase
+    from backdrop.train.parameters import TrainFolders
 
     params: Params = chosen(folder, "scale=demo", "background.kind=inpaint", "train.overlay_every=0")
     material(folder, 24)
     for kind in ("rgb", "flow"):
         channels = params.inpainter.channels
         save_network(folder / f"inpainter_{kind}", Inpainter(channels), {"channels": channels})
-    run = JointTraining(
-        params.of_stage(TrainStage),
-        folder / "frames",
-        folder / "homographies",
-        folder / "flow",
-        {kind: folder / f"inpainter_{kind}" for kind in ("rgb", "flow")},
-        folder / "log",
-        folder / "runs",
-    )
+    names = ("frames", "homographies", "flow", "inpainter_rgb", "inpainter_flow", "log", "runs")
+    run = JointTraining(params.of_stage(TrainStage), TrainFolders(*(folder / name for name in names)))
     first, count = params.train.detector_iterations + params.train.synthesis_iterations, 4
     name, schedule = phase(params.train, first)
 

@@ -110,7 +110,7 @@ class Runner:
         def step() -> None:
             iteration = next(count)
             generator = generator_at(0, iteration, self.device)
-            terms = learner.model(self.image, self.flow, self.valid, Schedule(), generator).terms
+            terms = learner.model(self.image, self.flow, self.valid, Schedule(), generator=generator).terms
             learner.learn(iteration, terms, objective(terms, self.params.loss), [1e-4] * 3, str)
 
         return step

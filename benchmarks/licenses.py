@@ -66,9 +66,8 @@ def page(project: Path = PROJECT, lock: Path = LOCK) -> str:
         "# Licenses",
         "",
         "The direct dependencies of `pyproject.toml` with their versions in `requirements.lock`, and the license that",
-        "each package's own metadata states. Made by `python -m benchmarks.licenses`; "
-        "`tests/faults/test_supply.py` holds it",
-        "current.",
+        "each package's own metadata states. Made by `python -m benchmarks.licenses`;",
+        "`tests/faults/test_supply.py` holds it current.",
         "",
         "The lock holds the hash of every file that may be installed. No audit tool is installed: without a network it",
         "could say no more than these versions, as the lists of known faults are kept elsewhere.",

@@ -37,8 +37,17 @@ def clips(params: FootageParams, split: str) -> list[tuple[str, Clip]]:
     plans = [plan for plan in plan_clips(params) if plan.split == split]  # type: ignore[arg-type] # Literals
 
     def clip(p: Plan) -> Clip:
-        arguments = (p.seed, p.mode, size, params.frames, params.fps, p.subject)
-        return Clip(*arguments, town=params.seed, stretch=p.stretch, presence=True)
+        return Clip(
+            p.seed,
+            p.mode,
+            size,
+            params.frames,
+            fps=params.fps,
+            subject=p.subject,
+            town=params.seed,
+            stretch=p.stretch,
+            presence=True,
+        )
 
     return [(p.name, clip(p)) for p in plans]
 

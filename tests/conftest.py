@@ -10,15 +10,17 @@ import pytest
 import torch
 from jaxtyping import install_import_hook
 
+import tests.type_checks  # noqa: F401 - jaxtyping looks it up by name
+
 # Before the library is imported: its annotations, shapes included, are checked at each call.
-install_import_hook("backdrop", "beartype.beartype")
+install_import_hook("backdrop", "tests.type_checks.check_types")
 
 from backdrop.networks.detector import Detector  # noqa: E402
 from backdrop.networks.encoder import Features  # noqa: E402
 from backdrop.networks.inpainter import Inpainter  # noqa: E402
 from backdrop.networks.synthesis import SynthesisNetwork  # noqa: E402
 from backdrop.params import Params, read  # noqa: E402
-from backdrop.train.model import Model  # noqa: E402
+from backdrop.train.model import JointNetworks, Model  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,15 +61,13 @@ def make_model(params: Params):
             update=plain | {k: v for k, v in changes.items() if k in type(params.sampling).model_fields}
         )
         synthesis = params.synthesis.model_copy(update={"crop": 32, "hidden": (20, 6), "decoder": [8, 16]})
-        return Model(
+        networks = JointNetworks(
             Detector(params.detector.model_copy(update={"grid": changes.get("grid", params.detector.grid)}), "none"),
             SynthesisNetwork(synthesis, "none"),
             Inpainter([4, 8]),
             Inpainter([4, 8]),
             Features("none"),
-            loss,
-            sampling,
-            params.lambda_,
         )
+        return Model(networks, loss, sampling, params.lambda_)
 
     return build

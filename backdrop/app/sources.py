@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from backdrop.errors import BackdropError
+from backdrop.frames.names import natural_key
 from backdrop.io.files import ACCEPTED, IMAGE_SUFFIXES, VIDEO_SUFFIXES, show
 from backdrop.io.images import RGB, decode_image
 from backdrop.video.decode import Tally, decode_video
@@ -37,11 +37,6 @@ class Frame(NamedTuple):
     image: RGB
 
 
-def natural(text: str) -> list[tuple[int, int | str]]:
-    """A sort key that puts frame10 behind frame9."""
-    return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.split(r"(\d+)", text) if part]
-
-
 def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
     """All images and videos that the inputs name, in their order, those of a folder by name with numbers as numbers.
 
@@ -56,27 +51,27 @@ def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            own = [(file, path) for file in _matching_files(path)]
+            files = [(file, path) for file in _matching_files(path)]
         elif path.exists():
-            own = [(path, path.parent)]
+            files = [(path, path.parent)]
             if _kind(path) is None:
                 raise BackdropError(
                     f"{show(path)} is by its suffix neither an image ({' '.join(IMAGE_SUFFIXES)}) nor a video "
                     f"({' '.join(VIDEO_SUFFIXES)})"
                 )
         else:
-            matches = sorted(glob.glob(str(given), recursive=True), key=natural)
-            own = [(Path(match), Path(match).parent) for match in matches if _kind(Path(match)) is not None]
+            matches = sorted(glob.glob(str(given), recursive=True), key=natural_key)
+            files = [(Path(match), Path(match).parent) for match in matches if _kind(Path(match)) is not None]
             if not matches:
                 raise BackdropError(f"{show(given)} does not exist, and no file matches it")
-        if not own:
+        if not files:
             raise BackdropError(f"{show(given)} holds none of {ACCEPTED}")
-        found += own
+        found += files
     return _unique_names(dict.fromkeys(found))
 
 
 def _matching_files(folder: Path) -> Iterator[Path]:
-    for file in sorted(folder.rglob("*"), key=lambda path: natural(path.relative_to(folder).as_posix())):
+    for file in sorted(folder.rglob("*"), key=lambda path: natural_key(path.relative_to(folder).as_posix())):
         hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
         if not hidden and _kind(file) is not None and file.is_file():
             yield file

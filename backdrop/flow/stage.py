@@ -110,7 +110,7 @@ def flow_all(folders: FlowFolders, params: FlowParams, workers: int = 0, device:
     model = _network(params.model, params.checkpoint, device)
     gpu = isinstance(model, PtlflowModel) and model.device.type == "cuda"
     tasks = [(name, folders, params, device_there(device, gpu)) for name in names]
-    collect(_network_file, tasks, 1, f"flow ({params.model})", "sequence", gpu=gpu)
+    collect(_network_file, tasks, 1, title=f"flow ({params.model})", unit="sequence", gpu=gpu)
 
 
 def _network(name: str, checkpoint: str | None, device: str) -> FlowModel:
@@ -138,7 +138,9 @@ def _flow_in_chunks(folders: FlowFolders, model: str, names: list[str], workers:
     counts = frame_counts(folders.frames, names)
     with parts_folder(folders.flow) as parts_dir:
         rest = (folders, model, parts_dir)
-        with closing(by_sequence(_flow_chunk, counts, FLOW_CHUNK, rest, workers, f"flow ({model})")) as sequences:
+        with closing(
+            by_sequence(_flow_chunk, counts, FLOW_CHUNK, rest, workers=workers, title=f"flow ({model})")
+        ) as sequences:
             for name, parts in sequences:
                 with ArchiveWriter(folders.flow / f"{name}.zip") as writer:
                     for part in parts:

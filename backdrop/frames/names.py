@@ -1,7 +1,7 @@
 """Names of sequences, in letters that every file system and shell takes.
 
 Accents are dropped; anything but ASCII letters, digits, "-", "_" and "." becomes "_"; "-", "_" and "." go from both
-ends; 80 letters are kept. If several sources under a root get the same name (upper and lower case count as the same),
+ends; 80 letters stay. If several sources under a root get the same name (upper and lower case count as the same),
 each of them gets "-" and eight hex digits of the SHA-1 of its path below the root, so that no name depends on the
 order of files. A name that loses all its letters becomes "sequence-" and those digits. The index table keeps the
 source's own path.
@@ -20,5 +20,10 @@ def safe_name(text: str) -> str:
 
 
 def natural_key(text: str) -> list[str | int]:
-    """A sort key that puts frame10 after frame9."""
+    """A sort key that puts frame10 after frame9: runs of ASCII digits count as numbers, all else by code points.
+
+    Names that differ only in leading zeros have equal keys. The package natsort agrees on ASCII names, but not on
+    others: it always decomposes accents (so that "é" sorts before "z") and takes "²" for a number. Its order would
+    renumber the sequences of data sets that have been extracted already.
+    """
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"([0-9]+)", text))]

@@ -1,13 +1,15 @@
-"""Archives: one stored (uncompressed) zip for each sequence, written whole or not at all, read at random."""
+"""Archives: one stored (uncompressed) zip for each sequence, written atomically and read at random."""
 
 from __future__ import annotations
 
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_path, one_line, show, writing
@@ -59,7 +61,7 @@ class ArchiveWriter:
 
 
 class PartWriter(ArchiveWriter):
-    """Writes a part of an archive, for `ArchiveWriter.join`: in place, since nobody reads it before it is whole.
+    """Writes a part of an archive, for `ArchiveWriter.join`: in place, since nobody reads it before it is complete.
 
     Its folder is not made: a process that outlives its killed run would bring it back.
 
@@ -76,6 +78,68 @@ class PartWriter(ArchiveWriter):
     def _target(self) -> Iterator[Path]:
         with writing(self.path):
             yield self.part
+
+
+class ArchiveReader:
+    """Random access to the entries of one archive; the base of the archives of frames, masks and flow.
+
+    It can be pickled, and opens its file anew in each process: two processes that share a file handle after a fork
+    would move each other's position.
+
+    Attributes:
+        path: the archive.
+        remedy, remedy_missing: what a person does about one that is damaged, or not there; of each kind of archive.
+    """
+
+    remedy = "run the same command again"
+    remedy_missing = remedy
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._process = -1  # that opened `_zip`
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_zip": None, "_process": -1}
+
+    def _entry_names(self) -> frozenset[str]:
+        """The names of all entries.
+
+        Raises:
+            BackdropError: the archive is missing, or not an archive.
+        """
+        try:
+            with zipfile.ZipFile(self.path) as archive:
+                return frozenset(archive.namelist())
+        except FileNotFoundError as fault:
+            raise self._missing() from fault
+        except ZIP_FAULTS as fault:
+            raise BackdropError(f"{show(self.path)} is no archive ({fault}): {self.remedy}") from fault
+
+    def _stored(self, name: str) -> bytes:
+        """The bytes of an entry. What is missing or damaged raises one of `ZIP_FAULTS`."""
+        if self._zip is None or self._process != os.getpid():
+            self._zip, self._process = zipfile.ZipFile(self.path), os.getpid()
+        return self._zip.read(name)  # checks the entry's CRC
+
+    def _read(self, name: str, what: str | None = None) -> bytes:
+        """The bytes of an entry, which messages call `what`, or by its name.
+
+        Raises:
+            BackdropError: the archive is missing, or the entry missing or damaged.
+        """
+        try:
+            return self._stored(name)
+        except FileNotFoundError as fault:
+            raise self._missing() from fault
+        except ZIP_FAULTS as fault:
+            raise self._damaged(what or name) from fault
+
+    def _missing(self) -> BackdropError:
+        return BackdropError(f"{show(self.path)} does not exist: {self.remedy_missing}")
+
+    def _damaged(self, what: str) -> BackdropError:
+        return BackdropError(f"{show(self.path)}: {what} is missing or damaged: {self.remedy}")
 
 
 def archive_entries(archive: Path) -> Iterator[tuple[str, bytes]]:

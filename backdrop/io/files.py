@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, named in messages, told apart by their suffixes."""
+"""Files: written atomically, named in messages, recognized by their suffixes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def is_file_name(text: str) -> bool:
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """What the system refuses to write in the block is an error that names `path`: a failed write does not.
+    """In the block, a write that the system refuses becomes an error that names `path`; the system's own does not.
 
     Raises:
         WriteError: the folder cannot be written, or the disk is full.
@@ -70,7 +70,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
 
     Its name is always the same: what a killed process left goes with the next run.
@@ -119,7 +119,7 @@ def parts_folder(out_dir: Path) -> Iterator[Path]:
 def sweep(path: Path | str) -> None:
     """Remove what a killed process left of `atomic_path(path)`; nobody else may be writing it.
 
-    For files whose folder is no output as a whole: such a folder is emptied before each run.
+    For files whose folder is not itself an output of the pipeline: DVC empties such a folder before each run.
     """
     path = Path(path)
     for left in path.parent.glob(f".{glob.escape(path.stem[:40])}.{_RANDOM}{glob.escape(path.suffix)}"):
@@ -147,7 +147,7 @@ def libav_url(path: Path) -> str:
 
 
 def copy_files(source: Path, target: Path) -> None:
-    """All files of a folder into another, each whole or not at all."""
+    """Copy all files of a folder into another, each atomically."""
     for file in sorted(source.iterdir()):
         with atomic_path(target / file.name) as temporary:
             shutil.copyfile(file, temporary)

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import os
-import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from backdrop.errors import BackdropError
-from backdrop.io.archives import ZIP_FAULTS
+from backdrop.io.archives import ArchiveReader
 from backdrop.io.files import is_file_name, show
 from backdrop.io.images import RGB, Gray, decode_stored
 
@@ -31,11 +28,8 @@ def frames_table(names: Sequence[str], times: Sequence[float], has_mask: Sequenc
     return text.getvalue().encode()
 
 
-class FrameArchive:
+class FrameArchive(ArchiveReader):
     """Random access to one sequence of `data/frames`.
-
-    It can be pickled, and opens its file anew in each process: two processes that share a file
-    handle after a fork would move each other's position.
 
     Attributes:
         path: the archive.
@@ -43,10 +37,11 @@ class FrameArchive:
         times: (N,) seconds since the first frame of the source.
     """
 
+    remedy = "run the stage frames again"
+    remedy_missing = "run the stage frames first"
+
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self._zip: zipfile.ZipFile | None = None
-        self._pid = 0
+        super().__init__(path)
         self._size: tuple[int, int] | None = None
         table = self._read("frames.csv", "its table")
         try:
@@ -57,13 +52,10 @@ class FrameArchive:
             if not all(is_file_name(name) for name in self.names):
                 raise ValueError("a frame's name leads elsewhere")
         except (KeyError, TypeError, ValueError, csv.Error) as fault:
-            raise BackdropError(f"{show(self.path)}: frames.csv is not ours; run the stage frames again") from fault
+            raise BackdropError(f"{show(self.path)}: frames.csv is not ours; {self.remedy}") from fault
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None}
 
     @property
     def size(self) -> tuple[int, int]:
@@ -99,18 +91,11 @@ class FrameArchive:
         if not 0 <= t < len(self.names):
             raise IndexError(f"{show(self.path)} has frames 0 to {len(self.names) - 1}, not {t}")
 
-    def _read(self, entry: str, what: str) -> bytes:
-        try:
-            if self._zip is None or self._pid != os.getpid():
-                self._zip, self._pid = zipfile.ZipFile(self.path), os.getpid()
-            return self._zip.read(entry)  # checks the entry's CRC
-        except FileNotFoundError as fault:
-            raise BackdropError(f"{show(self.path)} does not exist; run the stage frames first") from fault
-        except ZIP_FAULTS as fault:
-            raise self._damaged(what) from fault
+    def _missing(self) -> BackdropError:
+        return BackdropError(f"{show(self.path)} does not exist; {self.remedy_missing}")
 
     def _damaged(self, what: str) -> BackdropError:
-        return BackdropError(f"{show(self.path)}: {what} is missing or damaged; run the stage frames again")
+        return BackdropError(f"{show(self.path)}: {what} is missing or damaged; {self.remedy}")
 
 
 def frame_counts(frames_dir: Path | str, names: Iterable[str]) -> dict[str, int]:

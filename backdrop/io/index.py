@@ -60,8 +60,6 @@ def usable_sequences(frames_dir: str | Path) -> list[str]:
     Raises:
         BackdropError: the index is missing or no sequence of it is usable.
     """
-    from backdrop.io.index import read_index  # imported here: `datasets` is heavy and only this needs it
-
     index = read_index(frames_dir)
     names = [str(name) for name in index.loc[index["status"] != "skipped", "sequence"]]
     if not names:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import filecmp
 import io
 import json
-import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
 from backdrop.errors import BackdropError
-from backdrop.io.archives import ZIP_FAULTS
+from backdrop.io.archives import ZIP_FAULTS, ArchiveReader
 from backdrop.io.files import atomic_path, show
 from backdrop.io.images import decode_stored
 
@@ -43,29 +41,17 @@ def entry(t: int) -> str:
     return f"{t:06d}.png"
 
 
-class MaskArchive:
+class MaskArchive(ArchiveReader):
     """Random access to the masks of one sequence: `data/masks/<sequence>.zip`, and the base of `Predictions`.
 
-    It can be pickled, and opens its file anew in each process. A frame without a mask is missing,
-    which is not an empty mask.
+    A frame without a mask is missing, which is not an empty mask.
     """
 
-    remedy = "run the stage refine again"
+    remedy = remedy_missing = "run the stage refine again"
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
-        self._zip: zipfile.ZipFile | None = None
-        self._owner = -1
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                self._entries = frozenset(archive.namelist())
-        except FileNotFoundError as fault:
-            raise BackdropError(f"{show(self.path)} does not exist: {self.remedy}") from fault
-        except ZIP_FAULTS as fault:
-            raise BackdropError(f"{show(self.path)} is no archive ({fault}): {self.remedy}") from fault
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None, "_owner": -1}
+        super().__init__(path)
+        self._entries = self._entry_names()
 
     def __len__(self) -> int:
         """How many frames have a mask."""
@@ -86,17 +72,6 @@ class MaskArchive:
             raise self._damaged(entry(t))
         return image  # type: ignore[return-value]
 
-    def _read(self, name: str) -> bytes:
-        try:
-            if self._zip is None or self._owner != os.getpid():
-                self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
-            return self._zip.read(name)
-        except ZIP_FAULTS as fault:
-            raise self._damaged(name) from fault
-
-    def _damaged(self, name: str) -> BackdropError:
-        return BackdropError(f"{show(self.path)}: {name} is missing or damaged: {self.remedy}")
-
 
 class Predictions(MaskArchive):
     """Random access to `data/predictions/<sequence>.zip`: soft masks, boxes and cell probabilities.
@@ -107,7 +82,7 @@ class Predictions(MaskArchive):
         cell: (N,) int, the chosen cell, row-major.
     """
 
-    remedy = "run the stage segment again"
+    remedy = remedy_missing = "run the stage segment again"
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path)

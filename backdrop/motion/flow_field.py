@@ -7,17 +7,16 @@ zero whatever the camera did.
 
 from __future__ import annotations
 
-import os
-import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32
 
 from backdrop.errors import BackdropError
-from backdrop.io.archives import ZIP_FAULTS
+from backdrop.io.archives import ZIP_FAULTS, ArchiveReader
+from backdrop.io.files import show
 from backdrop.io.images import decode_stored
 
 if TYPE_CHECKING:
@@ -62,26 +61,18 @@ def decode_flow(png: bytes) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarr
     return np.where(valid[..., None], flow, np.float32(0)), valid
 
 
-class FlowArchive:
-    """The flow of a sequence, as `flow_sequence` wrote it. Picklable: each process opens its own file."""
+class FlowArchive(ArchiveReader):
+    """Random access to the flow of one sequence: `data/flow/<sequence>.zip`."""
+
+    remedy = "run the stage flow again"
+    remedy_missing = "run the stage flow"
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._zip: zipfile.ZipFile | None = None
-        self._owner = -1
-        try:
-            with zipfile.ZipFile(self.path) as archive:
-                self._count = sum(name.endswith(".png") for name in archive.namelist())
-        except FileNotFoundError:
-            raise BackdropError(f"{self.path} does not exist: run the stage flow") from None
-        except ZIP_FAULTS as error:
-            raise BackdropError(f"{self.path} is no archive ({error}): run the stage flow again") from None
+        super().__init__(path)
+        self._count = sum(name.endswith(".png") for name in self._entry_names())
 
     def __len__(self) -> int:
         return self._count
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_zip": None, "_owner": -1}
 
     def read(self, t: int) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
         """Flow and validity of frame t.
@@ -90,11 +81,9 @@ class FlowArchive:
             BackdropError: the entry is missing or damaged.
         """
         try:
-            if self._zip is None or self._owner != os.getpid():  # a forked child must not share the file's position
-                self._zip, self._owner = zipfile.ZipFile(self.path), os.getpid()
-            return decode_flow(self._zip.read(f"{t:06d}.png"))  # by its name: a damaged one must not shift the others
+            return decode_flow(self._stored(f"{t:06d}.png"))  # by its name: a damaged one must not shift the others
         except (BackdropError, *ZIP_FAULTS) as error:
-            raise BackdropError(f"{self.path}, frame {t}: {error}: run the stage flow again") from None
+            raise BackdropError(f"{show(self.path)}, frame {t}: {error}: {self.remedy}") from None
 
     def flow(self, t: int) -> Float32[np.ndarray, "h w 2"]:
         """Flow of frame t in pixels, zero where invalid."""

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from backdrop.errors import BackdropError
-from backdrop.io.files import whole_folder
+from backdrop.io.files import atomic_folder
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -28,7 +28,7 @@ def save_network(folder: Path, network: nn.Module | Mapping[str, nn.Module], con
         for name, part in parts.items()
         for key, value in part.state_dict().items()
     }
-    with whole_folder(folder) as part:
+    with atomic_folder(folder) as part:
         (part / "model.safetensors").write_bytes(save(state))  # save_file's errors do not tell a full disk
         (part / "config.json").write_text(json.dumps(dict(config), indent=2, sort_keys=True) + "\n")
 

@@ -13,7 +13,7 @@ from backdrop.crf.dense import refine
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.archives import ArchiveWriter
-from backdrop.io.files import whole_folder
+from backdrop.io.files import atomic_folder
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_png
 from backdrop.io.index import read_index
@@ -124,13 +124,13 @@ def refine_all(folders: RefineFolders, params: CRFParams, threshold: float, work
     """
     counts = _predicted_counts(folders)
     rest = (folders, params, threshold)
-    with closing(by_sequence(_refine_frames, counts, REFINE_CHUNK, rest, workers, "refine")) as sequences:
+    with closing(by_sequence(_refine_frames, counts, REFINE_CHUNK, rest, workers=workers, title="refine")) as sequences:
         for name, chunks in sequences:
             names = FrameArchive(folders.frames / f"{name}.zip").names
             annotations = None if folders.davis is None else folders.davis / "Annotations" / name
             with (
                 ArchiveWriter(folders.masks / f"{name}.zip") as archive,
-                nullcontext() if annotations is None else whole_folder(annotations) as folder,
+                nullcontext() if annotations is None else atomic_folder(annotations) as folder,
             ):
                 for t, png in enumerate(chain.from_iterable(chunks)):
                     archive.add(entry(t), png)

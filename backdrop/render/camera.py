@@ -11,7 +11,7 @@ from backdrop.render.person import Subject
 
 _TABLE_MARGIN = 80  # frames before and after the clip for which trajectories are tabulated
 
-_TABLE_STEPS = 4  # table entries a frame
+_TABLE_STEPS = 4  # table entries per frame
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Motion:
     """Trajectories of the camera and the subject, as smooth functions of time (in frames)."""
 
     def __init__(
-        self, seed: int, mode: str, size: tuple[int, int], frames: int, subject: Subject, presence: bool
+        self, seed: int, mode: str, size: tuple[int, int], *, frames: int, subject: Subject, presence: bool
     ) -> None:
         rng = np.random.default_rng([seed, 31])
         self.mode, self.size, self.scale = mode, size, size[1] / 192.0
@@ -104,7 +104,7 @@ class Motion:
         return SubjectState(x, phase, facing)
 
     def camera(self, time: float) -> Camera:
-        """The camera at an instant; see `_Camera`."""
+        """The camera at an instant; see `Camera`."""
         aim = float(np.interp(time, self._times, self._aim))
         pan = tilt = roll = 0.0
         center = np.zeros(3)
@@ -131,11 +131,11 @@ class Motion:
         return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1.0]])
 
     def _wave(self, index: int, rate: float, time: float) -> float:
-        """A slow sine in [-1, 1]; `rate` in radians a frame, varied by the seed."""
+        """A slow sine in [-1, 1]; `rate` in radians per frame, varied by the seed."""
         return float(np.sin(rate * self._rates[index] * time + self._waves[index]))
 
     def _shake(self, index: int, time: float) -> float:
-        """Tremor in pixels of about 1 (up to 4): sines of 0.3 to 1.5 radians a frame."""
+        """Tremor in pixels of about 1 (up to 4): sines of 0.3 to 1.5 radians per frame."""
         return sum(self._wave(index + k, 0.3 * (k + 1), time) for k in range(4))
 
     def sway(self, index: int, time: float) -> float:

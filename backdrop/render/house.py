@@ -8,14 +8,16 @@ from backdrop.render.painting import BASE, Canvas, Color, Palette, tint
 
 
 def paint_house(
-    canvas: Canvas, rng: np.random.Generator, palette: Palette, x: float, width: float, color: Color
+    canvas: Canvas, rng: np.random.Generator, palette: Palette, *, left: float, width: float, color: Color
 ) -> None:
+    """Paint one house that begins at scene x = `left`: walls, roof, windows and a door."""
+    x = left
     floors = int(rng.choice(4, p=(0.25, 0.35, 0.25, 0.15))) + 1
     floor = float(rng.uniform(33, 40))
     top = BASE - floors * floor
     canvas.rectangle(x, top, x + width, BASE, color)
     _courses(canvas, rng, (x, top, x + width, BASE), color)
-    _roof(canvas, rng, x, width, top, palette.roofs[int(rng.integers(len(palette.roofs)))])
+    _roof(canvas, rng, (x, width, top), palette.roofs[int(rng.integers(len(palette.roofs)))])
     columns = max(2, round(width / float(rng.uniform(22, 30))))
     pitch = width / columns
     trim = tint((226, 220, 208), float(rng.uniform(0.8, 1.0)))
@@ -29,7 +31,7 @@ def paint_house(
             if level == floors - 1 and column == door:
                 _door(canvas, rng, center, floor, pitch)
             else:
-                _house_window(canvas, rng, (center, y + floor * 0.5), (pitch * 0.27, floor * 0.3), trim, glass)
+                _house_window(canvas, rng, (center, y + floor * 0.5), (pitch * 0.27, floor * 0.3), (trim, glass))
     canvas.rectangle(x, BASE - 4, x + width, BASE, tint(color, 0.62))
     canvas.rectangle(x + width - 2.2, top, x + width - 0.6, BASE, tint(color, 0.55))
 
@@ -56,7 +58,9 @@ def _courses(canvas: Canvas, rng: np.random.Generator, box: tuple[float, float, 
                 )
 
 
-def _roof(canvas: Canvas, rng: np.random.Generator, x: float, width: float, top: float, color: Color) -> None:
+def _roof(canvas: Canvas, rng: np.random.Generator, eaves: tuple[float, float, float], color: Color) -> None:
+    """A roof with rows of tiles and a chimney; `eaves`: x of its left end, its width, its y."""
+    x, width, top = eaves
     height, slope = float(rng.uniform(14, 26)), float(rng.uniform(4, 14))
     canvas.polygon(
         [(x - 3, top), (x + slope, top - height), (x + width - slope, top - height), (x + width + 3, top)],
@@ -77,10 +81,10 @@ def _house_window(
     rng: np.random.Generator,
     center: tuple[float, float],
     half: tuple[float, float],
-    trim: Color,
-    glass: Color,
+    colors: tuple[Color, Color],
 ) -> None:
-    (x, y), (w, h) = center, half
+    """A window of half width and half height `half`; `colors`: of its trim and its glass."""
+    (x, y), (w, h), (trim, glass) = center, half, colors
     canvas.rectangle(x - w - 1.6, y - h - 1.6, x + w + 1.6, y + h + 1.6, trim)
     canvas.rectangle(x - w, y - h, x + w, y + h, tint(glass, rng.uniform(0.8, 1.15)))
     canvas.polygon([(x - w, y - h), (x + w * 0.1, y - h), (x - w, y + h * 0.3)], tint(glass, 1.45))

@@ -9,7 +9,7 @@ import numpy as np
 
 from backdrop.render.painting import Sprite
 
-FINE = 4  # samples a pixel and axis of the exact mask
+FINE = 4  # samples per pixel and axis of the exact mask
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ def bounds(layer: Layer, size: tuple[int, int]) -> PixelBox | None:
 
 
 def union(boxes: list[PixelBox | None]) -> PixelBox | None:
+    """The smallest box around the boxes; None where all are out of view."""
     known = np.array([box for box in boxes if box is not None])
     if not len(known):
         return None
@@ -44,7 +45,7 @@ def union(boxes: list[PixelBox | None]) -> PixelBox | None:
 
 
 def warp_layer(layer: Layer, box: PixelBox, fine: int) -> np.ndarray:
-    """(h * fine, w * fine, 4) float32: the layer inside a box of pixels, `fine` samples a pixel and axis."""
+    """(h * fine, w * fine, 4) float32: the layer inside a box of pixels, `fine` samples per pixel and axis."""
     # Sample s of pixel p lies at p + (s + 0.5) / fine - 0.5.
     crop = np.array([[fine, 0, (0.5 - box[0]) * fine - 0.5], [0, fine, (0.5 - box[1]) * fine - 0.5], [0, 0, 1.0]])
     shape = ((box[2] - box[0]) * fine, (box[3] - box[1]) * fine)
@@ -70,7 +71,7 @@ def paste_layer(picture: np.ndarray, layer: Layer, size: tuple[int, int]) -> Non
 
 
 def paste_group(picture: np.ndarray, layers: list[Layer], size: tuple[int, int]) -> None:
-    """Paint layers as one body: composed at 2 samples a pixel, then laid over the picture, in place."""
+    """Paint layers as one body: composed at 2 samples per pixel, then laid over the picture, in place."""
     box = union([bounds(layer, size) for layer in layers])
     if box is None:
         return
@@ -90,4 +91,26 @@ def _lay_over(below: np.ndarray, above: np.ndarray) -> None:
 
 
 def clip_to_bytes(picture: np.ndarray) -> np.ndarray:
+    """A float picture in 0..255 as uint8, rounded to the nearest."""
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+def coverage_of(layers: list[Layer], size: tuple[int, int]) -> np.ndarray:
+    """(layers, H, W) float32 in [0, 1]: the share of each pixel in which a layer is the foremost; later ones cover."""
+    shares = np.zeros((len(layers), size[1], size[0]), np.float32)
+    box = union([bounds(layer, size) for layer in layers])
+    if box is None:
+        return shares
+    shape = ((box[3] - box[1]) * FINE, (box[2] - box[0]) * FINE)
+    free = np.ones(shape, np.float32)
+    for index in range(len(layers) - 1, -1, -1):
+        part = bounds(layers[index], size)
+        if part is None:
+            continue
+        alpha = warp_layer(layers[index], part, FINE)[..., 3]
+        rows = slice((part[1] - box[1]) * FINE, (part[3] - box[1]) * FINE)
+        columns = slice((part[0] - box[0]) * FINE, (part[2] - box[0]) * FINE)
+        seen = free[rows, columns] * alpha
+        free[rows, columns] -= seen
+        shares[index, part[1] : part[3], part[0] : part[2]] = average(seen, FINE)
+    return shares

@@ -15,11 +15,12 @@ EYE = BASE / FOCAL  # camera height in units of the facades' depth
 
 EXTENT = (-720.0, -230.0, 720.0, 270.0)  # units: x0, y0, x1, y1 of the painted picture
 
-DENSITY = 1.25  # texels a unit when a unit is one pixel; a little above 1 keeps zoomed-in views sharp
+DENSITY = 1.25  # texels per unit when a unit is one pixel; a little above 1 keeps zoomed-in views sharp
 
 SUPERSAMPLES = 2  # shapes are drawn this much larger and averaged down
 
 Color = tuple[float, float, float]
+"""Red, green, blue in 0..255; a canvas clips what tints make larger."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Canvas:
         a, b = np.asarray(start, np.float64), np.asarray(end, np.float64)
         self.polygon([a - side, b - side, b + side, a + side], color)
 
-    def ellipse(self, x: float, y: float, rx: float, ry: float, color: Color, angle: float = 0.0) -> None:
+    def ellipse(self, x: float, y: float, rx: float, ry: float, color: Color, *, angle: float = 0.0) -> None:
         center = tuple(int(v) for v in self._fixed([(x, y)])[0])
         axes = (int(rx * self.density * SUPERSAMPLES * 16), int(ry * self.density * SUPERSAMPLES * 16))
         cv2.ellipse(self.image, center, axes, angle, 0, 360, _paint(color), -1, cv2.LINE_8, 4)

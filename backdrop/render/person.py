@@ -1,7 +1,7 @@
 """The articulated subject of the embedded footage: a clothed puppet of rigid parts.
 
 A subject is drawn from its number: proportions, clothes with a pattern of their own, hair or hat, and a
-gait. Each part (thigh, torso, head, ...) is a rigid sprite; a pose is one rigid transform a part, so that
+gait. Each part (thigh, torso, head, ...) is a rigid sprite; a pose is one rigid transform per part, so that
 the motion of every point of the subject is known exactly.
 
 Coordinates: a part's local frame has its joint at the origin, u along the bone, v across it. The figure's
@@ -21,7 +21,7 @@ from backdrop.render.painting import Color, Sprite, smooth_noise, tint
 
 GAITS = ("walk", "skate", "dance")
 
-_TEXELS = 2.5  # texels a pixel at zoom 1: parts are magnified by zoom and supersampling
+_TEXELS = 2.5  # texels per pixel at zoom 1: parts are magnified by zoom and supersampling
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class Subject:
         parts: the parts, in painting order.
         height: standing height, units.
         gait: one of `GAITS`.
-        rhythm: gait cycles a unit of distance (walk, skate) or a frame (dance).
+        rhythm: gait cycles per unit of distance (walk, skate) or per frame (dance).
         vigor: factor on the joint angles' swing.
-        speed: usual speed in units a frame.
+        speed: usual speed in units per frame.
     """
 
     parts: tuple[BodyPart, ...]
@@ -67,7 +67,7 @@ def make_subject(number: int, scale: float) -> Subject:
 
     Args:
         number: who it is; other numbers have other clothes, proportions and gait.
-        scale: pixels a unit at zoom 1.
+        scale: pixels per unit at zoom 1.
 
     Returns:
         The subject. It is cached and shared: its arrays are read-only.
@@ -278,9 +278,9 @@ def pose(subject: Subject, phase: float, facing: float) -> dict[str, np.ndarray]
     frames["head"] = _joint(_at(frames["torso"], chest + 0.075 * subject.height), np.pi - angles["nod"])
     for side, sign in (("far", -1.0), ("near", 1.0)):
         start = _at(frames["torso"], chest * 0.93, sign * shoulder)
-        _chain(subject, frames, side, ("upper_arm", "forearm", "hand"), start, angles)
+        _chain(subject, frames, [f"{side}_{name}" for name in ("upper_arm", "forearm", "hand")], start, angles)
         start = _at(frames["pelvis"], -0.01 * subject.height, sign * hip)
-        _chain(subject, frames, side, ("thigh", "shin"), start, angles)
+        _chain(subject, frames, [f"{side}_{name}" for name in ("thigh", "shin")], start, angles)
         ankle = _at(frames[f"{side}_shin"], subject.length(f"{side}_shin"))
         frames[f"{side}_foot"] = _joint(ankle, angles[f"{side}_foot"])
     return _stand(subject, frames, angles["hop"] * subject.height)
@@ -299,18 +299,16 @@ def _at(frame: np.ndarray, u: float, v: float = 0.0) -> np.ndarray:
 def _chain(
     subject: Subject,
     frames: dict[str, np.ndarray],
-    side: str,
-    names: tuple[str, ...],
+    names: list[str],
     start: np.ndarray,
     angles: dict[str, float],
 ) -> None:
     """Hang parts on one another from a start point; a hand continues its forearm."""
     angle = 0.0
     for name in names:
-        key = f"{side}_{name}"
-        angle = angles.get(key, angle)
-        frames[key] = _joint(start, angle)
-        start = _at(frames[key], subject.length(key))
+        angle = angles.get(name, angle)
+        frames[name] = _joint(start, angle)
+        start = _at(frames[name], subject.length(name))
 
 
 def _stand(subject: Subject, frames: dict[str, np.ndarray], hop: float) -> dict[str, np.ndarray]:
@@ -382,7 +380,7 @@ _GAIT = {"walk": _walk, "skate": _skate, "dance": _dance}
 
 
 def snapshot(subject: Subject, phase: float, scale: float) -> Sprite:
-    """One sprite of the whole figure standing still. Local frame: the figure's, density 2 texels a pixel."""
+    """One sprite of the whole figure standing still. Local frame: the figure's, density 2 texels per pixel."""
     density = 2.0 * scale
     half, top, bottom = 0.55 * subject.height, 1.15 * subject.height, 0.05 * subject.height
     width, height = int(2 * half * density), int((top + bottom) * density)

@@ -53,8 +53,8 @@ def make_clip(plan: Plan, params: FootageParams) -> Clip:
         plan.mode,
         (params.size[0], params.size[1]),
         params.frames,
-        params.fps,
-        plan.subject,
+        fps=params.fps,
+        subject=plan.subject,
         town=params.seed,
         stretch=plan.stretch,
     )

@@ -80,10 +80,11 @@ def _hills(canvas: Canvas, rng: np.random.Generator) -> None:
     for row in range(4):
         foot = -18.0 + row * 12
         for x in np.arange(x0, x1, 11.0 + 1.5 * row) + rng.uniform(-2.5, 2.5):
-            _conifer(canvas, rng, float(x + rng.uniform(-3, 3)), foot + 12, 25 + 3 * row, 0.95 - 0.06 * row)
+            _conifer(canvas, rng, (float(x + rng.uniform(-3, 3)), foot + 12), 25 + 3 * row, 0.95 - 0.06 * row)
 
 
-def _conifer(canvas: Canvas, rng: np.random.Generator, x: float, y: float, height: float, light: float) -> None:
+def _conifer(canvas: Canvas, rng: np.random.Generator, foot: tuple[float, float], height: float, light: float) -> None:
+    x, y = foot
     height *= rng.uniform(0.75, 1.25)
     color = tint((82, 112, 84), light * rng.uniform(0.85, 1.15))
     for tier in range(4):
@@ -105,7 +106,7 @@ def _street(canvas: Canvas, rng: np.random.Generator, palette: Palette) -> None:
         width = float(rng.uniform(72, 138))
         choice = int(rng.integers(len(palette.facades)))
         choice = (choice + (choice == previous)) % len(palette.facades)
-        paint_house(canvas, rng, palette, x, width, palette.facades[choice])
+        paint_house(canvas, rng, palette, left=x, width=width, color=palette.facades[choice])
         previous = choice
         x += width + (float(rng.uniform(30, 84)) if rng.random() < 0.5 else 0.0)
     _hedge(canvas, rng)
@@ -186,7 +187,7 @@ def _tufts(canvas: Canvas, rng: np.random.Generator, color: Color, band: tuple[f
             tip = (x + lean * size * rng.uniform(0.7, 1.2), y - size * rng.uniform(0.6, 1.1))
             canvas.polygon([(x + lean * 1.2 - 0.6, y), (x + lean * 1.2 + 0.6, y), tip], shade)
         if rng.random() < 0.12:
-            canvas.ellipse(x + 3, y, 0.022 * y, 0.013 * y, (168, 134, 84), float(rng.uniform(0, 180)))
+            canvas.ellipse(x + 3, y, 0.022 * y, 0.013 * y, (168, 134, 84), angle=float(rng.uniform(0, 180)))
 
 
 def _beds(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -253,7 +254,9 @@ def _broadleaf(rng: np.random.Generator, density: float, height: float) -> Sprit
             angle, distance = rng.uniform(0, 2 * np.pi), radius * np.sqrt(rng.uniform(0, 1.1))
             dx, dy = distance * np.cos(angle), 0.85 * distance * np.sin(angle)
             light = 0.98 - 0.24 * (dx + 1.5 * dy) / radius + rng.uniform(-0.1, 0.1)
-            canvas.ellipse(cx * height + dx, cy * height + dy, 2.7, 1.7, tint(leaf, light), float(rng.uniform(0, 180)))
+            canvas.ellipse(
+                cx * height + dx, cy * height + dy, 2.7, 1.7, tint(leaf, light), angle=float(rng.uniform(0, 180))
+            )
     return canvas.sprite()
 
 
@@ -288,7 +291,7 @@ def paint_world(town: int, stretch: int, scale: float) -> World:
     Args:
         town: seed of the palette, which all stretches share.
         stretch: which stretch of the street; other numbers have other houses, trees and joints.
-        scale: pixels a unit at zoom 1 (view height / 192).
+        scale: pixels per unit at zoom 1 (view height / 192).
 
     Returns:
         The world. It is cached and shared: its arrays are read-only.

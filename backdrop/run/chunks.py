@@ -33,6 +33,7 @@ def by_sequence(
     counts: Mapping[str, int],
     length: int,
     rest: tuple,
+    *,
     workers: int,
     title: str,
     gpu: bool = False,
@@ -42,9 +43,12 @@ def by_sequence(
     Close it (`contextlib.closing`) when leaving it early: chunks under way are then let finish.
 
     Args:
-        counts: sequence -> frames. length: of a chunk, frames.
+        function: takes a sequence's name, a range of its frames, and `rest`.
+        counts: sequence -> how many frames it has.
+        length: frames of a chunk.
         rest: the function's other arguments.
         workers, gpu: see `processes.each`.
+        title: stands before the progress bar.
 
     Returns:
         For each sequence its name and the results of its chunks in order, as they come.
@@ -58,13 +62,13 @@ def by_sequence(
         tqdm(total=sum(counts.values()), desc=title, unit="frame", disable=None) as progress,
     ):
 
-        def told() -> Iterator[tuple[str, ChunkResult]]:
+        def results_with_names() -> Iterator[tuple[str, ChunkResult]]:
             for (name, span), result in zip(chunks, results, strict=True):
                 progress.update(len(span))
                 yield name, result
 
         try:
-            for name, pairs in groupby(told(), key=lambda pair: pair[0]):
+            for name, pairs in groupby(results_with_names(), key=lambda pair: pair[0]):
                 yield name, (result for _, result in pairs)
         finally:
             _cached.cache_clear()

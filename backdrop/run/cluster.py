@@ -129,13 +129,13 @@ def connect(backend: str, address: str | None, workers: int) -> Iterator[Cluster
         BackdropError: the package is not installed, nobody listens at the address, or no worker appears.
     """
     if address is not None:
-        _reach(backend, address)
+        _check_address(backend, address)
     with (_dask if backend == "dask" else _ray)(address, workers) as cluster:
-        _greet(cluster, backend, address)
+        _check_workers(cluster, backend, address)
         yield cluster
 
 
-def _need(backend: str, package: str) -> Any:
+def _import_optional(backend: str, package: str) -> Any:
     try:
         return importlib.import_module(package)
     except ImportError as fault:
@@ -145,7 +145,7 @@ def _need(backend: str, package: str) -> Any:
         ) from None
 
 
-def _reach(backend: str, address: str) -> None:
+def _check_address(backend: str, address: str) -> None:
     """A wrong address is found here: Dask and Ray try for a minute, and say much."""
     pattern, form = _ADDRESSES[backend]
     found = pattern.fullmatch(address)
@@ -158,13 +158,13 @@ def _reach(backend: str, address: str) -> None:
         with socket.create_connection((host, int(port)), CONNECT_PATIENCE / 2) as line:
             first = line.recv(8)
     except (OSError, OverflowError) as fault:
-        raise _silent(backend, address, fault) from None
+        raise _no_answer(backend, address, fault) from None
     # Both speak first: Dask the length of its greeting, Ray a frame of HTTP/2's settings, which are of type 4.
     if len(first) < 8 or (first[2:] != bytes(6) if backend == "dask" else first[3] != 4):
-        raise _silent(backend, address, "what listens there is something else")
+        raise _no_answer(backend, address, "what listens there is something else")
 
 
-def _silent(backend: str, address: str, why: object) -> BackdropError:
+def _no_answer(backend: str, address: str, why: object) -> BackdropError:
     start = "dask scheduler" if backend == "dask" else "ray start --head"
     said = " ".join(str(why).split()) or type(why).__name__
     return BackdropError(
@@ -173,13 +173,13 @@ def _silent(backend: str, address: str, why: object) -> BackdropError:
     )
 
 
-def _greet(cluster: Cluster, backend: str, address: str | None) -> None:
+def _check_workers(cluster: Cluster, backend: str, address: str | None) -> None:
     """A worker appears, can import this code, and sees this folder.
 
     Asked by a call, not by a count: a cluster may start its workers for the first call. Where there are workers and
     none has time, others use the cluster, too.
     """
-    future = cluster.submit(partial(_arrive, os.getcwd()), gpu=False)
+    future = cluster.submit(partial(_check_folder, os.getcwd()), gpu=False)
     try:
         fault = cluster.result(future, CONNECT_PATIENCE)
     except TimeoutError:
@@ -199,7 +199,7 @@ def _greet(cluster: Cluster, backend: str, address: str | None) -> None:
         raise fault
 
 
-def _arrive(folder: str) -> BackdropError | None:
+def _check_folder(folder: str) -> BackdropError | None:
     try:
         with inside(folder):
             return None
@@ -215,8 +215,8 @@ class _Dask(Cluster):
     def workers(self, gpu: bool = False) -> int:
         known = self.client.scheduler_info(n_workers=-1)["workers"].values()
         if gpu:
-            return sum(int(own["resources"].get("GPU", 0)) for own in known)
-        if any(own["nthreads"] > 1 for own in known):  # the folder and OpenCV's threads are a process's
+            return sum(int(worker["resources"].get("GPU", 0)) for worker in known)
+        if any(worker["nthreads"] > 1 for worker in known):  # the folder and OpenCV's threads are a process's
             raise BackdropError(
                 f"workers of the Dask cluster at {self.address} run several calls at a time in one process: "
                 "start them with `--nthreads 1`, and several of them (`--nworkers N`)"
@@ -225,7 +225,7 @@ class _Dask(Cluster):
 
     def submit(self, batch: Callable[[], Any], gpu: bool) -> Any:
         # by its own name every time: Dask would take the result of an equal call for this one's
-        return self.client.submit(_run, batch, pure=False, resources={"GPU": 1} if gpu else None)
+        return self.client.submit(_run_batch, batch, pure=False, resources={"GPU": 1} if gpu else None)
 
     def result(self, future: Any, timeout: float | None = None) -> Any:
         from distributed import KilledWorker
@@ -233,7 +233,7 @@ class _Dask(Cluster):
         try:
             return future.result(timeout)
         except KilledWorker:
-            raise _deadly() from None
+            raise _worker_killed() from None
         except CancelledError:
             raise BackdropError(
                 f"the Dask scheduler at {self.address} went away: start it and run the same command again"
@@ -247,34 +247,42 @@ class _Dask(Cluster):
 
 @contextmanager
 def _dask(address: str | None, workers: int) -> Iterator[Cluster]:
-    distributed = _need("dask", "distributed")
+    distributed = _import_optional("dask", "distributed")
     for name in ("distributed", "distributed.client"):  # a page at every end of a cluster
         logging.getLogger(name).setLevel(logging.CRITICAL)
     if address is None:
-        with _local_dask(workers) as cluster, distributed.Client(cluster, set_as_default=False) as client:
+        with _dask_here(workers) as cluster, distributed.Client(cluster, set_as_default=False) as client:
             yield _Dask(client, cluster.scheduler_address)
         return
     try:
         client = distributed.Client(address, timeout=CONNECT_PATIENCE, set_as_default=False)
     except (OSError, ValueError) as fault:
-        raise _silent("dask", address, fault) from None
+        raise _no_answer("dask", address, fault) from None
     with client:
         yield _Dask(client, address)
 
 
-def _local_dask(workers: int) -> Any:
+def _dask_here(workers: int) -> Any:
     """A scheduler in this process and workers in others, a GPU each for the first ones where there are some."""
     from distributed import Nanny, Scheduler, SpecCluster
 
     gpus = _visible_gpus()
     here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0"}  # seen from this machine alone
-    deaf = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is this process's to act upon
-    options = {"nthreads": 1, "memory_limit": 0, "dashboard": False, "silence_logs": logging.CRITICAL, "preload": deaf}
+    ignore_interrupts = (
+        "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"  # Ctrl-C is this process's to act upon
+    )
+    options = {
+        "nthreads": 1,
+        "memory_limit": 0,
+        "dashboard": False,
+        "silence_logs": logging.CRITICAL,
+        "preload": ignore_interrupts,
+    }
     options |= here
     spec = {}
     for number in range(workers):
-        own = {"env": {"CUDA_VISIBLE_DEVICES": gpus[number]}, "resources": {"GPU": 1}} if number < len(gpus) else {}
-        spec[number] = {"cls": Nanny, "options": {**options, **own}}
+        gpu = {"env": {"CUDA_VISIBLE_DEVICES": gpus[number]}, "resources": {"GPU": 1}} if number < len(gpus) else {}
+        spec[number] = {"cls": Nanny, "options": {**options, **gpu}}
     scheduler = {"cls": Scheduler, "options": {**here, "dashboard": False, "allowed_failures": RETRIES}}
     return SpecCluster(workers=spec, scheduler=scheduler, silence_logs=logging.CRITICAL)
 
@@ -295,7 +303,7 @@ class _Ray(Cluster):
         import ray
 
         self.address = address
-        self.remote = ray.remote(_run)
+        self.remote = ray.remote(_run_batch)
         # Ray calls back in the thread that it talks to its servers in, from which nothing can be submitted
         self.callbacks = ThreadPoolExecutor(1, "ray-callbacks")
 
@@ -317,7 +325,7 @@ class _Ray(Cluster):
         except exceptions.RayTaskError as fault:
             raise fault.cause from fault
         except (exceptions.WorkerCrashedError, exceptions.OutOfMemoryError):
-            raise _deadly() from None
+            raise _worker_killed() from None
         except exceptions.RayError as fault:
             raise BackdropError(
                 f"the Ray cluster at {self.address} lost a call ({str(fault).splitlines()[0]}): "
@@ -349,20 +357,20 @@ class _RayFuture:
 def _ray(address: str | None, workers: int) -> Iterator[Cluster]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else a warning, of what is to come
-    ray = _need("ray", "ray")
+    ray = _import_optional("ray", "ray")
     quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
-    ray._private.worker.print_to_stdstream = _nothing  # ten lines for every worker that dies, on stdout, in any case
+    ray._private.worker.print_to_stdstream = _discard  # ten lines for every worker that dies, on stdout, in any case
     try:
         if address is None:
             # results are a few numbers; without a limit Ray takes a third of the memory for them
-            own = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 100 * 2**20}
-            ray.init("local", **own, **quiet)
+            here = {"num_cpus": workers, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+            ray.init("local", **here, **quiet)
         else:
             ray.init(address, **quiet)
     except (OSError, RuntimeError, ValueError) as fault:
         ray.shutdown()
         token = "; a cluster that asks for a token wants RAY_AUTH_MODE=token in the environment"
-        raise _silent("ray", address or "null", f"{fault}{token}") from None
+        raise _no_answer("ray", address or "null", f"{fault}{token}") from None
     cluster = _Ray(address or "null")
     try:
         yield cluster
@@ -371,15 +379,15 @@ def _ray(address: str | None, workers: int) -> Iterator[Cluster]:
         ray.shutdown()
 
 
-def _nothing(*_: Any, **__: Any) -> None:
+def _discard(*_: Any, **__: Any) -> None:
     """What is done with Ray's messages."""
 
 
-def _run(batch: Callable[[], Any]) -> Any:
+def _run_batch(batch: Callable[[], Any]) -> Any:
     return batch()
 
 
-def _deadly() -> BackdropError:
+def _worker_killed() -> BackdropError:
     return BackdropError(
         f"a call killed its worker process {RETRIES + 1} times, most likely for want of memory: give the "
         "workers more of it, or lower the batch or the size of this stage, and run the same command again"

@@ -19,21 +19,28 @@ from backdrop.run.compute import ComputeParams
 
 Result = TypeVar("Result")
 
-_cluster: ContextVar[Cluster | None] = ContextVar("open", default=None)
+_cluster: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
 """The cluster of the `pool` that is open."""
 
 
 def collect(
     function: Callable[..., Result],
-    calls: Sequence[tuple],
+    arguments: Sequence[tuple],
     workers: int,
-    description: str,
+    *,
+    title: str,
     unit: str,
     gpu: bool = False,
 ) -> list[Result]:
-    """`each` to its end, with a progress bar on stderr, whose unit is a call."""
-    results = each(function, calls, workers, gpu)
-    return list(tqdm(results, total=len(calls), desc=description, unit=unit, disable=None))
+    """`each` to its end, with a progress bar on stderr.
+
+    Args:
+        function, arguments, workers, gpu: see `each`.
+        title: stands before the bar.
+        unit: what one call does, such as "sequence".
+    """
+    results = each(function, arguments, workers, gpu)
+    return list(tqdm(results, total=len(arguments), desc=title, unit=unit, disable=None))
 
 
 @contextmanager
@@ -60,9 +67,9 @@ def pool(compute: ComputeParams) -> Iterator[int]:
 
 
 def each(
-    function: Callable[..., Result], calls: Sequence[tuple], workers: int = 0, gpu: bool = False
+    function: Callable[..., Result], arguments: Sequence[tuple], workers: int = 0, gpu: bool = False
 ) -> Generator[Result, None, None]:
-    """`function(*call)` for each call, in processes; the results in the order of the calls, as they come.
+    """`function(*tuple)` for each tuple of arguments, in processes; the results in that order, as they come.
 
     OpenCV and BLAS get the cores that are left over: all where there is a single call, one each where there are at
     least as many calls as workers.
@@ -72,6 +79,8 @@ def each(
     are begun again, once, whose results were not yet handed out.
 
     Args:
+        function: what is called; it can be pickled.
+        arguments: those of each call.
         workers: processes; 0: one a core; 1, or a single call: this process.
         gpu: a call needs a GPU of its own: with Dask a worker that declares one (`--resources GPU=1`), with Ray one of
             its GPUs; without a cluster all run in this process, one after another.
@@ -84,8 +93,8 @@ def each(
     """
     handed = 0
     for last in (False, True):
-        parallel, threads, folder = _parallel(len(calls), workers, gpu)
-        tasks = [(function, call, threads, folder) for call in calls[handed:]]
+        parallel, threads, folder = _parallel(len(arguments), workers, gpu)
+        tasks = [(function, one, threads, folder) for one in arguments[handed:]]
         try:
             with closing(_results_in_order(parallel, tasks)) as results:
                 for result in results:
@@ -97,14 +106,14 @@ def each(
                 raise
 
 
-def threads_each(calls: int, workers: int) -> int:
-    """Cores for each of so many calls at a time, of `workers` (0: all); a worker of a cluster has one."""
-    return 1 if _cluster.get() is not None else max(1, (workers or cpu_count()) // calls)
+def threads_each(count: int, workers: int) -> int:
+    """Cores for each of `count` calls that run at a time, of `workers` (0: all); a worker of a cluster has one."""
+    return 1 if _cluster.get() is not None else max(1, (workers or cpu_count()) // count)
 
 
 def device_there(device: str, gpu: bool) -> str:
-    """`compute.device` as a call is to take it: a worker of a cluster sees the GPU that was given to it, or is to use
-    none."""
+    """`compute.device` as a call is to take it. A worker of a cluster sees only the GPU that was given to it, or it is
+    to use no GPU."""
     if _cluster.get() is None:
         return device
     return "cuda" if gpu else "cpu"
@@ -127,16 +136,16 @@ def _parallel(count: int, workers: int, gpu: bool) -> tuple[Parallel, int, str |
         return Parallel(n_jobs=jobs, return_as="generator"), threads, None
 
 
-def _results_in_order(parallel: Parallel, calls: Sequence[tuple]) -> Generator[Any, None, None]:
+def _results_in_order(parallel: Parallel, arguments: Sequence[tuple]) -> Generator[Any, None, None]:
     """The results of `_call`; ends as `each` describes when one is a fault, or the caller has one."""
     fault: BackdropError | None = None
     left = False
 
     def tasks() -> Iterator[Any]:
-        for call in calls:
+        for one in arguments:
             if fault or left:
                 return
-            yield delayed(_call)(*call)
+            yield delayed(_call)(*one)
 
     results = parallel(tasks())
     try:
@@ -155,12 +164,14 @@ def _results_in_order(parallel: Parallel, calls: Sequence[tuple]) -> Generator[A
         raise fault
 
 
-def _call(function: Callable[..., Result], call: tuple, threads: int, folder: str | None) -> Result | BackdropError:
+def _call(
+    function: Callable[..., Result], arguments: tuple, threads: int, folder: str | None
+) -> Result | BackdropError:
     before = cv2.getNumThreads()
     cv2.setNumThreads(threads)
     try:
         with inside(folder) if folder else nullcontext():
-            return function(*call)
+            return function(*arguments)
     except BackdropError as fault:
         return fault
     finally:

@@ -122,7 +122,7 @@ def _segment_files(task: _Task, outs: Sequence[Path], names: list[str], workers:
     counts, length = frame_counts(task.frames, names), task.batch * max(1, SEGMENT_CHUNK // task.batch)
     with ExitStack() as stack:
         task = task._replace(outs=tuple((out, stack.enter_context(parts_folder(out))) for out in outs))
-        found = by_sequence(_segment_chunk, counts, length, (task,), workers, "segment", gpu)
+        found = by_sequence(_segment_chunk, counts, length, (task,), workers=workers, title="segment", gpu=gpu)
         for name, chunks in stack.enter_context(closing(found)):
             _join_parts([out / f"{name}.zip" for out in outs], chunks)
 

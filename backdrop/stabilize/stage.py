@@ -96,7 +96,9 @@ def stabilize_all(
     """
     names = usable_sequences(frames_dir)
     counts, rest = frame_counts(frames_dir, names), (Path(frames_dir), params)
-    with closing(by_sequence(_stabilize_chunk, counts, STABILIZE_CHUNK, rest, workers, "stabilize")) as sequences:
+    with closing(
+        by_sequence(_stabilize_chunk, counts, STABILIZE_CHUNK, rest, workers=workers, title="stabilize")
+    ) as sequences:
         rows = [_save_chunks(name, chunks, Path(out_dir) / f"{name}.npz") for name, chunks in sequences]
     with atomic_path(Path(out_dir) / "index.csv") as temporary, temporary.open("w", newline="") as stream:
         writer = csv.DictWriter(stream, STABILIZE_COLUMNS, extrasaction="ignore", lineterminator="\n")

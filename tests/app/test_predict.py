@@ -21,8 +21,9 @@ from backdrop.app.pictures import picture_path
 from backdrop.app.predict import predict_all, predict_source
 from backdrop.app.records import Record, Settings, encoded, read_records, records_path
 from backdrop.app.segmenter import Segmenter
-from backdrop.app.sources import Source, find_sources, frames_of, natural
+from backdrop.app.sources import Source, find_sources, frames_of
 from backdrop.errors import BackdropError
+from backdrop.frames.names import natural_key
 from backdrop.io.masks import Mask
 from backdrop.networks import student
 from backdrop.video.decode import decode_video
@@ -111,7 +112,7 @@ def test_what_is_no_source_is_named(name: str, material: Path) -> None:
 
 @given(st.lists(st.integers(0, 200), min_size=2, max_size=6))
 def test_numbers_sort_as_numbers(numbers: list[int]) -> None:
-    assert sorted((f"f{n}.png" for n in numbers), key=natural) == [f"f{n}.png" for n in sorted(numbers)]
+    assert sorted((f"f{n}.png" for n in numbers), key=natural_key) == [f"f{n}.png" for n in sorted(numbers)]
 
 
 def test_every_second_frame_keeps_its_number(material: Path) -> None:

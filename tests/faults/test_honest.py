@@ -226,7 +226,7 @@ def trained_on(root: Path) -> set[str]:
 def test_training_takes_training_sequences_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path, SPLITS, frames=2)
     assert trained_on(tmp_path) == {"learned"}
-    monkeypatch.setattr(loop.datasets, "read_index", confused(read_index, "test", "train"))
+    monkeypatch.setattr(learn_frames, "read_index", confused(read_index, "test", "train"))
     assert trained_on(tmp_path) == {"learned", "first", "second"}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zipfile
 from io import BytesIO
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 
 from backdrop.errors import BackdropError
 from backdrop.render.clip import MODES, Clip, mask_box
+from backdrop.render.parameters import FootageParams
 from backdrop.render.stage import plan_clips, render_all
 from backdrop.render.street import paint_flat, paint_world
 from backdrop.video.decode import decode_video
@@ -25,8 +25,8 @@ def clean(mode: str, seed: int = 3, **options: object) -> Clip:
     return Clip(seed, mode, **(settings | options))
 
 
-def settings(**changes: object) -> SimpleNamespace:
-    base = {
+def settings(**changes: object) -> FootageParams:
+    base: dict = {
         "size": (160, 96),
         "fps": 24.0,
         "frames": 5,
@@ -36,7 +36,7 @@ def settings(**changes: object) -> SimpleNamespace:
         "modes": list(MODES),
         "seed": 0,
     }
-    return SimpleNamespace(**(base | changes))
+    return FootageParams.model_validate(base | changes)
 
 
 def sample(image: np.ndarray, flow: np.ndarray) -> np.ndarray:
@@ -223,7 +223,7 @@ def test_distractors_move_in_the_background_and_are_not_in_the_mask() -> None:
     assert difference(lively.background(0), lively.background(20), np.ones(SIZE[::-1], bool)) > 0.3
     np.testing.assert_array_equal(calm.mask(8), lively.mask(8))
     bystander = lively.labels(8).max(where=lively.labels(8) < 100, initial=0)
-    assert bystander == 3 + len(lively._world.trees)
+    assert bystander == 3 + len(lively._scene.world.trees)
 
 
 def test_presence_lets_the_subject_leave() -> None:

@@ -46,7 +46,10 @@ def test_spans_hold_each_frame_once() -> None:
 @WORKERS
 @pytest.mark.parametrize("length", [1, 3, 100])
 def test_results_come_by_sequence_and_in_order(workers: int, length: int) -> None:
-    found = {name: list(parts) for name, parts in by_sequence(squares, COUNTS, length, (99,), workers, "squares")}
+    found = {
+        name: list(parts)
+        for name, parts in by_sequence(squares, COUNTS, length, (99,), workers=workers, title="squares")
+    }
     assert list(found) == list(COUNTS)
     assert {name: len(parts) for name, parts in found.items()} == {k: len(spans(n, length)) for k, n in COUNTS.items()}
     for name, parts in found.items():
@@ -55,7 +58,7 @@ def test_results_come_by_sequence_and_in_order(workers: int, length: int) -> Non
 
 @WORKERS
 def test_a_fault_is_told_when_its_chunk_comes(workers: int) -> None:
-    found = by_sequence(squares, COUNTS, 2, (4,), workers, "squares")
+    found = by_sequence(squares, COUNTS, 2, (4,), workers=workers, title="squares")
     name, parts = next(found)
     assert name == "a"
     assert [next(parts), next(parts)] == [["a0", "a1"], ["a4", "a9"]]
@@ -65,7 +68,7 @@ def test_a_fault_is_told_when_its_chunk_comes(workers: int) -> None:
 
 @WORKERS
 def test_a_caller_that_leaves_leaves_nothing_half_done(workers: int, tmp_path: Path) -> None:
-    with closing(by_sequence(touch, {"a": 40}, 1, (tmp_path,), workers, "touching")) as found:
+    with closing(by_sequence(touch, {"a": 40}, 1, (tmp_path,), workers=workers, title="touching")) as found:
         _, parts = next(found)
         assert next(parts).is_file()
     assert not list(tmp_path.glob("*.part"))
@@ -101,7 +104,9 @@ def test_nothing_is_kept_open_in_the_end(tmp_path: Path) -> None:
         return cached_open(open_again, tmp_path)
 
     for number in (1, 2):
-        ((_, parts),) = [(name, list(parts)) for name, parts in by_sequence(use, {"a": 3}, 1, (), 1, "use")]
+        ((_, parts),) = [
+            (name, list(parts)) for name, parts in by_sequence(use, {"a": 3}, 1, (), workers=1, title="use")
+        ]
         assert parts == [number] * 3
 
 

@@ -99,18 +99,18 @@ def test_a_cluster_gives_what_processes_give(backend: str, tmp_path: Path, monke
     Path("note").write_text("found")
     with pool(compute(backend)) as workers:
         assert workers == 2
-        assert collect(calls.read, [(Path("note"),)], workers, "relative paths", "call") == ["found"]
-        found = collect(calls.noted, [(Path("."), n, 4) for n in range(9)], workers, "a death", "call")
+        assert collect(calls.read, [(Path("note"),)], workers, title="relative paths", unit="call") == ["found"]
+        found = collect(calls.noted, [(Path("."), n, 4) for n in range(9)], workers, title="a death", unit="call")
         assert found == list(range(9))
         assert calls.starts(tmp_path) == sorted([*range(9), 4]), "only the call that died was begun again"
-        assert os.getpid() not in collect(calls.process, [()] * 4, 1, "elsewhere", "call")
+        assert os.getpid() not in collect(calls.process, [()] * 4, 1, title="elsewhere", unit="call")
         with pytest.raises(BackdropError, match="number 3"):
-            collect(calls.faulty, [(n, 3) for n in range(9)], workers, "a fault", "call")
+            collect(calls.faulty, [(n, 3) for n in range(9)], workers, title="a fault", unit="call")
         with pytest.raises(ZeroDivisionError, match="of the program"):
             list(each(calls.broken, [()]))
         with pytest.raises(BackdropError, match=r"no worker .* declares a GPU.*compute\.device"):
             list(each(calls.process, [()], gpu=True))
-    assert collect(calls.process, [()], workers, "here again", "call") == [os.getpid()]
+    assert collect(calls.process, [()], workers, title="here again", unit="call") == [os.getpid()]
 
 
 @pytest.mark.slow
@@ -211,7 +211,7 @@ def test_no_process_outlives_the_program(backend: str, sign: signal.Signals, tmp
         "def main():\n"
         f"  with pool(ComputeParams(**{compute(backend).model_dump()})) as workers:\n"
         "    print('up', flush=True)\n"
-        "    collect(calls.noted, [(Path('.'), n, -1, 2.0) for n in range(20)], workers, 'x', 'call')\n"
+        "    collect(calls.noted, [(Path('.'), n, -1, 2.0) for n in range(20)], workers, title='x', unit='call')\n"
         "if __name__ == '__main__': run(main)\n"
     )
     (tmp_path / "program.py").write_text(program)

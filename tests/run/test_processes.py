@@ -46,7 +46,7 @@ def threads() -> int:
 @WORKERS
 def test_results_come_in_the_order_of_the_calls(workers: int) -> None:
     assert list(each(slow_first, [(n,) for n in range(20)], workers)) == [n**2 for n in range(20)]
-    assert collect(slow_first, [], workers, "nothing", "call") == []
+    assert collect(slow_first, [], workers, title="nothing", unit="call") == []
 
 
 @WORKERS
@@ -71,13 +71,13 @@ def test_a_caller_that_leaves_leaves_nothing_half_done(workers: int, tmp_path: P
 
 def test_the_first_fault_is_told(tmp_path: Path) -> None:
     with pytest.raises(BackdropError, match="number 3"):
-        collect(touch, [(tmp_path, number, (3, 4)) for number in range(6)], 2, "touching", "file")
+        collect(touch, [(tmp_path, number, (3, 4)) for number in range(6)], 2, title="touching", unit="file")
 
 
 def test_processes_share_the_cores() -> None:
     before = cv2.getNumThreads()
-    assert collect(threads, [(), (), ()], 2, "threads", "call") == [1, 1, 1]
-    assert collect(threads, [()], 2, "threads", "call") == [2]
+    assert collect(threads, [(), (), ()], 2, title="threads", unit="call") == [1, 1, 1]
+    assert collect(threads, [()], 2, title="threads", unit="call") == [2]
     assert cv2.getNumThreads() == before
 
 
@@ -126,7 +126,7 @@ def test_a_call_on_a_cluster_sees_the_gpu_that_it_was_given_and_has_one_core(mon
 
 def test_zero_workers_are_the_cores_that_this_process_may_use() -> None:
     program = (
-        "from backdrop.params import read; from backdrop.processes import pool\n"
+        "from backdrop.params import read; from backdrop.run.processes import pool\n"
         "compute = read('params.yaml').compute.model_copy(update={'workers': 0})\n"
         "with pool(compute) as workers: print(workers)"
     )
@@ -137,9 +137,11 @@ def test_zero_workers_are_the_cores_that_this_process_may_use() -> None:
 def test_nothing_is_said_at_the_end_of_a_program_that_had_a_fault(tmp_path: Path) -> None:
     """joblib warned of tasks left undone and of semaphores, after the message and in place of it."""
     program = (
-        "from pathlib import Path; from backdrop.errors import BackdropError; from backdrop.processes import collect\n"
+        "from pathlib import Path; from backdrop.errors import BackdropError\n"
+        "from backdrop.run.processes import collect\n"
         "from tests.run.test_processes import touch\n"
-        f"try: collect(touch, [(Path({str(tmp_path)!r}), n, (2,)) for n in range(9)], 2, 'touching', 'file')\n"
+        f"arguments = [(Path({str(tmp_path)!r}), n, (2,)) for n in range(9)]\n"
+        "try: collect(touch, arguments, 2, title='touching', unit='file')\n"
         "except BackdropError as fault: raise SystemExit(f'error: {fault}')"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
