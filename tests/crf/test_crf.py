@@ -295,9 +295,9 @@ def test_a_damaged_prediction_is_named_and_leaves_nothing_half_written(tmp_path:
     make_run(tmp_path, {"a": "test"}, frames=3)
     path = tmp_path / "predictions" / "a.zip"
     with ZipFile(path) as archive:
-        kept = {name: archive.read(name) for name in archive.namelist() if name != "000002.png"}
+        others = {name: archive.read(name) for name in archive.namelist() if name != "000002.png"}
     with ZipFile(path, "w") as archive:
-        for name, data in kept.items():
+        for name, data in others.items():
             archive.writestr(name, data)
     folders = RefineFolders(tmp_path / "frames", tmp_path / "predictions", tmp_path / "out", tmp_path / "davis")
     with pytest.raises(BackdropError, match="000002.png is missing or damaged"):

@@ -295,7 +295,7 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(walk: Path, monkeyp
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_fault_in_a_middle_chunk_is_told_and_nothing_left(
+def test_a_fault_in_a_middle_chunk_is_named_and_nothing_left(
     workers: int, walk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(flow_stage, "FLOW_CHUNK", 2)

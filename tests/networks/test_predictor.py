@@ -217,7 +217,7 @@ def test_what_is_no_image_is_named(predictor: Predictor, wrong: object, message:
         predictor.predict(wrong)  # type: ignore[arg-type]
 
 
-def test_boxes_of_all_cells_are_told_and_s_segments_any(predictor: Predictor, images: list[np.ndarray]) -> None:
+def test_boxes_of_all_cells_are_given_and_s_segments_any(predictor: Predictor, images: list[np.ndarray]) -> None:
     found = predictor.predict(images[0])
     assert found.boxes.shape == (8, 8, 4)
     assert np.allclose(found.boxes.reshape(-1, 4)[found.cell], found.box)

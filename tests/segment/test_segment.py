@@ -148,7 +148,7 @@ def test_a_damaged_frame_in_a_middle_chunk_is_named(
     with pytest.raises(BackdropError, match=r"test_1\.zip: frame 3 is missing or damaged; run the stage frames again"):
         segment_all(folders, SegmentParams(threshold=0.5, batch=2), 1, "cpu", lambda *_: (0.0, ""))
     for folder in (folders.predictions, folders.predictions_paper):
-        assert {path.name for path in folder.iterdir()} <= {"val_1.zip"}, "what was whole before"
+        assert {path.name for path in folder.iterdir()} <= {"val_1.zip"}, "what was complete before"
 
 
 def test_the_batch_size_does_not_matter(predictions: Path, material: Path, tmp_path: Path) -> None:
