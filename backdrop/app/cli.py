@@ -12,8 +12,9 @@ import typer
 
 from backdrop.errors import BackdropError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # these take long to import, and --help does without them
     from backdrop.app.segmenter import Segmenter
+    from backdrop.crf.parameters import CRFParams
 
 SOME_FAILED = 3
 """Exit status when some inputs could not be read and the others were segmented; 1: an error, 2: a wrong command."""
@@ -30,6 +31,8 @@ app = typer.Typer(
 
 
 class Format(StrEnum):
+    """What can be written: `pictures.PICTURES` and `exports.FORMATS`. Named here, as these take long to import."""
+
     masks = "masks"
     overlay = "overlay"
     npz = "npz"
@@ -41,36 +44,52 @@ class Format(StrEnum):
 
 
 class Refinement(StrEnum):
+    """What makes a mask out of a soft mask: the CRF, or the threshold alone."""
+
     crf = "crf"
     none = "none"
+
+
+ModelFolder = Annotated[Path, typer.Option(help="Model folder.")]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+Formats = Annotated[
+    list[Format] | None, typer.Option("--format", "-f", help="May be given several times; masks by default.")
+]
+
+CRFChoice = Annotated[Refinement, typer.Option("--refine", help="Dense CRF with the parameters of --params.")]
+
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Foreground is above it; by default the project's, else the student's.", min=0, max=1),
+]
+
+Confidence = Annotated[
+    float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
+]
+
+Instances = Annotated[
+    int | None,
+    typer.Option(help="Up to so many subjects, each with its number; by default one mask.", min=1, max=64),
+]
 
 
 @app.command()
 def predict(
     inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders of them, or patterns in quotes.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")],
-    model: Annotated[Path, typer.Option(help="Model folder.")] = MODEL,
-    formats: Annotated[
-        list[Format] | None, typer.Option("--format", "-f", help="May be given several times; masks by default.")
-    ] = None,
-    refinement: Annotated[Refinement, typer.Option("--refine", help="Dense CRF with the parameters of --params.")] = (
-        Refinement.crf
-    ),
-    threshold: Annotated[
-        float | None,
-        typer.Option(help="Foreground is above it; by default the project's, else the student's own.", min=0, max=1),
-    ] = None,
+    *,
+    model: ModelFolder = MODEL,
+    formats: Formats = None,
+    refinement: CRFChoice = Refinement.crf,
+    threshold: Threshold = None,
     params: Annotated[Path, typer.Option(help="Where the CRF's parameters stand.")] = Path("params.yaml"),
-    min_confidence: Annotated[
-        float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
-    ] = 0.0,
-    instances: Annotated[
-        int | None,
-        typer.Option(help="Up to so many subjects, told apart and numbered; by default one mask.", min=1, max=64),
-    ] = None,
+    min_confidence: Confidence = 0.0,
+    instances: Instances = None,
     every: Annotated[int, typer.Option(help="Every n-th frame of a video.", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="Frames of a video at a time.", min=1)] = 8,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")] = False,
 ) -> None:
     """Segment images and videos.
@@ -87,7 +106,7 @@ def predict(
     from backdrop.app.exports import FORMATS
     from backdrop.app.exports.common import recorded
     from backdrop.app.pictures import PICTURES
-    from backdrop.app.predict import alone_in, predict_all
+    from backdrop.app.predict import Job, alone_in, predict_all
     from backdrop.app.records import Settings
     from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import find_sources
@@ -98,9 +117,9 @@ def predict(
     crf = _crf(params) if refinement is Refinement.crf else None
     level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
     settings = Settings(_identity(model), level, crf, every, min_confidence, instances)
-    pictures = [name for name in chosen if name in PICTURES]
+    job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
-        faults = predict_all(segmenter, sources, out, settings, pictures, batch, quiet)
+        faults = predict_all(job, sources, quiet)
         for _, fault in faults:
             print(f"error: {fault}", file=sys.stderr)
         if len(faults) == len(sources):
@@ -109,7 +128,7 @@ def predict(
         ready = recorded(out, names)
         for name in chosen:
             if name in FORMATS:
-                FORMATS[name](out, ready, out)
+                FORMATS[name](ready, out)
     if not quiet:
         frames = sum(len(records.frames) for _, records in ready)
         typer.echo(f"{frames} frames of {len(ready)} files in {out} (threshold {level:g}): {', '.join(chosen)}")
@@ -122,7 +141,7 @@ def export(
     folder: Annotated[Path, typer.Argument(help="What `backdrop predict -o` wrote.")],
     formats: Annotated[list[Format], typer.Option("--format", "-f", help="May be given several times.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; by default the same folder.")] = None,
-    split: Annotated[bool, typer.Option("--split", help="coco: an annotation a component, as CVAT wants.")] = False,
+    split: Annotated[bool, typer.Option("--split", help="coco: one annotation per component, as CVAT wants.")] = False,
 ) -> None:
     """Carry masks into other tools, without segmenting again.
 
@@ -130,19 +149,19 @@ def export(
     backdrop export out --format coco --split
     backdrop export out --format yolo --format labelstudio -o labels
     """
+    from functools import partial
+
     from backdrop.app.exports import FORMATS
     from backdrop.app.exports.coco import write_coco
     from backdrop.app.exports.common import recorded
 
-    unknown = [one.value for one in formats if one.value not in FORMATS]
+    writers = FORMATS | {"coco": partial(write_coco, split=split)}
+    unknown = [one.value for one in formats if one.value not in writers]
     if unknown:
         raise BackdropError(f"{', '.join(unknown)}: made while segmenting; run `backdrop predict` with that format")
     found, target = recorded(folder), out or folder
     for one in formats:
-        if one is Format.coco:
-            written = write_coco(folder, found, target, split)
-        else:
-            written = FORMATS[one.value](folder, found, target)
+        written = writers[one.value](found, target)
         typer.echo(f"{one.value}: {len(written)} file{'s' * (len(written) != 1)}, {written[0] if written else target}")
 
 
@@ -165,7 +184,7 @@ def report(
 @app.command()
 def onnx(
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file.")],
-    model: Annotated[Path, typer.Option(help="Model folder.")] = MODEL,
+    model: ModelFolder = MODEL,
 ) -> None:
     """Write the model as one ONNX file, for programs without PyTorch: image -> mask, box, cell probabilities, presence.
 
@@ -173,7 +192,7 @@ def onnx(
     backdrop onnx -o model.onnx
     backdrop onnx -o model.onnx --model models/joint
 
-    The image comes at the working size; the mask is the one before the guided filter (see backdrop/onnx.py).
+    The image comes at the working size; the mask is the one before the guided filter (see backdrop/app/onnx.py).
     """
     from backdrop.app.onnx import describe, export_onnx
     from backdrop.app.segmenter import Segmenter
@@ -186,13 +205,14 @@ def onnx(
 
 @app.command()
 def demo(
-    model: Annotated[Path, typer.Option(help="Model folder.")] = MODEL,
+    *,
+    model: ModelFolder = MODEL,
     host: Annotated[str, typer.Option(help="Address to listen on; by default only this machine reaches it.")] = (
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(help="0, or taken: the next free one.", min=0, max=65535)] = 7860,
     max_upload: Annotated[float, typer.Option(help="Largest file, MB.", min=0.001)] = 200,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    device: Device = "auto",
     params: Annotated[
         Path | None, typer.Option(help="Where the CRF's parameters stand; by default params.yaml, if it is here.")
     ] = None,
@@ -203,16 +223,16 @@ def demo(
     backdrop demo
     backdrop demo --model models/segmenter --port 8000
     """
-    from backdrop.app.page.server import serve
+    from backdrop.app.page.server import Address, serve
     from backdrop.app.segmenter import Segmenter
 
     chosen = params or Path("params.yaml")
     crf = None if params is None and not chosen.is_file() else _crf(chosen)
     segmenter = Segmenter.load(model, device)
-    serve(segmenter, _threshold(segmenter, model, False), crf, host, port, max_upload)
+    serve(segmenter, _threshold(segmenter, model, False), crf, Address(host, port), max_upload)
 
 
-def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
+def _crf(params: Path) -> CRFParams:
     from backdrop.params import read
 
     if not params.is_file():
@@ -223,15 +243,18 @@ def _crf(params: Path):  # noqa: ANN202 - CRFParams, imported late
 
 
 def _threshold(segmenter: Segmenter, model: Path, refined: bool) -> float:
-    """The threshold that the project chose in which the model lies, for masks after or before the CRF; else the
-    student's own, else 0.5."""
+    """The threshold that the project chose in which the model lies. Else the student's, else 0.5.
+
+    Args:
+        refined: for masks after the CRF, not before it.
+    """
     from backdrop.io.masks import THRESHOLD, read_threshold
 
     chosen = model.resolve().parent.parent / "data" / ("masks" if refined else "predictions")
     if (chosen / THRESHOLD).is_file():
         return read_threshold(chosen)[0]
-    own = None if segmenter.student is None else segmenter.student.threshold
-    return 0.5 if own is None else own
+    learned = None if segmenter.student is None else segmenter.student.threshold
+    return 0.5 if learned is None else learned
 
 
 def _identity(model: Path) -> str:

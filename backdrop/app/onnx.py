@@ -1,13 +1,17 @@
-"""The whole predictor as one ONNX graph: an image at the working size -> mask, box, cell probabilities, presence.
+"""The predictor as one ONNX graph: an image at the working size -> mask, box, cell probabilities, presence.
 
-Three steps are OpenCV's and stay outside of the graph: the resizing of an image to the working size (`cv2.INTER_AREA`),
-the choice of the connected component (`unet.near_subject`), and the guided filter at the image's own size
-(`unet.sharpen`). So the graph's mask is the one before component and filter, at the working size; its box holds
-everything above `predictor.BOX_LEVEL` (or the student's threshold, if that is lower), not one component alone; and its
-presence is taken before the filter.
+Three steps are OpenCV's and stay outside of the graph:
 
-`tests/app/test_onnx.py` compares the graph with `PredictorGraph` in PyTorch, and `PredictorGraph` with `Segmenter` on
-images of the working size.
+- the resizing of an image to the working size (`cv2.INTER_AREA`),
+- the choice of the connected component (`blobs.near_subject`),
+- the guided filter at the full size of the image (`student.sharpen`).
+
+So the graph's mask is at the working size, before component and filter. Its box holds everything above
+`predictor.BOX_LEVEL` (or the student's threshold, if that is lower), not one component alone. Its presence is taken
+before the filter.
+
+`tests/app/test_onnx.py` compares the graph with `PredictorGraph` in PyTorch, and that with `Segmenter` on images of
+the working size.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from backdrop.networks.encoder import normalize
 from backdrop.networks.predictor import BOX_LEVEL
 
 OPSET = 18
-"""The first with resizing that antialiases, which D begins with."""
+"""The operators' version. It was the first in which resizing antialiases."""
 
 INPUT = "image"
 
@@ -63,17 +67,17 @@ class Outputs(NamedTuple):
 
 
 class PredictorGraph(nn.Module):
-    """What `Segmenter` does between OpenCV's steps, as a network of its own. It shares the segmenter's weights.
+    """What `Segmenter` does between OpenCV's steps, as one network. It shares the segmenter's weights.
 
     D's image is resampled from the working size by the weights that `cv2.INTER_AREA` has, without rounding to 8 bits.
-    `Segmenter` resamples it from the image at its own size; where that is the working size, only the rounding differs.
+    `Segmenter` resamples it from the image at its full size. Where that is the working size, only the rounding differs.
 
-    With a student, the mask is the sigmoid of the mean of its logits for the image and its mirror image, and the box
-    the extent of what is above `level`; D's where nothing is. Without, the mask is S's, pasted at D's box.
+    With a student, the mask is the sigmoid of the mean of its logits for the image and its mirror image. The box is the
+    extent of what is above `level`, or D's where nothing is. Without a student, the mask is S's, pasted at D's box.
 
     Attributes:
-        size: (W, H), the working size: the student's; without one, that at which D was trained.
-        level: of the mask, above which pixels belong to the box.
+        size: (W, H) in pixels, the working size: the student's, or without one the size at which D was trained.
+        level: in [0, 1]; pixels whose mask is above it belong to the box.
     """
 
     rows: Tensor
@@ -93,15 +97,19 @@ class PredictorGraph(nn.Module):
         self.to(segmenter.device).eval()
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Outputs:
-        """Args: RGB in [0, 1], not normalized, at the working size."""
+        """The outputs for a batch of images.
+
+        Args:
+            image: RGB in [0, 1], not normalized, at the working size.
+        """
         small = self.rows @ image @ self.columns if self.resamples else image
         x = normalize(small)
         proposals = self.detector(x)
-        # not `proposals.best`: its index would need a tensor as long as the batch, and the batch is of any length
+        # Not `proposals.best`: its index is a tensor as long as the batch, and the graph takes batches of any length.
         best = proposals.p.argmax(dim=1)[:, None, None].expand(-1, 1, 4)
         chosen = proposals.box.gather(1, best)[:, 0]
         if self.student is None:
-            assert self.synthesis is not None  # there is one of both
+            assert self.synthesis is not None  # without a student there is S
             center, sides = chosen[:, :2], chosen[:, 2:]
             side = self.synthesis.params.crop
             crops = self.synthesis(_sample(x, sides / 2, center, (side, side), "border")).mask
@@ -122,9 +130,13 @@ def _sample(
     size: tuple[int, int],
     pad: str,
 ) -> Float[Tensor, "B C H W"]:
-    """The image at scale * (x, y) + shift for each pixel (x, y) of `size` (H, W): `spatial.crop` and `spatial.paste`.
+    """The image at scale * (x, y) + shift for each pixel (x, y) of `size` (H, W).
 
-    Not these themselves: they ask for the length of the batch, which would become a constant of the graph.
+    `spatial.crop` and `spatial.paste` do the same. They ask for the length of the batch, which would become a constant
+    of the graph, so they cannot be used here.
+
+    Convention: the position in the result is mapped to that in `image`. Both are in [-1, 1], x before y,
+    align_corners=False. pad: what lies beyond the image, as `grid_sample` names it.
     """
     axes = [(torch.arange(count, dtype=image.dtype, device=image.device) + 0.5) * 2 / count - 1 for count in size]
     y, x = torch.meshgrid(*axes, indexing="ij")
@@ -138,7 +150,7 @@ def area_weights(source: int, target: int) -> Float32[np.ndarray, "target source
 
 
 def extent(mask: Float[Tensor, "B H W"], other: Float[Tensor, "B 4"], level: float = BOX_LEVEL) -> Float[Tensor, "B 4"]:
-    """The tight box around what is above `level` in each mask: cx, cy, w, h in [-1, 1]; `other` if nothing is."""
+    """The tight box around what is above `level` in each mask: cx, cy, w, h in [-1, 1]. Where nothing is, `other`."""
     above = mask > level
     sides = []
     for across in (1, 2):  # columns that hold something give left and right edge, rows top and bottom
@@ -156,11 +168,11 @@ def extent(mask: Float[Tensor, "B H W"], other: Float[Tensor, "B 4"], level: flo
 def export_onnx(segmenter: Segmenter, path: str | Path) -> Path:
     """Write the predictor as an ONNX file (opset 18, float32, any batch size), which needs no PyTorch to run.
 
-    Its metadata (strings): `backdrop`, the version; `working_size`, JSON [W, H]; `threshold`, where the student knows
-    its own; `ranges`, JSON, what the input and each output hold.
+    Its metadata are strings: `backdrop`, the version; `working_size`, JSON [W, H]; `threshold`, where the student has
+    one; `ranges`, JSON, what the input and each output hold.
 
     Args:
-        path: of the file. It takes its place when it is whole.
+        path: of the file. It is written completely or not at all.
 
     Returns:
         The path.
@@ -179,12 +191,12 @@ def export_onnx(segmenter: Segmenter, path: str | Path) -> Path:
 
 def _graph(segmenter: Segmenter) -> onnx.ModelProto:
     """The graph, checked, with metadata."""
-    # a copy: the segmenter's own networks stay where they are
+    # a copy: the segmenter's networks stay on their device
     predictor = copy.deepcopy(PredictorGraph(segmenter)).cpu().requires_grad_(False)
     width, height = predictor.size
-    example = torch.rand(2, 3, height, width)  # of one image, the exporter would take the 1 for a constant
+    example = torch.rand(2, 3, height, width)  # with one image, the exporter would take the 1 for a constant
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about what the exporter itself calls
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch's, about code of the exporter
         program = torch.onnx.export(
             predictor,
             (example,),
@@ -195,10 +207,10 @@ def _graph(segmenter: Segmenter) -> onnx.ModelProto:
             dynamic_shapes=({0: "batch"},),
             verbose=False,
         )
-    assert program is not None  # is None only where the exporter writes the file itself
+    assert program is not None  # it is None only where the exporter writes a file
     model = program.model_proto
     model.graph.ClearField("metadata_props")
-    for node in model.graph.node:  # the exporter notes from which file and line of this machine each node is
+    for node in model.graph.node:  # the exporter notes the file and line of this machine that made each node
         node.ClearField("metadata_props")
     for value in (*model.graph.input, *model.graph.output):
         value.doc_string = RANGES[value.name]

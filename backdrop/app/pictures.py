@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from backdrop.app.records import Record, Records
-from backdrop.app.sources import Frame, Source
+from backdrop.app.reader import Found
+from backdrop.app.records import Record
+from backdrop.app.sources import Source
 from backdrop.draw import Picture, draw_mask
 from backdrop.io.files import atomic_path
 from backdrop.io.images import encode_jpeg, encode_png
 from backdrop.networks.predictor import Prediction
 
 PICTURES = ("masks", "overlay", "npz")
-"""What is written while segmenting."""
+"""Their kinds. They need the image or the soft mask, which no record holds; so only `predict` writes them."""
 
 SUBJECT_COLORS = [
     (236, 95, 103),
@@ -27,50 +29,61 @@ SUBJECT_COLORS = [
     (249, 145, 87),
     (171, 121, 103),
 ]
-"""Of the subjects' numbers 1, 2, ..., begun again after the last."""
+"""RGB, of the subjects 1, 2, ...; after the last color comes the first."""
 
 
 def picture_path(out: Path, kind: str, source: Source, frame: int) -> Path:
-    """<out>/masks/<name>.png of an image, <out>/masks/<name>/000000.png of a video; overlay .jpg, soft masks .npz."""
+    """Where a picture lies: <out>/masks/<name>.png of an image, <out>/masks/<name>/000000.png of a video.
+
+    The other kinds are .jpg (overlay) and .npz (soft masks).
+    """
     suffix = {"masks": ".png", "overlay": ".jpg", "npz": ".npz"}[kind]
     if not source.video:
         return out / kind / f"{source.name}{suffix}"
     return out / kind / source.name / f"{frame:06d}{suffix}"
 
 
-def with_pictures(records: Records, out: Path, source: Source, pictures: Sequence[str]) -> Records:
-    """The records up to the first frame that lacks one of the pictures asked for."""
-    kept = []
-    for record in records.frames:
-        if not all(picture_path(out, kind, source, record.frame).is_file() for kind in pictures):
-            break
-        kept.append(record)
-    return records._replace(frames=kept)
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of a source, which lie in an output folder. kinds: of `PICTURES`, what is wanted."""
+
+    out: Path
+    source: Source
+    kinds: Sequence[str]
+
+    def missing(self, record: Record) -> bool:
+        """Whether a frame lacks one of its pictures."""
+        return not all(picture_path(self.out, kind, self.source, record.frame).is_file() for kind in self.kinds)
+
+    def write(self, found: Found, record: Record) -> None:
+        """Write the pictures of a frame. A killed process leaves none half written.
+
+        Raises:
+            WriteError: the disk takes no more, or does not allow it.
+        """
+        for kind in self.kinds:
+            with atomic_path(picture_path(self.out, kind, self.source, record.frame)) as temporary:
+                if kind == "masks":
+                    temporary.write_bytes(_mask_png(record))
+                elif kind == "overlay":
+                    temporary.write_bytes(encode_jpeg(draw_record(found.frame.image, record)))
+                else:
+                    _write_soft_mask(temporary, found.prediction, record)
 
 
-def write_pictures(
-    out: Path, source: Source, frame: Frame, prediction: Prediction, record: Record, pictures: Sequence[str]
-) -> None:
-    for kind in pictures:
-        path = picture_path(out, kind, source, frame.number)
-        with atomic_path(path) as temporary:
-            if kind == "masks":
-                told_apart = record.instances is not None
-                temporary.write_bytes(
-                    encode_png(record.labels() if told_apart else record.decoded().astype(np.uint8) * 255)
-                )
-            elif kind == "overlay":
-                temporary.write_bytes(encode_jpeg(drawn(frame.image, record)))
-            else:
-                soft = prediction.mask.astype(np.float16)
-                with temporary.open("wb") as stream:
-                    np.savez_compressed(
-                        stream, mask=soft, box=prediction.box, p=prediction.p, instances=record.labels()
-                    )
+def _mask_png(record: Record) -> bytes:
+    """Values are 0 and 255; where subjects have numbers, these."""
+    return encode_png(record.decoded().astype(np.uint8) * 255 if record.instances is None else record.labels())
 
 
-def drawn(image: Picture, record: Record) -> Picture:
-    """The image with its mask drawn in, each subject that was told apart in a color of its own."""
+def _write_soft_mask(path: Path, prediction: Prediction, record: Record) -> None:
+    soft = prediction.mask.astype(np.float16)
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, mask=soft, box=prediction.box, p=prediction.p, instances=record.labels())
+
+
+def draw_record(image: Picture, record: Record) -> Picture:
+    """The image with its mask drawn in. Subjects with numbers have a color each."""
     if record.instances is None:
         return draw_mask(image, record.decoded())
     for part in record.instances:

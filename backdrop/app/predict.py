@@ -1,53 +1,48 @@
-"""Segmenting any material: images and videos in, records and pictures out; stopped, it goes on where it was."""
+"""Segmenting images and videos into records and pictures. After a stop it goes on where it was."""
 
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from backdrop.app.pictures import PICTURES, with_pictures, write_pictures
+from backdrop.app.exports import FORMATS
+from backdrop.app.pictures import PICTURES, Pictures
+from backdrop.app.reader import Found, find_subjects, frames_of
 from backdrop.app.records import (
-    Records,
+    Record,
     Settings,
-    json_line,
+    appended_records,
     parts_of,
-    read_records,
+    read_matching,
     record_of,
     records_path,
-    write_head,
 )
 from backdrop.app.segmenter import Segmenter
-from backdrop.app.sources import Frame, Source, frames_of
+from backdrop.app.sources import Source
 from backdrop.crf.dense import refine
 from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
-from backdrop.networks.predictor import Prediction
 
 LOCK = ".lock"
 """In the output folder; held by the process that writes there (see `alone_in`)."""
 
-FOLDERS = ("records", *PICTURES, "davis", "yolo", "video")
-
-FILES = ("coco.json", "labelstudio.json")
-"""All that is in an output folder, exports too."""
-
 
 @contextmanager
 def alone_in(out: Path) -> Iterator[None]:
-    """Keep other processes out of an output folder, which is made if missing, until the block ends.
+    """Keep other processes out of an output folder until the block ends. The folder is made if missing.
 
     Temporary files that a killed process left in it are removed.
 
-    The system gives the lock back when the process dies, however it dies. Where the file system knows no locks, there
-    is none.
+    The system gives the lock back when the process dies, however it dies. A file system without locks keeps nobody out.
 
     Raises:
         BackdropError: another process holds it, or `out` cannot be written.
@@ -64,103 +59,108 @@ def alone_in(out: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
-        for kind in FOLDERS:
-            sweep_below(out / kind)
-        for name in FILES:
-            sweep(out / name)
+        for name in ("records", *PICTURES, *FORMATS):
+            sweep_below(out / name)
+        for name in FORMATS:
+            sweep(out / f"{name}.json")
         yield
 
 
-def predict_source(
-    segmenter: Segmenter,
-    source: Source,
-    out: Path,
-    settings: Settings,
-    pictures: Sequence[str] = ("masks",),
-    batch: int = 8,
-    progress: tqdm | None = None,
-) -> int:
-    """Segment what is not yet segmented of a source; the number of frames that were.
+@dataclass(frozen=True)
+class Job:
+    """What `predict` does with each source.
 
-    Frames that the records hold, made with the same settings, and whose pictures are there are not segmented again.
-    Each frame is segmented by itself: batches are for speed.
+    segmenter: what segments.
+    out: the folder for records and pictures.
+    settings: what decides a record.
+    pictures: kinds of `PICTURES` that are written.
+    batch: frames of a video in memory at a time. They are segmented by themselves, so it is for speed alone.
+    """
+
+    segmenter: Segmenter
+    out: Path
+    settings: Settings
+    pictures: Sequence[str] = ("masks",)
+    batch: int = 8
+
+
+def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> int:
+    """Segment the frames of a source that are not segmented yet, and return their number.
+
+    Segmented are the frames that have a record, made with the same settings, up to the first that lacks a picture.
 
     Raises:
-        BackdropError: the source cannot be read (what came before the fault is kept), or `out` cannot be written.
+        BackdropError: the source cannot be read, or `job.out` cannot be written. The records of earlier batches stay.
     """
-    path, header = records_path(out, source), settings.header(source)
-    before = read_records(path)
-    if before is None or before.header != header:
-        before = Records(header, [], False, 0)
-    keep = with_pictures(before, out, source, pictures)
-    if before.whole and len(keep.frames) == len(before.frames):
+    path, settings = records_path(job.out, source), job.settings
+    before = read_matching(path, settings.header(source))
+    pictures = Pictures(job.out, source, job.pictures)
+    done = list(takewhile(lambda record: not pictures.missing(record), before.frames))
+    if before.complete and len(done) == len(before.frames):
         return 0
-    write_head(path, header, keep)
-    done = {record.frame for record in keep.frames}
     if progress is not None:
         progress.update(len(done))
-    count, linker = 0, Linker()
-    for record in keep.frames:
-        linker.numbers([part.decoded() for part in record.instances or ()], [p.number for p in record.instances or ()])
-    waiting = (frame for frame in frames_of(source, settings.every) if frame.number not in done)
-    with writing(path), path.open("ab") as stream:
-        for frames in _batches(waiting, batch):
-            predictions = segmenter.predict_batch([frame.image for frame in frames], settings.instances)
-            for frame, prediction in zip(frames, predictions, strict=True):
-                mask, parts = _mask(frame, prediction, settings), None
-                if settings.instances is not None:
-                    parts = parts_of(prediction, mask, settings.instances, linker)
-                record = record_of(frame, prediction, mask, parts)
-                write_pictures(out, source, frame, prediction, record, pictures)
-                stream.write(json_line(record.row()))
-                stream.flush()
-                count += 1
-                if progress is not None:
-                    progress.update()
-        stream.write(json_line({"whole": True}))
+    count, linker = 0, _linker_after(done)
+    numbers = {record.frame for record in done}
+    waiting = (frame for frame in frames_of(source, settings.every) if frame.number not in numbers)
+    with appended_records(path, before._replace(frames=done)) as append:
+        for found in find_subjects(job.segmenter, waiting, job.batch, settings.instances):
+            record = _described(found, settings, linker)
+            pictures.write(found, record)
+            append(record)
+            count += 1
+            if progress is not None:
+                progress.update()
     return count
 
 
-def _batches(frames: Iterable[Frame], size: int) -> Iterator[list[Frame]]:
-    """Frames in lists of `size`, all of a list as large as the first: the networks stack them, pictures need not."""
-    iterator = iter(frames)
-    while batch := list(islice(iterator, size)):
-        yield batch
+def _linker_after(records: Sequence[Record]) -> Linker:
+    """A linker that has seen the subjects of these frames."""
+    linker = Linker()
+    for record in records:
+        parts = record.instances or ()
+        linker.numbers([part.decoded() for part in parts], [part.number for part in parts])
+    return linker
 
 
-def _mask(frame: Frame, prediction: Prediction, settings: Settings) -> Mask:
+def _described(found: Found, settings: Settings, linker: Linker) -> Record:
+    """The record of the next frame."""
+    mask = _mask(found, settings)
+    if settings.instances is None:
+        return record_of(found, mask)
+    return record_of(found, mask, parts_of(found.prediction, mask, settings.instances, linker))
+
+
+def _mask(found: Found, settings: Settings) -> Mask:
+    """(H, W) bool, True = foreground."""
+    prediction = found.prediction
     if prediction.presence < settings.min_confidence:
         return np.zeros(prediction.mask.shape, bool)
     if settings.crf is None:
         return prediction.mask > settings.threshold
-    return refine(frame.image, prediction.mask, settings.threshold, settings.crf)  # type: ignore[arg-type] # a Literal
+    return refine(found.frame.image, prediction.mask, settings.threshold, settings.crf)  # type: ignore[arg-type] # a Literal
 
 
-def predict_all(
-    segmenter: Segmenter,
-    sources: Sequence[Source],
-    out: Path,
-    settings: Settings,
-    pictures: Sequence[str] = ("masks",),
-    batch: int = 8,
-    quiet: bool = False,
-) -> list[tuple[Source, BackdropError]]:
-    """Segment all sources, images one after the other as frames of one progress bar; the faults, if any.
+def predict_all(job: Job, sources: Sequence[Source], quiet: bool = False) -> list[tuple[Source, BackdropError]]:
+    """Segment all sources, and return those that could not be read, each with its fault.
 
     A source that cannot be read does not keep the others from being segmented. Two processes in one folder would write
     into each other's records: see `alone_in`.
 
+    Args:
+        quiet: shows no progress.
+
     Raises:
-        BackdropError: `out` cannot be written.
+        WriteError: `job.out` cannot be written.
     """
     faults = []
-    out.mkdir(parents=True, exist_ok=True)
+    job.out.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(sources), desc="segmenting", unit="file", disable=quiet) as bar:
         for source in sources:
             inner = tqdm(desc=show(source.path)[-40:], unit="frame", leave=False, disable=quiet or not source.video)
             with inner:
                 try:
-                    predict_source(segmenter, source, out, settings, pictures, batch, inner)
+                    predict_source(job, source, inner)
                 except WriteError:
                     raise
                 except BackdropError as fault:

@@ -1,36 +1,45 @@
 """Records: what is known of each segmented frame, as JSON lines.
 
-A source's records are a file under `<out>/records/`: a header with the settings, one line per frame as soon as it is
-segmented, and a last line when the source is complete. Whatever else can be made from a mask (see `exports`) is made
-from records alone.
+The records of a source are a file under `<out>/records/`. Its first line is a header with the settings. Each frame has
+a line, which is written as soon as the frame is segmented. A last line says that the source is complete. Exports
+(`exports/`) are made from records alone.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from backdrop.app.sources import Frame, Source
+from backdrop.app.reader import Found
+from backdrop.app.sources import Source
 from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
-from backdrop.io.files import atomic_path
+from backdrop.io.files import atomic_path, writing
 from backdrop.io.masks import Box, Mask, box_pixels
 from backdrop.networks.predictor import Prediction
 
 VERSION = 3
-"""Of the records; others are made anew."""
+"""Of the format of the records. Records of another version are made anew."""
+
+COMPLETE = "whole"
+"""The key of a file's last line. It has this name in the files of all versions."""
 
 
 class Settings(NamedTuple):
     """What decides a record.
 
-    model: names the weights (a hash). threshold: foreground is above it. crf: None: the thresholded soft mask is the
-    mask. every: frames 0, every, 2 every, ... of a video. min_confidence: frames below it hold no subject. instances:
-    up to so many subjects, told apart; None: the mask is what the model makes it, as one.
+    model: names the weights (a hash).
+    threshold: foreground is above it, in [0, 1].
+    crf: None: the thresholded soft mask is the mask.
+    every: frames 0, every, 2 every, ... of a video.
+    min_confidence: frames below it hold no subject, in [0, 1].
+    instances: up to so many subjects, each with its number. None: the mask is one subject.
     """
 
     model: str
@@ -41,6 +50,7 @@ class Settings(NamedTuple):
     instances: int | None = None
 
     def header(self, source: Source) -> dict[str, Any]:
+        """What identifies the records of a source that were made with these settings, as JSON holds it."""
         crf = None if self.crf is None else self.crf.model_dump(mode="json")
         return {
             "version": VERSION,
@@ -57,7 +67,7 @@ class Settings(NamedTuple):
 
 
 class SubjectRecord(NamedTuple):
-    """A subject of a frame: the same number in all frames of a video, from 1; the rest as in `Record`."""
+    """A subject of a frame. It has the same number, from 1, in all frames of a video. The rest is as in `Record`."""
 
     number: int
     box: tuple[float, float, float, float]
@@ -72,9 +82,11 @@ class SubjectRecord(NamedTuple):
 class Record(NamedTuple):
     """What is known of a frame.
 
-    frame: its number in the file. time: seconds. size: (width, height). box: left, top, width, height in pixels.
-    confidence: that there is a subject (`predictor.presence`), [0, 1]. mask: COCO's compressed RLE. instances: the
-    subjects that make it up; None: they were not told apart.
+    frame: its number in the file. time: seconds since the first frame. size: (width, height) in pixels.
+    box: left, top, width, height in pixels.
+    confidence: that there is a subject (`predictor.presence`), in [0, 1].
+    mask: COCO's compressed RLE.
+    instances: the subjects that make up the mask. None: the mask was not divided.
     """
 
     frame: int
@@ -90,11 +102,11 @@ class Record(NamedTuple):
         return decoded(self.mask)
 
     def parts(self) -> tuple[SubjectRecord, ...]:
-        """The subjects; where they were not told apart, all of the mask as number 1, none where it is empty."""
+        """The subjects. A mask that was not divided is subject 1; an empty one has no subject."""
         if self.instances is not None:
             return self.instances
-        whole = SubjectRecord(1, self.box, self.confidence, self.mask)
-        return (whole,) if whole.decoded().any() else ()
+        single = SubjectRecord(1, self.box, self.confidence, self.mask)
+        return (single,) if single.decoded().any() else ()
 
     def labels(self) -> Labels:
         """(H, W) uint8, 0 = background, else the subject's number."""
@@ -108,7 +120,7 @@ class Record(NamedTuple):
         """From its JSON.
 
         Raises:
-            KeyError, TypeError: it is none.
+            KeyError, TypeError: it is not the JSON of a record.
         """
         rest = {"size": tuple(row["size"]), "box": tuple(row["box"])}
         if row["instances"] is not None:
@@ -122,12 +134,11 @@ class Record(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What a records file holds: its header, its frames in order, whether the source is whole; bytes that are good."""
+    """What a records file holds: its header, its frames in order, and whether these are all frames of the source."""
 
     header: dict[str, Any]
     frames: list[Record]
-    whole: bool
-    good: int
+    complete: bool
 
 
 def encoded(mask: Mask) -> dict[str, Any]:
@@ -142,24 +153,34 @@ def decoded(rle: dict[str, Any]) -> Mask:
 
 
 def inner_box(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """Left, top, width and height in pixels of what an image of size (width, height) shows of a box."""
+    """The part of a box that lies in the image: left, top, width and height in pixels.
+
+    Args:
+        box: cx, cy, w, h in [-1, 1] image coordinates.
+        size: of the image, (width, height) in pixels.
+    """
     left, top, right, bottom = box_pixels(box, size)
     left, right = (min(max(x, 0.0), float(size[0])) for x in (left, right))
     top, bottom = (min(max(y, 0.0), float(size[1])) for y in (top, bottom))
     return round(left, 2), round(top, 2), round(right - left, 2), round(bottom - top, 2)
 
 
-def record_of(
-    frame: Frame, prediction: Prediction, mask: Mask, parts: tuple[SubjectRecord, ...] | None = None
-) -> Record:
+def record_of(found: Found, mask: Mask, parts: tuple[SubjectRecord, ...] | None = None) -> Record:
+    """The record of a frame.
+
+    Args:
+        mask: (H, W) bool, True = foreground.
+        parts: the subjects that make it up (`parts_of`); None: it is not divided.
+    """
+    frame = found.frame
     height, width = mask.shape
-    box = inner_box(prediction.box, (width, height))
-    confidence = round(prediction.presence, 4)
+    box = inner_box(found.prediction.box, (width, height))
+    confidence = round(found.prediction.presence, 4)
     return Record(frame.number, round(frame.time, 4), (width, height), box, confidence, encoded(mask), parts)
 
 
 def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[SubjectRecord, ...]:
-    """The subjects of a frame, by their numbers; the linker has seen the frames before."""
+    """Up to `count` subjects of a frame, in the order of their numbers. The linker has seen the frames before."""
     height, width = mask.shape
     found = find_instances(prediction, mask, count)
     numbers = linker.numbers([one.mask for one in found])
@@ -171,14 +192,14 @@ def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> 
 
 
 def read_records(path: Path) -> Records | None:
-    """What a records file holds up to its first damaged line; None where not even its header is whole."""
+    """What a records file holds up to its first damaged line. None: there is no file, or its header is damaged."""
     try:
         lines = path.read_bytes().splitlines(keepends=True)
     except FileNotFoundError:
         return None
     header: dict[str, Any] | None = None
     frames: list[Record] = []
-    good, whole = 0, False
+    complete = False
     for line in lines:
         if not line.endswith(b"\n"):
             break  # written half when the process was killed
@@ -186,26 +207,49 @@ def read_records(path: Path) -> Records | None:
             row = json.loads(line)
             if header is None:
                 header = dict(row["header"])
-            elif row.get("whole"):
-                whole = True
+            elif row.get(COMPLETE):
+                complete = True
             else:
                 frames.append(Record.read(row))
         except (ValueError, KeyError, TypeError):
             break
-        good += len(line)
-    return None if header is None else Records(header, frames, whole, good)
+    return None if header is None else Records(header, frames, complete)
+
+
+def read_matching(path: Path, header: dict[str, Any]) -> Records:
+    """The records of a file, if it has this header; else records without frames."""
+    records = read_records(path)
+    return records if records is not None and records.header == header else Records(header, [], False)
 
 
 def records_path(out: Path, source: Source) -> Path:
+    """Where the records of a source are in an output folder."""
     return out / "records" / f"{source.name}.jsonl"
 
 
-def json_line(row: dict[str, Any]) -> bytes:
-    return json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n"
+@contextmanager
+def appended_records(path: Path, start: Records) -> Iterator[Callable[[Record], None]]:
+    """Write a records file that begins with `start`; what is yielded appends a record.
 
+    A record is in the file as soon as that returns, so a killed process loses none. At the end of the block the source
+    is marked as complete, unless the block was left by an exception.
 
-def write_head(path: Path, header: dict[str, Any], keep: Records) -> None:
+    Raises:
+        WriteError: the file cannot be written.
+    """
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        stream.write(json_line({"header": header}))
-        for record in keep.frames:
-            stream.write(json_line(record.row()))
+        stream.write(_json_line({"header": start.header}))
+        for record in start.frames:
+            stream.write(_json_line(record.row()))
+    with writing(path), path.open("ab") as stream:
+
+        def append(record: Record) -> None:
+            stream.write(_json_line(record.row()))
+            stream.flush()
+
+        yield append
+        stream.write(_json_line({COMPLETE: True}))
+
+
+def _json_line(row: dict[str, Any]) -> bytes:
+    return json.dumps(row, separators=(",", ":")).encode("ascii") + b"\n"

@@ -29,7 +29,7 @@ def page(values: Mapping[str, Any]) -> str:
     """The page's Markdown.
 
     Args:
-        values: the defaults, as conf/config.yaml holds them. What stands in one of its groups (data) has none here.
+        values: the defaults, as conf/config.yaml holds them. Keys of its groups (data) have no default there.
     """
     schema = Params.model_json_schema(by_alias=True)
     meanings = yaml.safe_load(DESCRIPTIONS.read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def _key_table(
 ) -> Iterator[str]:
     yield "| key | default | values | meaning |"
     yield "|---|---|---|---|"
-    own = meanings[prefix.removesuffix(".") or "general"]
+    section_meanings = meanings[prefix.removesuffix(".") or "general"]
     for name, field in fields.items():
         inner = _resolved(field, schema)
         if "properties" in inner:  # a section within a section
@@ -73,7 +73,7 @@ def _key_table(
                 default = (values.get(name) or {}).get(key, ...)
                 yield _row(f"{prefix}{name}.{key}", part, schema, default, meanings[name][key])
         else:
-            yield _row(f"{prefix}{name}", field, schema, values.get(name, ...), own[name])
+            yield _row(f"{prefix}{name}", field, schema, values.get(name, ...), section_meanings[name])
     yield ""
 
 

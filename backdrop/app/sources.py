@@ -1,4 +1,4 @@
-"""What a person points at: images, folders of them, patterns, videos; as a list of things to segment."""
+"""Sources: the images and videos that files, folders and patterns name."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from backdrop.errors import BackdropError
 from backdrop.frames.names import natural_key
 from backdrop.io.files import ACCEPTED, IMAGE_SUFFIXES, VIDEO_SUFFIXES, show
-from backdrop.io.images import RGB, decode_image
-from backdrop.video.decode import Tally, decode_video
 
 
 class Source(NamedTuple):
     """An image or a video.
 
-    path: the file. name: what its outputs are called, unique among all sources: its path below the folder that was
-    given, without suffix, "/" between folders. video: whether it is one.
+    path: the file. video: whether it is a video.
+    name: what its outputs are called. It is the path below the folder that was given, without suffix, with "/" between
+    folders. No two sources have the same one.
     """
 
     path: Path
@@ -29,20 +26,14 @@ class Source(NamedTuple):
     video: bool
 
 
-class Frame(NamedTuple):
-    """A frame of a source: its number in the file (0 for an image), seconds since the first, (H, W, 3) uint8 RGB."""
-
-    number: int
-    time: float
-    image: RGB
-
-
 def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
-    """All images and videos that the inputs name, in their order, those of a folder by name with numbers as numbers.
+    """All images and videos that the inputs name, in the order of the inputs.
+
+    Files of a folder come in natural order: frame10 after frame9.
 
     Args:
-        inputs: files, folders (searched to any depth; hidden files, and files that are neither, are passed over), or
-            patterns with *, ? or [...] where no such file exists.
+        inputs: files, folders, or patterns. Folders are searched to any depth. Hidden files and files that are neither
+            image nor video are passed over there. A text with *, ? or [...] is a pattern where no such file exists.
 
     Raises:
         BackdropError: an input does not exist, is neither image nor video by its suffix, or holds none.
@@ -51,22 +42,22 @@ def find_sources(inputs: Sequence[str | Path]) -> list[Source]:
     for given in inputs:
         path = Path(given)
         if path.is_dir():
-            files = [(file, path) for file in _matching_files(path)]
+            matching = [(file, path) for file in _matching_files(path)]
         elif path.exists():
-            files = [(path, path.parent)]
+            matching = [(path, path.parent)]
             if _kind(path) is None:
                 raise BackdropError(
                     f"{show(path)} is by its suffix neither an image ({' '.join(IMAGE_SUFFIXES)}) nor a video "
                     f"({' '.join(VIDEO_SUFFIXES)})"
                 )
         else:
-            matches = sorted(glob.glob(str(given), recursive=True), key=natural_key)
-            files = [(Path(match), Path(match).parent) for match in matches if _kind(Path(match)) is not None]
-            if not matches:
+            names = sorted(glob.glob(str(given), recursive=True), key=natural_key)
+            matching = [(Path(name), Path(name).parent) for name in names if _kind(Path(name)) is not None]
+            if not names:
                 raise BackdropError(f"{show(given)} does not exist, and no file matches it")
-        if not files:
+        if not matching:
             raise BackdropError(f"{show(given)} holds none of {ACCEPTED}")
-        found += files
+        found += matching
     return _unique_names(dict.fromkeys(found))
 
 
@@ -83,7 +74,7 @@ def _kind(path: Path) -> str | None:
 
 
 def _unique_names(found: Iterable[tuple[Path, Path]]) -> list[Source]:
-    """Sources with unique names: the suffix stays where two differ in nothing else, then a number."""
+    """Sources with unique names. Where two would have the same one, the suffix stays, and then a number is added."""
     pairs = [(file, file.relative_to(base)) for file, base in found]
     plain = Counter(relative.with_suffix("").as_posix() for _, relative in pairs)
     taken: Counter[str] = Counter()
@@ -97,16 +88,3 @@ def _unique_names(found: Iterable[tuple[Path, Path]]) -> list[Source]:
             name = f"{name}-{taken[name]}"
         sources.append(Source(file, name, _kind(file) == "video"))
     return sources
-
-
-def frames_of(source: Source, every: int = 1, tally: Tally | None = None) -> Iterator[Frame]:
-    """The frames of a source one at a time; of a video frames 0, every, 2 every, ...
-
-    Raises:
-        BackdropError: it cannot be read; the message names it.
-    """
-    if not source.video:
-        yield Frame(0, 0.0, decode_image(source.path))
-        return
-    for index, time, image in decode_video(source.path, every, tally=tally):
-        yield Frame(index, time, np.ascontiguousarray(image))

@@ -75,8 +75,8 @@ def address(browser: Any, model: Path) -> Iterator[str]:
 def watched(browser: Any, size: tuple[int, int]) -> tuple[Any, list[str]]:
     """A page, and the addresses beyond this machine that it asks for."""
     page, foreign = browser.new_page(viewport={"width": size[0], "height": size[1]}), []
-    own = ("http://127.0.0.1", "data:", "blob:", "file:")
-    page.on("request", lambda request: None if request.url.startswith(own) else foreign.append(request.url))
+    local = ("http://127.0.0.1", "data:", "blob:", "file:")
+    page.on("request", lambda request: None if request.url.startswith(local) else foreign.append(request.url))
     return page, foreign
 
 

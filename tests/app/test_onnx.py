@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import backdrop
 from backdrop.app.onnx import RANGES, Outputs, PredictorGraph, area_weights, export_onnx, extent
 from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
@@ -246,7 +247,7 @@ def test_the_command_tells_what_it_wrote(graphs: dict[str, Path]) -> None:
 def test_the_file_names_nothing_of_this_machine(graphs: dict[str, Path]) -> None:
     for path in graphs.values():
         data = path.read_bytes()
-        assert str(Path(cli.__file__).parent).encode() not in data
+        assert str(Path(backdrop.__file__).parent).encode() not in data
         assert b".py" not in data
 
 

@@ -18,7 +18,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backdrop.app import cli
-from backdrop.app.page import drawing, layout, segmented, server, words
+from backdrop.app.page import callbacks, drawing, segmented_file, server
+from backdrop.app.page.text import message, numbers
 from backdrop.app.segmenter import Segmenter
 from backdrop.crf.dense import refine
 from backdrop.draw import draw_mask
@@ -57,7 +58,7 @@ def material(tmp_path_factory: pytest.TempPathFactory, pictures: list[np.ndarray
     (folder / "broken.mp4").write_bytes(data[len(data) // 2 :])
     (folder / "zero.png").write_bytes(b"")
     (folder / "false.png").write_bytes(b"no image")
-    (folder / "notes.txt").write_text("not footage")
+    (folder / "notes.txt").write_text("not an image")
     (folder / "large.png").write_bytes(bytes(round(LIMIT * 2**20) + 1000))
     return folder
 
@@ -67,6 +68,10 @@ class NeverAsked:
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"the networks were asked: {name}")
+
+
+def silent(*_: Any, **__: Any) -> None:
+    """In place of Gradio's progress."""
 
 
 def read_png(data: bytes) -> np.ndarray:
@@ -82,8 +87,8 @@ def read_png(data: bytes) -> np.ndarray:
 def test_an_image_is_segmented_and_drawn_at_any_threshold(
     material: Path, segmenter: Segmenter, pictures: list[np.ndarray], tmp_path: Path
 ) -> None:
-    footage = segmented.segment_file(segmenter, material / "photo.png", tmp_path)
-    (found,) = footage.frames
+    segmented = segmented_file.segment_file(segmenter, material / "photo.png", tmp_path)
+    (found,) = segmented.frames
     soft = segmenter.predict(pictures[0]).mask
     low, high = (float(np.quantile(soft, q)) for q in (0.3, 0.8))
     for threshold in (low, high):
@@ -98,12 +103,12 @@ def test_an_image_is_segmented_and_drawn_at_any_threshold(
 
 
 def test_the_mask_of_an_image_is_a_png(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    footage = segmented.segment_file(segmenter, material / "photo.png", tmp_path)
-    threshold = float(np.median(footage.frames[0].prediction.mask))
-    path = drawing.write_mask(footage, drawing.draw_frame(footage.frames[0], threshold).mask)
+    segmented = segmented_file.segment_file(segmenter, material / "photo.png", tmp_path)
+    threshold = float(np.median(segmented.frames[0].prediction.mask))
+    path = drawing.write_mask(segmented, drawing.draw_frame(segmented.frames[0], threshold).mask)
     stored = read_png(path.read_bytes())
     assert path.name == "photo_mask.png"
-    assert np.array_equal(stored, drawing.draw_frame(footage.frames[0], threshold).mask * np.uint8(255))
+    assert np.array_equal(stored, drawing.draw_frame(segmented.frames[0], threshold).mask * np.uint8(255))
 
 
 @pytest.mark.parametrize(
@@ -112,26 +117,31 @@ def test_the_mask_of_an_image_is_a_png(material: Path, segmenter: Segmenter, tmp
 def test_a_video_gives_a_mask_for_each_frame_and_a_video(
     every: int, most: int, expected: range, material: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:
-    told: list[tuple[int, int]] = []
-    footage = segmented.segment_file(
-        segmenter, material / "run.mp4", tmp_path, every, most, lambda *done: told.append(done)
+    reported: list[tuple[int, int]] = []
+    segmented = segmented_file.segment_file(
+        segmenter,
+        material / "run.mp4",
+        tmp_path,
+        every=every,
+        most=most,
+        progress=lambda *done: reported.append(done),
     )
-    assert told[-1] == (len(expected), len(expected))
-    assert footage.cut == (most == 5)
-    assert footage.fault == ""
-    threshold = float(np.median(footage.frames[0].prediction.mask))
-    masks, video = drawing.write_clip(footage, threshold)
+    assert reported[-1] == (len(expected), len(expected))
+    assert segmented.cut == (most == 5)
+    assert segmented.fault == ""
+    threshold = float(np.median(segmented.frames[0].prediction.mask))
+    masks, video = drawing.write_clip(segmented, threshold)
     with zipfile.ZipFile(masks) as archive:
         assert archive.namelist() == [f"{number:06d}.png" for number in expected]
-        for found in footage.frames:
+        for found in segmented.frames:
             stored = read_png(archive.read(f"{found.frame.number:06d}.png"))
-            own = segmenter.predict(list(decode_video(material / "run.mp4"))[found.frame.number][2]).mask
+            expected_mask = segmenter.predict(list(decode_video(material / "run.mp4"))[found.frame.number][2]).mask
             assert np.array_equal(stored > 0, found.prediction.mask > threshold)
-            assert np.allclose(found.prediction.mask, own, atol=0.51 / 255), "8 bits"
+            assert np.allclose(found.prediction.mask, expected_mask, atol=0.51 / 255), "8 bits"
     frames = list(decode_video(video))
     assert len(frames) == len(expected)
     assert frames[-1][1] == pytest.approx((len(expected) - 1) * every / 10, abs=0.01)
-    assert footage.surest == np.argmax([found.prediction.presence for found in footage.frames])
+    assert segmented.surest == np.argmax([found.prediction.presence for found in segmented.frames])
 
 
 def test_memory_is_bounded_by_a_batch(
@@ -140,20 +150,20 @@ def test_memory_is_bounded_by_a_batch(
     sizes: list[int] = []
     batch = Segmenter.predict_batch
 
-    def counting(self: Segmenter, images: list[np.ndarray]) -> Any:
+    def counting(self: Segmenter, images: list[np.ndarray], subjects: int | None = None) -> Any:
         sizes.append(len(images))
-        return batch(self, images)
+        return batch(self, images, subjects)
 
     monkeypatch.setattr(Segmenter, "predict_batch", counting)
-    footage = segmented.segment_file(segmenter, material / "run.mp4", tmp_path)
+    segmented = segmented_file.segment_file(segmenter, material / "run.mp4", tmp_path)
     assert sizes == [4, 3]
-    assert all(prediction.mask.size == 0 for prediction in footage.frames.predictions), "soft masks are on disk"  # type: ignore[union-attr]
+    assert all(prediction.mask.size == 0 for prediction in segmented.frames.predictions), "soft masks are on disk"  # type: ignore[union-attr]
 
 
 def test_an_odd_video_is_drawn_with_even_sides(segmenter: Segmenter, tmp_path: Path) -> None:
     encode_video(tmp_path / "odd.mp4", [np.full((51, 77, 3), 90, np.uint8)] * 2, fps=10)
-    footage = segmented.segment_file(segmenter, tmp_path / "odd.mp4", tmp_path)
-    masks, video = drawing.write_clip(footage, 0.5)
+    segmented = segmented_file.segment_file(segmenter, tmp_path / "odd.mp4", tmp_path)
+    masks, video = drawing.write_clip(segmented, 0.5)
     assert next(decode_video(video))[2].shape == (52, 78, 3)
     with zipfile.ZipFile(masks) as archive:
         assert read_png(archive.read("000000.png")).shape == (51, 77)
@@ -172,23 +182,23 @@ def test_bad_files_are_named_without_their_path(
     name: str, text: str, material: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:
     with pytest.raises(BackdropError) as caught:
-        segmented.segment_file(segmenter, material / name, tmp_path)
-    assert words.message(caught.value, material / name).startswith(text)
+        segmented_file.segment_file(segmenter, material / name, tmp_path)
+    assert message(caught.value, material / name).startswith(text)
 
 
 def test_a_video_cut_off_is_segmented_as_far_as_it_goes(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    footage = segmented.segment_file(segmenter, material / "cut.mp4", tmp_path)
-    assert 0 < len(footage.frames) < FRAMES
-    assert "declared" in footage.fault or "corrupt" in footage.fault
+    segmented = segmented_file.segment_file(segmenter, material / "cut.mp4", tmp_path)
+    assert 0 < len(segmented.frames) < FRAMES
+    assert "declared" in segmented.fault or "corrupt" in segmented.fault
 
 
 def test_numbers_are_those_of_the_prediction(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    (found,) = segmented.segment_file(segmenter, material / "photo.png", tmp_path).frames
+    (found,) = segmented_file.segment_file(segmenter, material / "photo.png", tmp_path).frames
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[: HEIGHT // 4] = True
     box = np.array([0.0, 0.0, 1.0, 0.5])
     found = found._replace(prediction=found.prediction._replace(box=box, cell=9, presence=0.456))
-    values = words.numbers(found, mask)
+    values = numbers(found, mask)
     assert values["Mask"] == "25.0% of the image"
     assert values["Presence"] == "0.46"
     assert values["Box"] == f"{WIDTH // 2} × {HEIGHT // 4} px at ({WIDTH // 4}, {round(HEIGHT * 3 / 8)})"
@@ -224,7 +234,7 @@ def served(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):
             patch.setenv(name, "")  # so that what the page sets is undone
-        blocks = server.open_page(segmenter, 0.5, None, folder, port=0, max_upload=LIMIT)
+        blocks = server.open_page(segmenter, 0.5, None, folder, address=server.Address(port=0), max_upload=LIMIT)
         yield blocks
         blocks.close(verbose=False)
 
@@ -305,28 +315,28 @@ def test_uploads_above_the_limit_are_refused(served: Any, material: Path) -> Non
 
 
 def test_another_threshold_does_not_ask_the_networks(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
-    own = layout.Page(segmenter, small_params().crf, tmp_path)
-    footage, *first = own.segment(str(material / "run.mp4"), 2, 3, 0.5, False, None, lambda *_, **__: None)
-    own.segmenter = NeverAsked()  # type: ignore[assignment]
-    threshold = float(np.quantile(footage.frames[1].prediction.mask, 0.7))
+    page = callbacks.Page(segmenter, small_params().crf, tmp_path)
+    segmented, *first = page.segment(str(material / "run.mp4"), callbacks.Choices(0.5, False, 2, 3), None, silent)
+    page.segmenter = NeverAsked()  # type: ignore[assignment]
+    threshold = float(np.quantile(segmented.frames[1].prediction.mask, 0.7))
     for refined in (False, True):
-        answer = own.redraw(footage, 2, threshold, refined, lambda *_, **__: None)
-        expected = drawing.draw_frame(footage.frames[1], threshold, own.crf if refined else None)
+        answer = page.redraw(segmented, 2, callbacks.Choices(threshold, refined), silent)
+        expected = drawing.draw_frame(segmented.frames[1], threshold, page.crf if refined else None)
         assert np.array_equal(answer[2] > 0, expected.mask)
     assert len(first) == len(answer) + 2
-    shown = own.show(footage, 3, threshold, False)
-    assert np.array_equal(shown[0] > 0, drawing.draw_frame(footage.frames[2], threshold).mask)
+    shown = page.show(segmented, 3, callbacks.Choices(threshold, False))
+    assert np.array_equal(shown[0] > 0, drawing.draw_frame(segmented.frames[2], threshold).mask)
 
 
 def test_a_new_file_removes_what_the_old_one_left(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
     import gradio as gr
 
-    own = layout.Page(segmenter, None, tmp_path)
-    first = own.segment(str(material / "run.mp4"), 1, 3, 0.5, False, None, lambda *_, **__: None)[0]
+    page, choices = callbacks.Page(segmenter, None, tmp_path), callbacks.Choices(0.5, False, most=3)
+    first = page.segment(str(material / "run.mp4"), choices, None, silent)[0]
     with pytest.raises(gr.Error):
-        own.segment(str(material / "false.png"), 1, 3, 0.5, False, first, lambda *_, **__: None)
+        page.segment(str(material / "false.png"), choices, first, silent)
     assert list(tmp_path.iterdir()) == [first.folder]
-    second = own.segment(str(material / "photo.png"), 1, 3, 0.5, False, first, lambda *_, **__: None)[0]
+    second = page.segment(str(material / "photo.png"), choices, first, silent)[0]
     assert list(tmp_path.iterdir()) == [second.folder]
 
 
@@ -344,24 +354,25 @@ class Ended:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_the_command_warns_where_others_can_reach_the_page(
-    host: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    host: str, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    given: list[Any] = []
-    monkeypatch.setattr(Segmenter, "load", lambda *_: "segmenter")
+    given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr(Segmenter, "load", lambda *_: segmenter)
     monkeypatch.setattr(cli, "_threshold", lambda *_: 0.4)
 
-    def opened(*arguments: Any) -> Ended:
-        given.append(arguments)
+    def opened(*arguments: Any, **options: Any) -> Ended:
+        given.append((arguments, options))
         return Ended()
 
     monkeypatch.setattr(server, "open_page", opened)
     result = CliRunner().invoke(cli.app, ["demo", *([] if host == "127.0.0.1" else ["--host", host])])
     assert result.exit_code == 0, result.output
     assert ("warning" in result.output) == (host == "0.0.0.0")
-    assert given[0][:3] == ("segmenter", 0.4, None), "no params.yaml here"
-    assert given[0][4:] == (host, 7860, 200)
-    assert not given[0][3].exists(), "uploads are removed in the end"
+    ((*parts, folder), options) = given[0]
+    assert parts == [segmenter, 0.4, None], "no params.yaml here"
+    assert options == {"address": server.Address(host, 7860), "max_upload": 200}
+    assert not folder.exists(), "uploads are removed in the end"
     assert "--params" in str(CliRunner().invoke(cli.app, ["demo", "--params", "nowhere.yaml"]).exception)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -14,16 +15,16 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from backdrop.app import cli
-from backdrop.app.exports import coco, davis, labelstudio, yolo
+from backdrop.app.exports import FORMATS, coco, davis, labelstudio, yolo
 from backdrop.app.exports import common as exports_common
 from backdrop.app.exports import video as exports_video
-from backdrop.app.pictures import picture_path
-from backdrop.app.predict import predict_all, predict_source
+from backdrop.app.pictures import PICTURES, picture_path
+from backdrop.app.predict import Job, predict_all, predict_source
+from backdrop.app.reader import frames_of
 from backdrop.app.records import Record, Settings, encoded, read_records, records_path
 from backdrop.app.segmenter import Segmenter
-from backdrop.app.sources import Source, find_sources, frames_of
+from backdrop.app.sources import Source, find_sources
 from backdrop.errors import BackdropError
-from backdrop.frames.names import natural_key
 from backdrop.io.masks import Mask
 from backdrop.networks import student
 from backdrop.video.decode import decode_video
@@ -61,7 +62,7 @@ def material(tmp_path: Path, pictures: list[np.ndarray]) -> Path:
     for name, picture in (("a10.png", pictures[0]), ("below/ü;$(x).jpg", pictures[1])):
         Image.fromarray(picture).save(folder / name)
     encode_video(folder / "run.mp4", pictures, fps=10)
-    (folder / "notes.txt").write_text("not footage")
+    (folder / "notes.txt").write_text("not an image")
     (folder / ".hidden.png").write_bytes(b"x")
     return folder
 
@@ -73,14 +74,14 @@ def test_frames_below_the_least_confidence_hold_no_subject(
     segmenter: Segmenter, material: Path, tmp_path: Path
 ) -> None:
     video = next(source for source in find_sources([material]) if source.video)
-    predict_all(segmenter, [video], tmp_path, PLAIN._replace(threshold=0.4), quiet=True)
+    predict_all(Job(segmenter, tmp_path, PLAIN._replace(threshold=0.4)), [video], quiet=True)
     before = read_records(records_path(tmp_path, video))
     assert before is not None
     values = sorted(record.confidence for record in before.frames)
     assert 0 < values[0] < values[-1] < 1
     assert all(record.decoded().any() for record in before.frames)
     middle = (values[2] + values[3]) / 2
-    predict_all(segmenter, [video], tmp_path, PLAIN._replace(threshold=0.4, min_confidence=middle), quiet=True)
+    predict_all(Job(segmenter, tmp_path, PLAIN._replace(threshold=0.4, min_confidence=middle)), [video], quiet=True)
     after = read_records(records_path(tmp_path, video))
     assert after is not None
     assert [record.confidence for record in after.frames] == [record.confidence for record in before.frames]
@@ -110,9 +111,15 @@ def test_what_is_no_source_is_named(name: str, material: Path) -> None:
         find_sources([material / name])
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 200), min_size=2, max_size=6))
 def test_numbers_sort_as_numbers(numbers: list[int]) -> None:
-    assert sorted((f"f{n}.png" for n in numbers), key=natural_key) == [f"f{n}.png" for n in sorted(numbers)]
+    with tempfile.TemporaryDirectory() as folder:
+        for number in numbers:
+            (Path(folder) / f"f{number}.png").touch()
+        names = [f"f{number}" for number in sorted(set(numbers))]
+        assert [source.name for source in find_sources([folder])] == names
+        assert [source.name for source in find_sources([f"{folder}/f*.png"])] == names
 
 
 def test_every_second_frame_keeps_its_number(material: Path) -> None:
@@ -126,11 +133,11 @@ def test_every_second_frame_keeps_its_number(material: Path) -> None:
 def test_masks_records_and_pictures_agree(material: Path, segmenter: Segmenter, tmp_path: Path) -> None:
     out = tmp_path / "out"
     sources = find_sources([material])
-    assert predict_all(segmenter, sources, out, PLAIN, ("masks", "overlay", "npz"), quiet=True) == []
+    assert predict_all(Job(segmenter, out, PLAIN, ("masks", "overlay", "npz")), sources, quiet=True) == []
     for source in sources:
         records = read_records(records_path(out, source))
         assert records is not None
-        assert records.whole
+        assert records.complete
         assert len(records.frames) == (FRAMES if source.video else 1)
         for record, frame in zip(records.frames, frames_of(source), strict=True):
             mask = cv2.imread(str(picture_path(out, "masks", source, record.frame)), cv2.IMREAD_UNCHANGED)
@@ -165,7 +172,7 @@ def test_a_stopped_video_goes_on_where_it_was(
     at: int, half: bool, material: Path, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = Source(material / "run.mp4", "run", True)
-    predict_source(segmenter, source, tmp_path / "whole", PLAIN, batch=1)
+    predict_source(Job(segmenter, tmp_path / "undisturbed", PLAIN, batch=1), source)
     seen: list[int] = []
     batch = Segmenter.predict_batch
 
@@ -178,26 +185,26 @@ def test_a_stopped_video_goes_on_where_it_was(
     with monkeypatch.context() as patch:
         patch.setattr(Segmenter, "predict_batch", counting)
         with pytest.raises(Killed):
-            predict_source(segmenter, source, tmp_path / "out", PLAIN, batch=1)
+            predict_source(Job(segmenter, tmp_path / "out", PLAIN, batch=1), source)
     path = records_path(tmp_path / "out", source)
     if half:
         path.write_bytes(path.read_bytes() + b'{"frame": 3, "ti')
-    with pytest.raises(BackdropError, match="not whole"):
+    with pytest.raises(BackdropError, match="not complete"):
         exports_common.recorded(tmp_path / "out")
-    assert predict_source(segmenter, source, tmp_path / "out", PLAIN, batch=1) == FRAMES - at
-    assert path.read_bytes() == records_path(tmp_path / "whole", source).read_bytes()
-    assert predict_source(segmenter, source, tmp_path / "out", PLAIN, batch=1) == 0, "whole already"
+    assert predict_source(Job(segmenter, tmp_path / "out", PLAIN, batch=1), source) == FRAMES - at
+    assert path.read_bytes() == records_path(tmp_path / "undisturbed", source).read_bytes()
+    assert predict_source(Job(segmenter, tmp_path / "out", PLAIN, batch=1), source) == 0, "complete already"
 
 
 def test_other_settings_and_missing_pictures_are_segmented_again(
     material: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:
     source = Source(material / "run.mp4", "run", True)
-    assert predict_source(segmenter, source, tmp_path, PLAIN) == FRAMES
-    assert predict_source(segmenter, source, tmp_path, PLAIN._replace(threshold=0.4)) == FRAMES
-    assert predict_source(segmenter, source, tmp_path, PLAIN._replace(threshold=0.4, every=3)) == 3
+    assert predict_source(Job(segmenter, tmp_path, PLAIN), source) == FRAMES
+    assert predict_source(Job(segmenter, tmp_path, PLAIN._replace(threshold=0.4)), source) == FRAMES
+    assert predict_source(Job(segmenter, tmp_path, PLAIN._replace(threshold=0.4, every=3)), source) == 3
     picture_path(tmp_path, "masks", source, 3).unlink()
-    assert predict_source(segmenter, source, tmp_path, PLAIN._replace(threshold=0.4, every=3)) == 2
+    assert predict_source(Job(segmenter, tmp_path, PLAIN._replace(threshold=0.4, every=3)), source) == 2
 
 
 def test_a_damaged_file_does_not_keep_the_others_from_being_segmented(
@@ -205,7 +212,7 @@ def test_a_damaged_file_does_not_keep_the_others_from_being_segmented(
 ) -> None:
     (material / "a10.png").write_bytes(b"no image")
     (material / "run.mp4").write_bytes(b"")
-    faults = predict_all(segmenter, find_sources([material]), tmp_path / "out", PLAIN, quiet=True)
+    faults = predict_all(Job(segmenter, tmp_path / "out", PLAIN), find_sources([material]), quiet=True)
     assert [source.name for source, _ in faults] == ["a10", "run"]
     assert "a10.png is no readable image" in str(faults[0][1])
     assert (tmp_path / "out" / "masks" / "below" / "ü;$(x).png").is_file()
@@ -234,7 +241,7 @@ def test_images_of_any_kind(kind: str, pictures: list[np.ndarray], segmenter: Se
         path = tmp_path / "x.jpg"
     image.save(path, exif=exif)
     source = Source(path, "x", False)
-    predict_source(segmenter, source, tmp_path / "out", PLAIN)
+    predict_source(Job(segmenter, tmp_path / "out", PLAIN), source)
     records = read_records(records_path(tmp_path / "out", source))
     assert records is not None
     assert records.frames[0].size == size
@@ -274,7 +281,7 @@ def test_large_images_are_sharpened_smaller(monkeypatch: pytest.MonkeyPatch) -> 
     assert np.mean((bounded > 0.5) != (fine > 0.5)) < 0.02
 
 
-# --------------------------------------------------------------------------------------------- real footage
+# --------------------------------------------------------------------------------------------- real data
 
 
 def test_real_frames_in_any_order(real_data: Path, segmenter: Segmenter) -> None:
@@ -312,21 +319,37 @@ def test_every_command_on_a_real_video(real_data: Path, model: Path, tmp_path: P
 @pytest.fixture
 def done(material: Path, segmenter: Segmenter, tmp_path: Path) -> Path:
     out = tmp_path / "done"
-    predict_all(segmenter, find_sources([material]), out, PLAIN, (), quiet=True)
+    predict_all(Job(segmenter, out, PLAIN, ()), find_sources([material]), quiet=True)
     return out
+
+
+def test_the_command_line_offers_what_can_be_written() -> None:
+    assert {one.value for one in cli.Format} == {*PICTURES, *FORMATS}
+
+
+def test_an_export_writes_under_its_name_alone(done: Path, tmp_path: Path) -> None:
+    """So that `alone_in` finds what a killed export left."""
+    found = exports_common.recorded(done)
+    for name, write in FORMATS.items():
+        files = write(found, tmp_path / name)
+        written = {path for path in (tmp_path / name).rglob("*") if path.is_file()}
+        assert files
+        assert set(files) == written
+        heads = {path.relative_to(tmp_path / name).parts[0] for path in files}
+        assert heads in ({name}, {f"{name}.json"})
 
 
 @pytest.mark.parametrize("split", [False, True])
 def test_coco_is_read_by_pycocotools_as_the_same_masks(split: bool, done: Path) -> None:
     found = exports_common.recorded(done)
-    (path,) = coco.write_coco(done, found, done, split)
+    (path,) = coco.write_coco(found, done, split)
     read = COCO(str(path))
     masks = {exports_common.file_name(s, r): r.decoded() for s, records in found for r in records.frames}
     assert len(read.imgs) == len(masks) == FRAMES + 2
     for number, image in read.imgs.items():
         parts = [read.annToMask(a) > 0 for a in read.loadAnns(read.getAnnIds(number))]
-        whole = np.any(parts, axis=0) if parts else np.zeros((HEIGHT, WIDTH), bool)
-        assert np.array_equal(whole, masks[image["file_name"]])
+        union = np.any(parts, axis=0) if parts else np.zeros((HEIGHT, WIDTH), bool)
+        assert np.array_equal(union, masks[image["file_name"]])
         if split:
             assert all(cv2.connectedComponents(part.astype(np.uint8))[0] == 2 for part in parts)
         else:
@@ -335,7 +358,7 @@ def test_coco_is_read_by_pycocotools_as_the_same_masks(split: bool, done: Path) 
 
 def test_davis_annotations_hold_the_masks_as_indices(done: Path) -> None:
     found = exports_common.recorded(done)
-    davis.write_davis(done, found, done)
+    davis.write_davis(found, done)
     for source, records in found:
         for record in records.frames:
             name = f"{source.name}/{record.frame:05d}.png" if source.video else f"{source.name}.png"
@@ -399,7 +422,7 @@ def test_label_studio_brushes_hold_the_mask(seed: int, kind: str) -> None:
 
 
 def test_an_overlay_video_has_the_frames_of_the_video(done: Path, pictures: list[np.ndarray]) -> None:
-    (path,) = exports_video.write_video(done, exports_common.recorded(done), done)
+    (path,) = exports_video.write_video(exports_common.recorded(done), done)
     frames = [image for _, _, image in decode_video(path)]
     assert len(frames) == FRAMES
     assert frames[0].shape == pictures[0].shape

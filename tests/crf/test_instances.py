@@ -13,19 +13,21 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
 
-from backdrop.app import exports
-from backdrop.app.exports import common
-from backdrop.app.pictures import picture_path
-from backdrop.app.predict import predict_source
+from backdrop.app.exports import FORMATS
+from backdrop.app.exports.common import recorded
+from backdrop.app.pictures import PICTURES, picture_path
+from backdrop.app.predict import Job, predict_source
+from backdrop.app.reader import frames_of
 from backdrop.app.records import Record, Settings, read_records, records_path
 from backdrop.app.segmenter import Segmenter
-from backdrop.app.sources import Source, frames_of
+from backdrop.app.sources import Source
 from backdrop.crf.instances import Linker, chosen_boxes, divide, find_instances
 from backdrop.motion.blobs import LESSER
 from backdrop.networks.predictor import Prediction
 from backdrop.video.encode import encode_video
 
 HEIGHT, WIDTH = 60, 120
+SETTINGS = Settings("m", 0.5, None, instances=2)
 LEFT, RIGHT = np.array([-0.5, 0.0, 0.6, 1.2]), np.array([0.5, 0.0, 0.6, 1.2])
 
 
@@ -190,17 +192,17 @@ def frame(t: int) -> np.ndarray:
 
 
 @pytest.fixture
-def told_apart(tmp_path: Path) -> tuple[Path, Source]:
+def two_subjects(tmp_path: Path) -> tuple[Path, Source]:
     encode_video(tmp_path / "two.mp4", [frame(t) for t in range(6)], fps=10, quality=100)
     source, out = Source(tmp_path / "two.mp4", "two", True), tmp_path / "out"
     segmenter = TwoSquares()
-    predict_source(segmenter, source, out, Settings("m", 0.5, None, instances=2), ("masks", "overlay", "npz"), batch=2)
+    predict_source(Job(segmenter, out, SETTINGS, PICTURES, batch=2), source)
     assert segmenter.asked == [2, 2, 2]
     return out, source
 
 
-def test_records_hold_each_subject(told_apart: tuple[Path, Source]) -> None:
-    out, source = told_apart
+def test_records_hold_each_subject(two_subjects: tuple[Path, Source]) -> None:
+    out, source = two_subjects
     records = read_records(records_path(out, source))
     assert records is not None
     for record, shown in zip(records.frames, frames_of(source), strict=True):
@@ -219,21 +221,20 @@ def test_records_hold_each_subject(told_apart: tuple[Path, Source]) -> None:
         assert Record.read(json.loads(json.dumps(record.row()))) == record
 
 
-def test_a_stopped_video_keeps_the_numbers(told_apart: tuple[Path, Source], tmp_path: Path) -> None:
-    out, source = told_apart
+def test_a_stopped_video_keeps_the_numbers(two_subjects: tuple[Path, Source], tmp_path: Path) -> None:
+    out, source = two_subjects
     path = records_path(out, source)
-    whole = path.read_bytes()
-    path.write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))
-    kinds = ("masks", "overlay", "npz")
-    assert predict_source(TwoSquares(), source, out, Settings("m", 0.5, None, instances=2), kinds) == 3
-    assert path.read_bytes() == whole
+    complete = path.read_bytes()
+    path.write_bytes(b"".join(complete.splitlines(keepends=True)[:4]))
+    assert predict_source(Job(TwoSquares(), out, SETTINGS, PICTURES), source) == 3
+    assert path.read_bytes() == complete
 
 
-def test_every_export_has_the_numbers(told_apart: tuple[Path, Source], tmp_path: Path) -> None:
-    out, source = told_apart
-    found = common.recorded(out)
-    for name in ("coco", "davis", "yolo", "labelstudio", "video"):
-        assert exports.FORMATS[name](out, found, tmp_path)
+def test_every_export_has_the_numbers(two_subjects: tuple[Path, Source], tmp_path: Path) -> None:
+    out, source = two_subjects
+    found = recorded(out)
+    for write in FORMATS.values():
+        assert write(found, tmp_path)
     labels = [record.labels() for record in found[0][1].frames]
     coco = COCO(str(tmp_path / "coco.json"))
     for number, image in coco.imgs.items():

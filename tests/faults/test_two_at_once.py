@@ -28,7 +28,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("two")
     encode_video(folder / "run.mp4", scene(FRAMES)[0], fps=10)
     write_model(folder / "segmenter")
-    status, said = call("predict", *arguments(folder, folder / "whole"))
+    status, said = call("predict", *arguments(folder, folder / "undisturbed"))
     assert status == 0, said
     return folder
 
@@ -85,7 +85,7 @@ def test_a_second_predict_into_one_folder_says_so_and_touches_nothing(
     first.send_signal(signal.SIGCONT)
     assert first.communicate(timeout=120)[0] == ""
     assert first.returncode == 0
-    assert contents(out) == contents(material / "whole")
+    assert contents(out) == contents(material / "undisturbed")
 
 
 def test_a_killed_predict_leaves_nothing_behind(material: Path, predict: Callable, tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_killed_predict_leaves_nothing_behind(material: Path, predict: Callabl
     status, said = call("predict", *arguments(material, out))
     assert status == 0, said
     assert (out / "records" / "run.jsonl").read_bytes().startswith(recorded)
-    assert contents(out) == contents(material / "whole")
+    assert contents(out) == contents(material / "undisturbed")
 
 
 def test_a_folder_is_free_again_when_the_block_ends_however_it_ends(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Exports: records into the formats of other tools. A new one is a file here and a line in `FORMATS`."""
+"""Exports: records in the formats of other tools. A new export is a file here and a line in `FORMATS`."""
 
 from __future__ import annotations
 
@@ -16,4 +16,4 @@ FORMATS: dict[str, Export] = {
     "labelstudio": write_labelstudio,
     "video": write_video,
 }
-"""Format -> what writes it: (folder of records, what `recorded` found there, where to) -> files."""
+"""Format -> what writes it. It writes below <folder>/<format>/, or <folder>/<format>.json."""

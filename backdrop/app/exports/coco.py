@@ -8,17 +8,15 @@ from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from backdrop.app.exports.common import CATEGORY, components, file_name, write_json
-from backdrop.app.records import Records, SubjectRecord, encoded
-from backdrop.app.sources import Source
+from backdrop.app.exports.common import CATEGORY, Recorded, components, file_name, write_json
+from backdrop.app.records import SubjectRecord, encoded
 
 
-def coco(out: Path, found: Sequence[tuple[Source, Records]], split: bool = False) -> dict[str, Any]:
-    """A COCO data set of all frames, segmentations as compressed RLE; `track_id`: the subject's number.
+def coco(found: Sequence[Recorded], split: bool = False) -> dict[str, Any]:
+    """A COCO data set of all frames. Segmentations are compressed RLE; `track_id` is the subject's number.
 
     Args:
-        split: an annotation for each connected component, as CVAT wants it; else one a subject. Frames without
-            foreground have none.
+        split: one annotation per connected component, as CVAT wants it. Else one annotation per subject.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -48,7 +46,8 @@ def _coco_annotation(number: int, image: int, part: SubjectRecord, rle: dict[str
     }
 
 
-def write_coco(out: Path, found: Sequence[tuple[Source, Records]], folder: Path, split: bool = False) -> list[Path]:
+def write_coco(found: Sequence[Recorded], folder: Path, split: bool = False) -> list[Path]:
+    """Write <folder>/coco.json. split: see `coco`."""
     path = folder / "coco.json"
-    write_json(path, coco(out, found, split))
+    write_json(path, coco(found, split))
     return [path]

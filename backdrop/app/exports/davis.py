@@ -1,4 +1,4 @@
-"""Export davis: palette PNG in the DAVIS layout."""
+"""Export davis: PNG files with a palette, in the layout of the DAVIS data set."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from pathlib import Path
 
 from PIL import Image
 
+from backdrop.app.exports.common import Recorded
 from backdrop.app.pictures import SUBJECT_COLORS
-from backdrop.app.records import Records
-from backdrop.app.sources import Source
 from backdrop.io.files import atomic_path
 
 PALETTE = [0, 0, 0, *(value for i in range(255) for value in SUBJECT_COLORS[i % len(SUBJECT_COLORS)])]
-"""Colors of a DAVIS annotation: background black, the first subject red, as in the data set."""
+"""RGB of the values 0, 1, ...: background black, the first subject red, as in the data set."""
 
 
-def write_davis(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
-    """`davis`/Annotations/<sequence>/<frame>.png with a palette, values are the subjects' numbers; images of one folder
-    are one sequence."""
+def write_davis(found: Sequence[Recorded], folder: Path) -> list[Path]:
+    """Write <folder>/davis/Annotations/<sequence>/<frame>.png, whose values are the subjects' numbers.
+
+    A video is a sequence; so are the images of one folder.
+    """
     written = []
     for source, records in found:
         for record in records.frames:

@@ -1,4 +1,4 @@
-"""Export labelstudio: brush labels."""
+"""Export labelstudio: brush labels for Label Studio."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from backdrop.app.exports.common import CATEGORY, file_name, write_json
-from backdrop.app.records import Records, SubjectRecord
-from backdrop.app.sources import Source
+from backdrop.app.exports.common import CATEGORY, Recorded, file_name, write_json
+from backdrop.app.records import SubjectRecord
 from backdrop.io.masks import Mask
 
 _RUN_BITS = (3, 4, 8, 16)
-"""Widths of a run's length, from which each run chooses the smallest that holds it."""
+"""How many bits the length of a run may have. Each run takes the smallest number that holds its length."""
 
 
 def brush_rle(mask: Mask) -> list[int]:
     """A mask as Label Studio's brush holds it: run lengths of its RGBA bytes, as a list of bytes.
 
-    A bit stream: 32 bits number of values; 5 bits, bits of a value less one; four times 4 bits, widths of run lengths
-    less one; then blocks: a bit (1: one value repeated), 2 bits (which width), the length less one, the value.
+    The list is a stream of bits. It begins with the number of values (32 bits), the bits per value less one (5 bits),
+    and the four widths of run lengths less one (4 bits each). Then come blocks: 1 for one value repeated, which width
+    (2 bits), the length less one, the value.
     """
     values = np.repeat(mask.astype(np.uint8).ravel() * np.uint8(255), 4)
     starts = np.flatnonzero(np.diff(values, prepend=values[:1] ^ 1))
@@ -52,10 +52,11 @@ def _brush(name: str, size: tuple[int, int], part: SubjectRecord) -> dict[str, A
     }
 
 
-def write_labelstudio(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
-    """`labelstudio.json`: tasks with brush predictions, for a project with <BrushLabels name="tag" toName="image">.
+def write_labelstudio(found: Sequence[Recorded], folder: Path) -> list[Path]:
+    """Write <folder>/labelstudio.json: tasks with brush predictions.
 
-    A region for each subject, its number in the region's notes.
+    They fit a project with <BrushLabels name="tag" toName="image">. Each subject is a region, with its number in the
+    region's notes.
     """
     tasks: list[dict[str, Any]] = []
     for source, records in found:

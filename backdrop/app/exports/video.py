@@ -1,4 +1,4 @@
-"""Export video: the video with its masks drawn in."""
+"""Export video: each video with its masks drawn in."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from backdrop.app.pictures import drawn
+from backdrop.app.exports.common import Recorded
+from backdrop.app.pictures import draw_record
+from backdrop.app.reader import frames_of
 from backdrop.app.records import Records
-from backdrop.app.sources import Source, frames_of
+from backdrop.app.sources import Source
 from backdrop.errors import BackdropError
 from backdrop.video.decode import probe
 from backdrop.video.encode import encode_video
 
 
-def write_video(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
-    """`video`/<name>.mp4: each video with its masks drawn in; images are left out.
+def write_video(found: Sequence[Recorded], folder: Path) -> list[Path]:
+    """Write <folder>/video/<name>.mp4: each video with its masks drawn in. Images are left out.
 
     Raises:
         BackdropError: there is no video among the sources, or one is no longer where it was.
@@ -38,5 +40,5 @@ def _drawn_frames(source: Source, records: Records, every: int) -> Iterator[UInt
     masks = {record.frame: record for record in records.frames}
     for frame in frames_of(source, every):
         if frame.number in masks:
-            picture = drawn(frame.image, masks[frame.number])
-            yield picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # what h264 can hold
+            picture = draw_record(frame.image, masks[frame.number])
+            yield picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # H.264 holds even sides only

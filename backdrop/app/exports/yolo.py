@@ -8,9 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backdrop.app.exports.common import file_name
-from backdrop.app.records import Records
-from backdrop.app.sources import Source
+from backdrop.app.exports.common import Recorded, file_name
 from backdrop.io.files import atomic_path
 from backdrop.io.masks import Mask
 
@@ -19,22 +17,23 @@ SIMPLIFY = 0.5
 
 
 def polygons(mask: Mask) -> list[np.ndarray]:
-    """Outlines of the mask's components as (N, 2) pixel coordinates, 0 = the image's edge; holes are filled.
+    """Outlines of the mask's components, (N, 2) pixel coordinates x, y each; 0 is the image's edge.
 
-    A component of fewer than three corners has none.
+    Holes are filled. An outline of fewer than three corners is left out.
     """
-    # Outlines run through the centers of border pixels: on a mask four times as large, so close to the pixels' edges
-    # that what is lost is an eighth of a pixel.
+    # OpenCV's outlines run through the centers of border pixels, half a pixel inside the mask. On a mask four times as
+    # large that is an eighth of a pixel.
     large = cv2.resize(mask.astype(np.uint8), None, fx=4, fy=4, interpolation=cv2.INTER_NEAREST)
     contours, _ = cv2.findContours(large, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     simple = (cv2.approxPolyDP(contour, 4 * SIMPLIFY, True)[:, 0] for contour in contours)
     return [(points + 0.5) / 4 for points in simple if len(points) >= 3]
 
 
-def write_yolo(out: Path, found: Sequence[tuple[Source, Records]], folder: Path) -> list[Path]:
-    """`yolo`/labels/<image>.txt: a line an outline, "0 x1 y1 x2 y2 ..." in shares of the image; empty: no subject.
+def write_yolo(found: Sequence[Recorded], folder: Path) -> list[Path]:
+    """Write <folder>/yolo/labels/<image>.txt with a line per outline: "0 x1 y1 x2 y2 ...", in shares of the image.
 
-    Where subjects were told apart, `yolo`/numbers/<image>.txt has the number of the subject of each line.
+    An image without subject has an empty file. Where subjects have numbers, <folder>/yolo/numbers/<image>.txt holds the
+    number of each line.
     """
     written = []
     for source, records in found:

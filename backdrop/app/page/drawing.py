@@ -9,7 +9,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from backdrop.app.page.segmented import Found, Progress, SegmentedFile
+from backdrop.app.page.segmented_file import Progress, SegmentedFile
+from backdrop.app.reader import Found
 from backdrop.crf.dense import refine
 from backdrop.crf.parameters import CRFParams
 from backdrop.draw import RED, Picture, draw_detection, draw_mask
@@ -29,7 +30,12 @@ class FrameView(NamedTuple):
 
 
 def draw_frame(found: Found, threshold: float, crf: CRFParams | None = None) -> FrameView:
-    """A frame at a threshold in [0, 1], foreground above it. crf: None: the thresholded soft mask is the mask."""
+    """A frame at a threshold.
+
+    Args:
+        threshold: in [0, 1]; foreground is above it.
+        crf: None: the thresholded soft mask is the mask.
+    """
     image, prediction = found.frame.image, found.prediction
     soft, box = prediction.mask, prediction.box
     mask = soft > threshold if crf is None else refine(image, soft, threshold, crf)  # type: ignore[arg-type] # a Literal
@@ -39,7 +45,7 @@ def draw_frame(found: Found, threshold: float, crf: CRFParams | None = None) -> 
 
 
 def draw_box(image: Picture, box: Box) -> Picture:
-    """The image with a box: cx, cy, w, h in [-1, 1] image coordinates; none where that is not finite."""
+    """The image with a box drawn in: cx, cy, w, h in [-1, 1] image coordinates. A box with NaN is not drawn."""
     picture = image.copy()
     if np.isfinite(box).all():
         height, width = picture.shape[:2]
@@ -48,42 +54,45 @@ def draw_box(image: Picture, box: Box) -> Picture:
     return picture
 
 
-def write_mask(footage: SegmentedFile, mask: Mask) -> Path:
-    """The mask of an image as PNG (0 and 255), in the footage's folder; one of another threshold is replaced."""
-    target = footage.folder / f"{Path(footage.source.name).name}_mask.png"
+def write_mask(segmented: SegmentedFile, mask: Mask) -> Path:
+    """The mask of an image as PNG (0 and 255), in the folder of the file. One of another threshold is replaced."""
+    target = segmented.folder / f"{Path(segmented.source.name).name}_mask.png"
     with atomic_path(target) as temporary:
         temporary.write_bytes(mask_png(mask))
     return target
 
 
 def write_clip(
-    footage: SegmentedFile, threshold: float, crf: CRFParams | None = None, progress: Progress | None = None
+    segmented: SegmentedFile, threshold: float, crf: CRFParams | None = None, progress: Progress | None = None
 ) -> tuple[Path, Path]:
-    """Of a video a zip of masks (PNG, 0 and 255), named by the frame's number in the file, and the overlay as MP4.
+    """Write the masks of a video as a zip, and the video with them drawn in as MP4.
+
+    The zip holds PNGs (0 and 255), named by the frame's number in the file.
 
     Returns:
-        (zip, MP4), in the footage's folder; those of another threshold are replaced.
+        (zip, MP4), in the folder of the file. Those of another threshold are replaced.
 
     Raises:
         BackdropError: the frames differ in size, or the disk is full.
     """
-    name = Path(footage.source.name).name
-    masks, video = footage.folder / f"{name}_masks.zip", footage.folder / f"{name}_overlay.mp4"
+    name = Path(segmented.source.name).name
+    masks, video = segmented.folder / f"{name}_masks.zip", segmented.folder / f"{name}_overlay.mp4"
     with ArchiveWriter(masks) as archive:
 
         def drawn() -> Iterator[np.ndarray]:
-            for done, found in enumerate(footage.frames, 1):
+            for done, found in enumerate(segmented.frames, 1):
                 view = draw_frame(found, threshold, crf)
                 archive.add(entry(found.frame.number), mask_png(view.mask))
                 height, width = view.mask.shape
                 if progress is not None:
-                    progress(done, len(footage.frames))
+                    progress(done, len(segmented.frames))
                 # browsers play H.264 of even sides only
                 yield np.pad(view.overlay, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
-        encode_video(video, drawn(), footage.fps, quality=80)
+        encode_video(video, drawn(), segmented.fps, quality=80)
     return masks, video
 
 
 def mask_png(mask: Mask) -> bytes:
+    """A mask as PNG: 0 and 255."""
     return encode_png(mask.astype(np.uint8) * 255)

@@ -9,16 +9,23 @@ import socket
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from backdrop.app.page.layout import build
-from backdrop.app.page.words import KEYS, PAGE_CSS
+from backdrop.app.page.style import KEYS, PAGE_CSS
 from backdrop.app.segmenter import Segmenter
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 
 PORTS = 100
 """How many ports are tried from the one asked for."""
+
+
+class Address(NamedTuple):
+    """Where the page is served: an address of this machine, and a port (0: any that is free)."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
 
 
 def loopback(host: str) -> bool:
@@ -30,7 +37,7 @@ def loopback(host: str) -> bool:
 
 
 def free_port(host: str, port: int) -> int:
-    """`port`, or the next one that is free; any free one for 0.
+    """`port`, or the next one that is free. For 0, any free one.
 
     Raises:
         BackdropError: none of the next ports is free, or no such address is on this machine.
@@ -60,23 +67,28 @@ def open_page(
     threshold: float,
     crf: CRFParams | None,
     folder: Path,
-    host: str = "127.0.0.1",
-    port: int = 7860,
-    max_upload: float = 200,
+    *,
+    address: Address = Address(),  # noqa: B008
+    max_upload: float = 200.0,
 ) -> Any:
-    """Serve the page from another thread; gradio.Blocks, whose `local_url` is its address and `close()` ends it.
+    """Serve the page from another thread.
 
     Args:
-        folder: gets uploads and results.
+        threshold, crf: see `layout.build`.
+        folder: for uploads and results.
+        address: where a port is taken, the next free one is used.
         max_upload: MB (of 2**20 bytes, as the page counts them) that a file may have.
 
+    Returns:
+        gradio.Blocks, whose `local_url` is its address. `close()` ends it.
+
     Raises:
-        BackdropError: no port is free, or the address is none of this machine.
+        BackdropError: no port is free, or the address is not one of this machine.
     """
-    port = free_port(host, port)
-    # before Gradio is imported: it sends statistics else, and asks the network for its newest version
+    host, port = address.host, free_port(*address)
+    # before Gradio is imported: else it sends statistics, and asks the network for its newest version
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_TEMP_DIR": str(folder)}
-    # Gradio calls its own server once, and must not ask a proxy for it
+    # Gradio asks its server for a page once, which must not go through a proxy
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(
         filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy", ""), host, "127.0.0.1", "localhost"])
     )
@@ -106,17 +118,16 @@ def open_page(
     return blocks
 
 
-def serve(
-    segmenter: Segmenter, threshold: float, crf: CRFParams | None, host: str, port: int, max_upload: float
-) -> None:
-    """Serve the page until Ctrl-C; uploads and results are removed then. See `open_page`."""
+def serve(segmenter: Segmenter, threshold: float, crf: CRFParams | None, address: Address, max_upload: float) -> None:
+    """Serve the page until Ctrl-C. Uploads and results are removed then. See `open_page`."""
+    host = address.host
     if not loopback(host):
         print(
             f"warning: --host {host} lets other machines open this page and send files to it; there is no password",
             file=sys.stderr,
         )
     with tempfile.TemporaryDirectory(prefix="backdrop-") as folder:
-        blocks = open_page(segmenter, threshold, crf, Path(folder), host, port, max_upload)
+        blocks = open_page(segmenter, threshold, crf, Path(folder), address=address, max_upload=max_upload)
         print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # else uploads would stay on the disk
         try:

@@ -1,4 +1,4 @@
-"""A segmented file as the page's session keeps it."""
+"""Segmenting the file that was dropped on the page, and what a session keeps of it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from backdrop.app.reader import Found, Frame, find_subjects, frames_of
 from backdrop.app.segmenter import Segmenter
-from backdrop.app.sources import Frame, Source, find_sources, frames_of
+from backdrop.app.sources import Source, find_sources
 from backdrop.errors import BackdropError
 from backdrop.io.archives import ArchiveWriter
 from backdrop.io.files import show
@@ -28,23 +29,16 @@ FRAMES, MOST = 120, 1000
 """How many frames of a video are taken, unless asked otherwise; how many can be asked for."""
 
 Progress = Callable[[int, int], None]
-"""Told (frames done, frames in all); in all may be a guess, where the file does not declare them."""
-
-
-class Found(NamedTuple):
-    """A frame and what the networks found in it: any threshold makes a mask of it without asking them again."""
-
-    frame: Frame
-    prediction: Prediction
+"""Called with (frames done, frames in all). The second is a guess where the file does not declare it."""
 
 
 class SegmentedVideo:
-    """Found frames of a video, read from an archive on disk one at a time; soft masks have 8 bits.
+    """The segmented frames of a video, read from an archive on disk one at a time. Soft masks have 8 bits.
 
     Args:
         path: an archive of <t>.jpg, the frames, and <t>.png, the soft masks.
         stamps: number in the file and seconds of each frame.
-        predictions: of each frame, with whatever mask.
+        predictions: of each frame. Their masks are not read.
     """
 
     def __init__(self, path: Path, stamps: Sequence[tuple[int, float]], predictions: Sequence[Prediction]) -> None:
@@ -66,9 +60,12 @@ class SegmentedVideo:
 class SegmentedFile(NamedTuple):
     """A segmented file, as a session keeps it.
 
-    folder: holds what belongs to it. frames: one of an image. surest: index of the frame whose mask is surest, to be
-    shown first. fps: frames a second of the overlay video. fault: why the file is not whole, or "". cut: whether the
-    video has more frames than were asked for.
+    folder: holds what belongs to it.
+    frames: of the file; one, if it is an image.
+    surest: index of the frame whose mask is surest. It is shown first.
+    fps: frames per second of the overlay video.
+    fault: what is missing in the file, or "".
+    cut: whether the video has more frames than were asked for.
     """
 
     source: Source
@@ -81,13 +78,20 @@ class SegmentedFile(NamedTuple):
 
 
 def segment_file(
-    segmenter: Segmenter, path: Path, folder: Path, every: int = 1, most: int = FRAMES, progress: Progress | None = None
+    segmenter: Segmenter,
+    path: Path,
+    folder: Path,
+    *,
+    every: int = 1,
+    most: int = FRAMES,
+    progress: Progress | None = None,
 ) -> SegmentedFile:
-    """Segment an image, or the first frames of a video; memory does not grow with the frames.
+    """Segment an image, or the first frames of a video. Memory does not grow with the number of frames.
 
     Args:
-        folder: exists, and gets frames and soft masks of a video.
-        every: frames 0, every, 2 every, ... of a video. most: how many of these.
+        folder: exists. Frames and soft masks of a video are written there.
+        every: frames 0, every, 2 every, ... of a video.
+        most: how many of these.
 
     Raises:
         BackdropError: the file is neither image nor video, or cannot be read; the message names it.
@@ -102,7 +106,7 @@ def segment_file(
     frames = frames_of(source, every, tally)
     total = min(most, math.ceil((info.declared_frames or most * every) / every))
     clip = _segment_clip(segmenter, islice(frames, most), folder / "frames.zip", progress, total)
-    cut = next(frames, None) is not None  # read on: a frame more, or the end, which alone shows what is missing
+    cut = next(frames, None) is not None  # read on: only at the end of the file is it known what is missing
     surest = int(np.argmax([prediction.presence for prediction in clip.predictions]))
     return SegmentedFile(source, folder, clip, surest, info.fps / every, damage(info, tally), cut)
 
@@ -114,12 +118,11 @@ def _segment_clip(
     predictions: list[Prediction] = []
     nothing = np.zeros((0, 0), np.float32)
     with ArchiveWriter(path) as archive:
-        while batch := list(islice(frames, BATCH)):
-            for frame, prediction in zip(batch, segmenter.predict_batch([f.image for f in batch]), strict=True):
-                archive.add(_jpeg(len(stamps)), encode_jpeg(frame.image))
-                archive.add(entry(len(stamps)), encode_png(np.rint(prediction.mask * 255).astype(np.uint8)))
-                stamps.append((frame.number, frame.time))
-                predictions.append(prediction._replace(mask=nothing))
+        for frame, prediction in find_subjects(segmenter, frames, BATCH):
+            archive.add(_jpeg(len(stamps)), encode_jpeg(frame.image))
+            archive.add(entry(len(stamps)), encode_png(np.rint(prediction.mask * 255).astype(np.uint8)))
+            stamps.append((frame.number, frame.time))
+            predictions.append(prediction._replace(mask=nothing))
             if progress is not None:
                 progress(len(stamps), max(total, len(stamps)))
     return SegmentedVideo(path, stamps, predictions)

@@ -1,0 +1,60 @@
+"""Reading: the frames of a source one at a time, and what the networks find in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+
+from backdrop.app.segmenter import Segmenter
+from backdrop.app.sources import Source
+from backdrop.io.images import RGB, decode_image
+from backdrop.networks.predictor import Prediction
+from backdrop.video.decode import Tally, decode_video
+
+
+class Frame(NamedTuple):
+    """A frame of a source: its number in the file (0 for an image), seconds since the first, (H, W, 3) uint8 RGB."""
+
+    number: int
+    time: float
+    image: RGB
+
+
+class Found(NamedTuple):
+    """A frame and what the networks found in it: any threshold makes a mask of it without asking them again."""
+
+    frame: Frame
+    prediction: Prediction
+
+
+def frames_of(source: Source, every: int = 1, tally: Tally | None = None) -> Iterator[Frame]:
+    """The frames of a source one at a time; of a video frames 0, every, 2 every, ...
+
+    Raises:
+        BackdropError: it cannot be read; the message names it.
+    """
+    if not source.video:
+        yield Frame(0, 0.0, decode_image(source.path))
+        return
+    for index, time, image in decode_video(source.path, every, tally=tally):
+        yield Frame(index, time, np.ascontiguousarray(image))
+
+
+def find_subjects(
+    segmenter: Segmenter, frames: Iterable[Frame], batch: int, instances: int | None = None
+) -> Iterator[Found]:
+    """The frames with what the networks find in them, in the same order.
+
+    Each frame is segmented by itself. Batches are for speed. Frames of a batch may differ in size.
+
+    Args:
+        batch: frames in memory at a time.
+        instances: how many parts may make a mask (`Segmenter.predict_batch`'s `subjects`).
+    """
+    iterator = iter(frames)
+    while together := list(islice(iterator, batch)):
+        predictions = segmenter.predict_batch([frame.image for frame in together], instances)
+        yield from map(Found, together, predictions)
