@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from backdrop.errors import BackdropError
 from backdrop.frames.layouts.listing import Sequence
@@ -21,26 +22,54 @@ from backdrop.io.images import RGB, decode_image, encode_jpeg, encode_png, resiz
 from backdrop.video.decode import Tally, damage, decode_video, probe
 
 
+@dataclass(frozen=True)
+class FrameFormat:
+    """Which frames of a source are stored, and how.
+
+    Attributes:
+        size: (width, height) in pixels, without regard to proportions; None: as in the source. Masks are stored at
+            the truth's size in any case.
+        every: store every n-th frame.
+        limit: at most this many frames; None: all.
+        quality: JPEG quality, 1..100.
+    """
+
+    size: tuple[int, int] | None = None
+    every: int = 1
+    limit: int | None = None
+    quality: int = 95
+
+
+class SourceFrame(NamedTuple):
+    """A decoded frame: its number in the source, seconds since the first frame, its name, (H, W, 3) uint8 RGB."""
+
+    number: int
+    time: float
+    name: str
+    image: RGB
+
+
+class _Encoded(NamedTuple):
+    """What is stored of a frame, and the (width, height) that it has in the source."""
+
+    time: float
+    name: str
+    jpeg: bytes
+    mask: bytes | None
+    size: tuple[int, int]
+
+
 def extract_sequence(
-    sequence: Sequence,
-    out_dir: Path | str,
-    size: tuple[int, int] | None = None,
-    every: int = 1,
-    limit: int | None = None,
-    quality: int = 95,
-    threads: int = 1,
+    sequence: Sequence, out_dir: Path | str, form: FrameFormat = FrameFormat(), threads: int = 1
 ) -> dict[str, Any]:
     """Write `<out_dir>/<name>.zip` of one sequence, streaming, and return its row of the index.
 
-    Frames are resized to `size` without regard to proportions (None keeps their own); masks keep the truth's
-    own size. The row's `fps` is that of the stored frames, `every` included.
+    The row's `fps` is that of the stored frames, `form.every` included.
 
     Args:
         sequence: from `list_sequences`.
-        size: (width, height) in pixels.
-        every: keep every n-th frame.
-        limit: at most this many frames.
-        quality: JPEG quality.
+        out_dir: folder of the archive.
+        form: which frames are stored, and how.
         threads: for decoding, and for resizing and encoding beside it.
 
     Raises:
@@ -50,16 +79,17 @@ def extract_sequence(
         raise BackdropError(f"{sequence.source}: {sequence.fault}")
     tally = Tally()
     info = probe(sequence.video) if sequence.video else None
-    with closing(MaskSource(sequence)) as masks, closing(_source_frames(sequence, every, threads, tally)) as source:
-        kept = _same_size(itertools.islice(source, limit), sequence)
+    decoded = _source_frames(sequence, form.every, threads, tally)
+    with closing(MaskSource(sequence)) as masks, closing(decoded) as source:
+        frames = _same_size(itertools.islice(source, form.limit), sequence)
         path = Path(out_dir) / f"{sequence.name}.zip"
-        has_mask, source_size = _store(path, kept, sequence, masks, size, quality, threads)
+        has_mask, source_size = _store(path, frames, masks, form, threads)
         strays = [n for n in masks.numbers() if info and n >= tally.decoded + tally.lost]
     reason = damage(info, tally) if info else ""
     notes = [text for text in (reason, sequence.note) if text]
     if strays and tally.complete and not reason:
         notes.append(f"masks without a frame: {len(strays)} (first: frame {min(strays)})")
-    width, height = size or source_size
+    width, height = form.size or source_size
     return {
         "sequence": sequence.name,
         "split": sequence.split or "all",
@@ -72,42 +102,35 @@ def extract_sequence(
         "height": height,
         "source_width": source_size[0],
         "source_height": source_size[1],
-        "fps": round((info.fps if info else sequence.fps) / every, 6),
+        "fps": round((info.fps if info else sequence.fps) / form.every, 6),
         "masks": sum(has_mask),
     }
 
 
 def _store(
-    path: Path,
-    frames: Iterable[tuple[int, float, str, RGB]],
-    sequence: Sequence,
-    masks: MaskSource,
-    size: tuple[int, int] | None,
-    quality: int,
-    threads: int,
+    path: Path, frames: Iterable[SourceFrame], masks: MaskSource, form: FrameFormat, threads: int
 ) -> tuple[list[bool], tuple[int, int]]:
     """Write the archive; which stored frames have a mask, and the size (width, height) of the source."""
     names, times, has_mask = [], [], []
 
-    def encode(item: tuple[int, float, str, RGB]) -> tuple[float, str, bytes, bytes | None, tuple[int, int]]:
-        index, time, name, image = item
-        own_size = (image.shape[1], image.shape[0])
-        mask = masks.read(index, own_size, _frame_name(sequence, index))
-        jpeg = encode_jpeg(resize(image, size), quality)
-        return time, name, jpeg, None if mask is None else encode_png(mask), own_size
+    def encode(frame: SourceFrame) -> _Encoded:
+        size = (frame.image.shape[1], frame.image.shape[0])
+        mask = masks.read(frame.number, size, _frame_name(masks.sequence, frame.number))
+        jpeg = encode_jpeg(resize(frame.image, form.size), form.quality)
+        return _Encoded(frame.time, frame.name, jpeg, None if mask is None else encode_png(mask), size)
 
     with ThreadPoolExecutor(threads) as pool, ArchiveWriter(path) as archive:
-        for t, (time, name, jpeg, mask, own_size) in enumerate(_in_order(pool, encode, frames, 2 * threads)):
-            archive.add(f"images/{t:06d}.jpg", jpeg)
-            if mask is not None:
-                archive.add(f"masks/{t:06d}.png", mask)
-            names.append(name)
-            times.append(time)
-            has_mask.append(mask is not None)
-            source_size = own_size
+        for t, frame in enumerate(_in_order(pool, encode, frames, 2 * threads)):
+            archive.add(f"images/{t:06d}.jpg", frame.jpeg)
+            if frame.mask is not None:
+                archive.add(f"masks/{t:06d}.png", frame.mask)
+            names.append(frame.name)
+            times.append(frame.time)
+            has_mask.append(frame.mask is not None)
+            source_size = frame.size
         if len(names) < 2:
             raise BackdropError(
-                f"{sequence.source} gives {len(names)} frame(s) with data.every; at least 2 are needed: "
+                f"{masks.sequence.source} gives {len(names)} frame(s) with data.every; at least 2 are needed: "
                 "remove it, or lower data.every"
             )
         archive.add("frames.csv", frames_table(_unique(names), times, has_mask))
@@ -118,31 +141,28 @@ def _frame_name(sequence: Sequence, index: int) -> str:
     return show(sequence.images[index]) if sequence.images else f"{index} of {sequence.source}"
 
 
-def _source_frames(
-    sequence: Sequence, every: int, threads: int, tally: Tally
-) -> Generator[tuple[int, float, str, RGB], None, None]:
-    """Yield (frame number in the source, seconds, frame name, image) of every n-th frame."""
+def _source_frames(sequence: Sequence, every: int, threads: int, tally: Tally) -> Generator[SourceFrame, None, None]:
+    """Every n-th frame."""
     if sequence.video is not None:
         for index, time, image in decode_video(sequence.video, every, threads, tally):
-            yield index, time, f"{index:06d}", image
+            yield SourceFrame(index, time, f"{index:06d}", image)
     for index in range(0, len(sequence.images), every):
         path = sequence.images[index]
-        yield index, index / sequence.fps, path.stem, decode_image(path)
+        yield SourceFrame(index, index / sequence.fps, path.stem, decode_image(path))
 
 
-def _same_size(
-    frames: Iterable[tuple[int, float, str, RGB]], sequence: Sequence
-) -> Iterator[tuple[int, float, str, RGB]]:
+def _same_size(frames: Iterable[SourceFrame], sequence: Sequence) -> Iterator[SourceFrame]:
     """The same frames, checked: all of a sequence must have one size, or no two could be laid over each other."""
     first: tuple[int, ...] | None = None
-    for index, time, name, image in frames:
-        first = first or image.shape
-        if image.shape != first:
+    for frame in frames:
+        shape = frame.image.shape
+        first = first or shape
+        if shape != first:
             raise BackdropError(
-                f"frame {_frame_name(sequence, index)} is {image.shape[1]}x{image.shape[0]}, the frames before it are "
+                f"frame {_frame_name(sequence, frame.number)} is {shape[1]}x{shape[0]}, the frames before it are "
                 f"{first[1]}x{first[0]}; frames of one sequence must have one size: split or resize them"
             )
-        yield index, time, name, image
+        yield frame
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:

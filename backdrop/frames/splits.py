@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
 from backdrop.errors import BackdropError
 from backdrop.frames.layouts.listing import Sequence
@@ -37,7 +36,7 @@ def assign_splits(
             f"protocol held_out: the split of {unknown[0]} is unknown; name sequences in data.val and data.test "
             "(globs, the rest is for training), or set data.protocol to self"
         )
-    require_both(sequences, [s.split for s in sequences])
+    require_both(s.split for s in sequences)
     return sequences
 
 
@@ -67,7 +66,8 @@ def _split_by_globs(sequences: list[Sequence], globs: dict[str, list[str]]) -> l
     return chosen
 
 
-def require_both(sequences: Iterable[Any], splits: Iterable[str | None]) -> None:
+def require_both(splits: Iterable[str | None]) -> None:
+    """Raise a BackdropError unless both train and test are among the splits."""
     present = set(splits)
     for needed in ("train", "test"):
         if needed not in present:

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from backdrop.errors import BackdropError, StrictError, WriteError
-from backdrop.frames.extract import extract_sequence
+from backdrop.frames.extract import FrameFormat, extract_sequence
 from backdrop.frames.layouts import list_sequences
 from backdrop.frames.layouts.listing import Sequence, warn
 from backdrop.frames.parameters import DataParams
@@ -37,7 +37,7 @@ def extract_all(data: DataParams, out_dir: Path | str, workers: int = 1) -> pd.D
         workers: processes.
 
     Returns:
-        The index: one row a sequence, skipped ones with their reason.
+        The index: one row per sequence, skipped ones with their reason.
 
     Raises:
         StrictError: `data.strict`, and a sequence is skipped or damaged; names all of them.
@@ -50,29 +50,29 @@ def extract_all(data: DataParams, out_dir: Path | str, workers: int = 1) -> pd.D
     sequences = assign_splits(sequences, data.protocol, data.val, data.test)
     threads = threads_each(len(sequences), workers)  # one long video uses the cores by itself
     with parts_folder(out_dir) as folder:
-        calls = [(s, folder, data.size, data.every, data.limit, data.quality, threads) for s in sequences]
-        index = index_table(_extracted(calls, workers))
+        form = FrameFormat(data.size, data.every, data.limit, data.quality)
+        index = index_table(_extracted([(s, folder, form, threads) for s in sequences], workers))
         _judge(index, data)
         _publish(folder, out_dir, index)
     return index
 
 
-def _extract_or_skip(sequence: Sequence, folder: Path, *args: Any) -> dict[str, Any]:
+def _extract_or_skip(sequence: Sequence, folder: Path, form: FrameFormat, threads: int) -> dict[str, Any]:
     """`extract_sequence`, with a fault as a row of the index."""
     try:
-        return extract_sequence(sequence, folder, *args)
+        return extract_sequence(sequence, folder, form, threads)
     except WriteError:
-        raise  # the footage is as good as it was
+        raise  # the fault is the disk's, not the sequence's
     except BackdropError as fault:
         row: dict[str, Any] = dict.fromkeys(INDEX_COLUMNS)
         row.update(sequence=sequence.name, split=sequence.split or "all", source=sequence.source)
         return {**row, "status": "skipped", "reason": " ".join(str(fault).split()), "frames": 0, "masks": 0}
 
 
-def _extracted(calls: list[tuple], workers: int) -> list[dict[str, Any]]:
-    """The calls' rows in order, with a progress bar, and a warning for each row that has one coming."""
+def _extracted(arguments: list[tuple], workers: int) -> list[dict[str, Any]]:
+    """The rows of the index in order, with a progress bar, and a warning for each row that states a reason."""
     rows = []
-    for row in tqdm(each(_extract_or_skip, calls, workers), total=len(calls), desc="frames", unit="sequence"):
+    for row in tqdm(each(_extract_or_skip, arguments, workers), total=len(arguments), desc="frames", unit="sequence"):
         rows.append(row)
         if row["reason"]:
             warn(f"{row['sequence']} ({row['status']}): {row['reason']}")
@@ -89,7 +89,7 @@ def _judge(index: pd.DataFrame, data: DataParams) -> None:
     if usable.empty:
         raise BackdropError(f"no sequence under {show(data.root)} can be used: {listed}")
     if data.protocol == "held_out":
-        require_both(usable, usable.split)
+        require_both(usable.split)
 
 
 def _publish(staging: Path, out_dir: Path, index: pd.DataFrame) -> None:

@@ -63,7 +63,7 @@ class ArchiveWriter:
 class PartWriter(ArchiveWriter):
     """Writes a part of an archive, for `ArchiveWriter.join`: in place, since nobody reads it before it is complete.
 
-    Its folder is not made: a process that outlives its killed run would bring it back.
+    Its folder is not created: a process that outlives its killed run would bring it back.
 
     Args:
         part: the file.

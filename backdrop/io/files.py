@@ -73,7 +73,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """An empty folder beside `folder` that takes its place when the block ends well, and vanishes when it does not.
 
-    Its name is always the same: what a killed process left goes with the next run.
+    Its name is always the same, so that the next run removes what a killed process left.
 
     Raises:
         WriteError: it cannot be written, or the disk is full.
@@ -93,10 +93,10 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def parts_folder(out_dir: Path) -> Iterator[Path]:
-    """An empty hidden folder inside `out_dir`, removed at the end; those of killed runs go first.
+    """An empty hidden folder inside `out_dir`, removed at the end; those that killed runs left are removed first.
 
-    An `out_dir` that was not there and got nothing is not left behind. Each run's folder has a name of its own: a
-    process that outlives its killed run must not write into that of the next.
+    If `out_dir` did not exist and is still empty at the end, it is removed, too. Each run's folder has a new name: a
+    process that outlives its killed run must not write into the folder of the next.
 
     Raises:
         WriteError: the folder cannot be written.
@@ -117,7 +117,7 @@ def parts_folder(out_dir: Path) -> Iterator[Path]:
 
 
 def sweep(path: Path | str) -> None:
-    """Remove what a killed process left of `atomic_path(path)`; nobody else may be writing it.
+    """Remove what a killed process left of `atomic_path(path)`; no other process may be writing it.
 
     For files whose folder is not itself an output of the pipeline: DVC empties such a folder before each run.
     """
@@ -142,7 +142,7 @@ def one_line(fault: BaseException) -> str:
 
 
 def libav_url(path: Path) -> str:
-    """The path as libav's file protocol: a name with a colon, a % or a leading - means only itself."""
+    """The path as a URL of libav's file protocol, so that a colon, a % or a leading - has no special meaning."""
     return "file:" + os.path.abspath(path)
 
 

@@ -18,10 +18,10 @@ RGB = UInt8[np.ndarray, "H W 3"]
 
 Gray = UInt8[np.ndarray, "H W"]
 
-# Pillow can open scripts (EPS) and thousands of pages; footage needs neither.
+# Pillow can open scripts (EPS) and thousands of pages; frames and masks need neither.
 IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 
-MAX_PIXELS = 89_478_485  # Pillow's own bound against decompression bombs
+MAX_PIXELS = 89_478_485  # Pillow's bound against decompression bombs
 
 
 def open_image(source: bytes | Path, name: str | None = None) -> Image.Image:
@@ -99,7 +99,7 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def decode_stored(data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> np.ndarray | None:
-    """The picture of an archive's entry, BGR unless `flags` say RGB; None where the bytes are none."""
+    """The picture of an archive's entry, BGR unless `flags` say RGB; None where the bytes are not a picture."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # no byte at all, or a header of gigapixels

@@ -19,6 +19,7 @@ TEXT_COLUMNS = ("sequence", "split", "source", "status", "reason")
 
 
 def index_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows as a table with the index's columns and their types; numbers may be missing."""
     table = pd.DataFrame(rows, columns=list(INDEX_COLUMNS))
     for column in INDEX_COLUMNS:
         kind = "str" if column in TEXT_COLUMNS else "Float64" if column == "fps" else "Int64"
@@ -27,7 +28,7 @@ def index_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def read_index(frames_dir: Path | str, usable: bool = False) -> pd.DataFrame:
-    """`index.csv` of a folder of archives, one row a sequence; with `usable` without the skipped ones.
+    """`index.csv` of a folder of archives, one row per sequence; with `usable` without the skipped ones.
 
     Raises:
         BackdropError: missing or not an index.

@@ -2,7 +2,7 @@
 
 Every mask here says 1 (255, True) for foreground. A soft mask is the probability of foreground,
 stored as 8 bits: 0..255 for 0..1. Boxes are (cx, cy, w, h) in image coordinates: x and y run from
--1 at the image's left or top EDGE to 1 at its right or bottom edge, w and h are whole extents
+-1 at the image's left or top EDGE to 1 at its right or bottom edge, w and h are full extents
 (w = 2 spans the image), so that boxes do not depend on the resolution.
 """
 

@@ -1,6 +1,6 @@
 """The articulated subject of the embedded footage: a clothed puppet of rigid parts.
 
-A subject is drawn from its number: proportions, clothes with a pattern of their own, hair or hat, and a
+A subject is drawn from its number: proportions, patterned clothes, hair or hat, and a
 gait. Each part (thigh, torso, head, ...) is a rigid sprite; a pose is one rigid transform per part, so that
 the motion of every point of the subject is known exactly.
 

@@ -46,7 +46,8 @@ class Scene:
     Attributes:
         size: (W, H) of the view in pixels.
         world: the painted stretch of the street.
-        motion, subject, distractors: as given; the subject drawn.
+        motion, distractors: as given.
+        subject: the painted person who moves.
     """
 
     def __init__(self, place: Place, motion: Motion, subject: int, distractors: bool) -> None:
@@ -60,7 +61,7 @@ class Scene:
         self._shadow = _shadow(self._scale)
 
     def draw(self, time: float, subject: bool) -> np.ndarray:
-        """(H, W, 3) float32 view at one instant."""
+        """(H, W, 3) float32 view at one instant, RGB in 0..255; `subject`: with the person who moves and the shadow."""
         camera = self.motion.camera(time)
         view = cv2.warpPerspective(
             self._base.image,
@@ -113,7 +114,7 @@ class Scene:
         return layers
 
     def figure(self, time: float) -> list[Layer]:
-        """The subject's parts in painting order."""
+        """The subject's parts in painting order, labelled from `FIRST_PART`."""
         state = self.motion.state(time)
         frames = pose(self.subject, state.phase, state.facing)
         place = np.array([[1, 0, state.x], [0, 1, self.motion.foot], [0, 0, 1.0]])
@@ -139,7 +140,7 @@ class Scene:
         return Tree(small, self.motion.middle + float(rng.choice([-1, 1]) * rng.uniform(35, 95)), y)
 
     def matrices(self, t: int) -> dict[int, np.ndarray]:
-        """pixels <- local coordinates for every label."""
+        """Label -> (3, 3) float64, pixels <- local coordinates, for every label."""
         matrices = {0: self.motion.camera(t).wall(1.0)}
         return matrices | {layer.label: layer.matrix for layer in (*self.scenery(t), *self.figure(t))}
 

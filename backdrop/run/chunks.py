@@ -1,8 +1,8 @@
 """Sequences in chunks of frames: spread over processes, and joined again in their order.
 
-A long video then uses all cores, and the last one is not waited for. A chunk has the same frames whatever the machine,
-so that no result depends on it. Images go from process to process as files, the parts of an archive: what a process
-holds does not grow with the sequence, and processes of other machines need no more than the disk.
+A long video then uses all cores, also when it is the last one. A chunk has the same frames on every machine, so that
+no result depends on the machine. Images go from process to process as files, the parts of an archive: the memory of a
+process does not grow with the sequence, and processes on other machines need only the disk.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def by_sequence(
     title: str,
     gpu: bool = False,
 ) -> Generator[tuple[str, Iterator[ChunkResult]], None, None]:
-    """`function(name, span, *rest)` for each chunk of each sequence, in processes, with progress on stderr.
+    """Call `function(name, span, *rest)` for each chunk of each sequence, in processes, with progress on stderr.
 
-    Close it (`contextlib.closing`) when leaving it early: chunks under way are then let finish.
+    Close it (`contextlib.closing`) when leaving it early: chunks under way then finish.
 
     Args:
         function: takes a sequence's name, a range of its frames, and `rest`.
@@ -75,14 +75,14 @@ def by_sequence(
 
 
 def cached_open(opener: Callable[..., Opened], path: Path, *rest: Hashable) -> Opened:
-    """`opener(path, *rest)`; for one chunk after another the same object, as long as the file (or folder) is the same.
+    """The result of `opener(path, *rest)`, the same object for all chunks as long as the file (or folder) is unchanged.
 
-    An archive of an hour's frames takes more than a second to open, a model to load: longer than some chunks last.
+    To open an archive of an hour's frames, or to load a model, takes more than a second: longer than some chunks take.
     """
     try:
         state = path.stat()
     except OSError:
-        return opener(path, *rest)  # which says what is missing
+        return opener(path, *rest)  # its error says what is missing
     return _cached(opener, path, rest, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
 
 

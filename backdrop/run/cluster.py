@@ -1,4 +1,4 @@
-"""Dask and Ray behind one face, and behind joblib: the one place that knows their habits.
+"""Dask and Ray behind one interface, and as a backend of joblib. No other module uses them.
 
 Both are optional (`pip install -e '.[cluster]'`) and imported when `compute.backend` asks for them.
 """
@@ -26,7 +26,7 @@ CONNECT_PATIENCE = 10.0
 """Seconds that a scheduler has to answer, and a worker to appear."""
 
 RETRIES = 3
-"""How often a call is begun again whose worker died."""
+"""How often a call is begun again after its worker died."""
 
 _ADDRESSES = {
     "dask": (re.compile(r"(?:tcp://)?\[?([\w.:-]+?)\]?:(\d+)"), "tcp://host:8786"),
@@ -59,15 +59,16 @@ class Cluster(ABC):
 
     @abstractmethod
     def cancel(self, futures: Iterable[Any]) -> None:
-        """Begin none of these calls that has not begun. Those under way end by themselves."""
+        """Do not begin those of these calls that have not begun. Those under way end by themselves."""
 
 
 class ClusterBackend(ParallelBackendBase):
     """joblib's view of a cluster.
 
-    joblib has a backend for Dask, too. It hands out nothing when a worker was killed too often, and so waits for ever;
-    it has calls run in this process where the cluster has a single worker; and it makes batches of calls, of which
-    one that kills its worker costs all. Ray's is a pool of actors, which gives no results before the last.
+    Why not joblib's backend for Dask: when a worker was killed too often it returns nothing, and so waits for ever.
+    Where the cluster has a single worker it runs the calls in this process. It makes batches of calls, and one call
+    that kills its worker costs the batch. Why not Ray's: it is a pool of actors, which returns no result before the
+    last call has ended.
     """
 
     supports_retrieve_callback = True
@@ -146,7 +147,7 @@ def _import_optional(backend: str, package: str) -> Any:
 
 
 def _check_address(backend: str, address: str) -> None:
-    """A wrong address is found here: Dask and Ray try for a minute, and say much."""
+    """Raise for a wrong address at once: Dask and Ray try for a minute, and print a lot."""
     pattern, form = _ADDRESSES[backend]
     found = pattern.fullmatch(address)
     if found is None:
@@ -174,10 +175,10 @@ def _no_answer(backend: str, address: str, why: object) -> BackdropError:
 
 
 def _check_workers(cluster: Cluster, backend: str, address: str | None) -> None:
-    """A worker appears, can import this code, and sees this folder.
+    """Check that a worker appears, can import this code, and sees this folder.
 
-    Asked by a call, not by a count: a cluster may start its workers for the first call. Where there are workers and
-    none has time, others use the cluster, too.
+    A call finds that out, not a count: a cluster may start its workers for the first call. If there are workers but
+    the call does not end in time, they are busy for others, which is not an error.
     """
     future = cluster.submit(partial(_check_folder, os.getcwd()), gpu=False)
     try:

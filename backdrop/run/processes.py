@@ -1,4 +1,4 @@
-"""Work spread over processes, here or on a cluster: the one place that knows joblib's habits."""
+"""Calls spread over processes, here or on a cluster. Only this module and `cluster` use joblib."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ def collect(
 
 @contextmanager
 def pool(compute: ComputeParams) -> Iterator[int]:
-    """Where `each` and `collect` run their calls inside this context: here in processes, or on a cluster.
+    """Say where `each` and `collect` run their calls inside this context: here in processes, or on a cluster.
 
     Yields:
-        How many calls run at a time. With loky `compute.workers`, 0 meaning the cores that this process may use (its
-        affinity and a container's limit count); on a cluster all of its workers.
+        How many calls run at a time. With loky that is `compute.workers`; 0 means the cores that this process may use
+        (its affinity and a container's limit count). On a cluster it is the number of its workers.
 
     Raises:
         BackdropError: the cluster's package is missing, or the cluster does not answer.
@@ -69,26 +69,26 @@ def pool(compute: ComputeParams) -> Iterator[int]:
 def each(
     function: Callable[..., Result], arguments: Sequence[tuple], workers: int = 0, gpu: bool = False
 ) -> Generator[Result, None, None]:
-    """`function(*tuple)` for each tuple of arguments, in processes; the results in that order, as they come.
+    """Call `function(*one)` for each tuple of arguments, in processes; yield the results in that order, as they come.
 
-    OpenCV and BLAS get the cores that are left over: all where there is a single call, one each where there are at
-    least as many calls as workers.
+    OpenCV and BLAS share the cores that are left over: a single call gets all of them. With at least as many calls as
+    workers each call gets one core.
 
-    Inside a `pool` on a cluster all calls go there, whatever `workers` is, one core each; relative paths are those of
-    this process. A worker that dies costs the call that it was at, which is begun again. Without a cluster the calls
-    are begun again, once, whose results were not yet handed out.
+    Inside a `pool` on a cluster all calls go there, whatever `workers` is, and each gets one core. Relative paths are
+    those of this process. When a worker dies, only the call that it was running is begun again. Without a cluster,
+    when a process dies, all calls whose results were not yet yielded are begun again, once.
 
     Args:
-        function: what is called; it can be pickled.
+        function: can be pickled.
         arguments: those of each call.
-        workers: processes; 0: one a core; 1, or a single call: this process.
-        gpu: a call needs a GPU of its own: with Dask a worker that declares one (`--resources GPU=1`), with Ray one of
-            its GPUs; without a cluster all run in this process, one after another.
+        workers: processes. 0: one per core. 1, or a single call: this process.
+        gpu: each call needs a GPU to itself. With Dask that is a worker that declares one (`--resources GPU=1`), with
+            Ray one of its GPUs. Without a cluster all calls run in this process, one after another.
 
     Raises:
-        BackdropError: the first call's that has one. No call is begun after it, and those under way are let finish:
-            were it raised in its process, joblib would kill the others in the middle of their files. Or: no GPU in
-            the cluster; a call that killed its worker each time.
+        BackdropError: that of the first call that raises one. No call is begun after it, and those under way finish:
+            raised in its own process, it would make joblib kill the others in the middle of their files. Or: there is
+            no GPU in the cluster, or a call killed its worker each time.
         TerminatedWorkerError: without a cluster, a process was killed for the second time.
     """
     handed = 0
@@ -120,7 +120,7 @@ def device_there(device: str, gpu: bool) -> str:
 
 
 def _parallel(count: int, workers: int, gpu: bool) -> tuple[Parallel, int, str | None]:
-    """joblib's object for so many calls, the threads of each, and the folder that it is to change to."""
+    """joblib's object for `count` calls, the threads of each call, and the folder that a worker changes to."""
     cluster = _cluster.get()
     if cluster is not None:
         size = cluster.workers(gpu)
@@ -137,7 +137,7 @@ def _parallel(count: int, workers: int, gpu: bool) -> tuple[Parallel, int, str |
 
 
 def _results_in_order(parallel: Parallel, arguments: Sequence[tuple]) -> Generator[Any, None, None]:
-    """The results of `_call`; ends as `each` describes when one is a fault, or the caller has one."""
+    """The results of `_call`. When one is a fault, or the caller has one, it ends as `each` describes."""
     fault: BackdropError | None = None
     left = False
 

@@ -1,4 +1,4 @@
-"""Decoding video files with PyAV, and telling a whole file from a damaged one."""
+"""Decoding video files with PyAV, and telling an intact file from a damaged one."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class VideoInfo:
 
     Attributes:
         width, height: of an upright frame, in pixels as stored (pixels are taken as square).
-        fps: average frames a second.
+        fps: average frames per second.
         declared_frames: frames the container declares, None where it declares none (Matroska, MPEG-TS).
         duration_s: declared duration of the video track, None where unknown.
     """
@@ -41,9 +41,9 @@ class VideoInfo:
 
 @dataclass
 class Tally:
-    """What decoding met, to tell a whole file from a damaged one (see `damage`)."""
+    """What decoding met, to tell an intact file from a damaged one (see `damage`)."""
 
-    decoded: int = 0  # frames that came out whole, kept or not
+    decoded: int = 0  # frames that came out intact, whether they are used or not
     hidden: int = 0  # packets that an edit list hides
     lost: int = 0  # frames or packets found corrupt
     end_s: float = 0.0  # end of the last decoded frame, since the start of the track
@@ -113,7 +113,7 @@ def decode_video(
 
 
 def damage(info: VideoInfo, tally: Tally) -> str:
-    """Why the decoded file is not whole, or "".
+    """Why the decoded file is not intact, or "".
 
     Decoders stop silently at the end of a truncated file, so what came out is compared with what
     the file declares. A file is short only if frames and time are both missing: edit lists and
@@ -166,7 +166,7 @@ def _opened_container(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _shown_frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[int, Any]]:
-    """Yield (frame number in the file, frame) of the whole frames in the order they are shown.
+    """Yield (frame number in the file, frame) of the intact frames in the order they are shown.
 
     A frame's number is that of the packets shown before it, so that lost ones leave a gap. Packets come in
     decoding order; those not yet shown wait in a heap, which is as long as the reordering is deep.

@@ -22,6 +22,7 @@ def encode_video(
     frames: Iterable[np.ndarray],
     fps: float | int = 24.0,
     codec: str = "h264",
+    *,
     quality: int = 90,
     times: Sequence[float] | None = None,
     rotation: int = 0,
@@ -31,7 +32,7 @@ def encode_video(
     Args:
         path: .mp4, .mov, .mkv or .avi.
         frames: (H, W, 3) uint8, all of one size, consumed one at a time.
-        fps: frames a second.
+        fps: frames per second.
         codec: h264, mpeg4 (part 2) or mjpeg.
         quality: 1..100; 100 is the encoder's best.
         times: seconds of each frame, increasing, for a variable frame rate (not in .avi).

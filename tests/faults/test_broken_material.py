@@ -266,8 +266,8 @@ OUTPUTS = {"frames": ".zip", "homographies": ".npz", "flow": ".zip"}
 
 @pytest.fixture(scope="module")
 def patch() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as own:
-        yield own
+    with pytest.MonkeyPatch.context() as monkey:
+        yield monkey
 
 
 @pytest.fixture(scope="module")
@@ -322,7 +322,7 @@ def test_odd_footage_keeps_its_pixels_times_and_masks(runs: SimpleNamespace) -> 
     assert stored(runs, "odd_sized").size == (127, 79)
     assert stored(runs, "variable").times == pytest.approx(VARIABLE, abs=1e-3)
     image = stored(runs, "avi_named_mp4").image(3).astype(int)
-    assert np.argmin([np.abs(image - own).mean() for own in moving()]) == 3
+    assert np.argmin([np.abs(image - other).mean() for other in moving()]) == 3
     for name in ("mask_palette", "mask_rgb"):
         assert np.array_equal(stored(runs, name).mask(2), square())
     assert np.array_equal(stored(runs, "mask_void").mask(2), square((0, 255, 128)))
@@ -480,8 +480,8 @@ ARCHIVES: dict[str, Callable[[Path], dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("whole")
+def intact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("intact")
     make_run(root, {"a": "all"}, frames=3)
     return root
 
@@ -513,20 +513,20 @@ def same_or_named(path: Path, read_parts: Callable[[Path], dict[str, Any]], expe
 @settings(max_examples=40, deadline=None)
 @given(change=damage())
 def test_a_damaged_archive_gives_what_it_held_or_names_itself(
-    name: str, whole: Path, change: Callable[[bytes], bytes]
+    name: str, intact: Path, change: Callable[[bytes], bytes]
 ) -> None:
-    path = whole / f"damaged{Path(name).suffix}"
-    path.write_bytes((whole / name).read_bytes())
+    path = intact / f"damaged{Path(name).suffix}"
+    path.write_bytes((intact / name).read_bytes())
     expected = {key: part() for key, part in ARCHIVES[name](path).items()}
     rewrite(path, change)
     same_or_named(path, ARCHIVES[name], expected)
 
 
 @pytest.mark.parametrize("name", ["masks/a.zip", "flow/a.zip", "frames/a.zip"])
-def test_no_bit_of_the_names_in_an_archive_gives_one_frame_for_another(name: str, whole: Path) -> None:
+def test_no_bit_of_the_names_in_an_archive_gives_one_frame_for_another(name: str, intact: Path) -> None:
     """All single bits of the names in the table at the archive's end: 000001.png may become 000005.png or 000001.pnf"""
-    data = (whole / name).read_bytes()
-    path = whole / "named.zip"
+    data = (intact / name).read_bytes()
+    path = intact / "named.zip"
     path.write_bytes(data)
     expected = {key: part() for key, part in ARCHIVES[name](path).items()}
     lost = flips = 0
@@ -620,21 +620,21 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @settings(max_examples=60, deadline=None)
 @given(name=st.sampled_from(["a.mp4", "a.avi", "a.mkv"]), change=damage())
 def test_a_damaged_video_is_frames_of_one_size_or_one_error(
-    name: str, clip: dict[str, bytes], whole: Path, change: Callable[[bytes], bytes]
+    name: str, clip: dict[str, bytes], intact: Path, change: Callable[[bytes], bytes]
 ) -> None:
-    path = whole / name
+    path = intact / name
     path.write_bytes(change(clip[name]))
-    row, said = attempt(lambda: extract_sequence(Sequence("x", name, video=path), whole / "videos"))
+    row, said = attempt(lambda: extract_sequence(Sequence("x", name, video=path), intact / "videos"))
     if said:
         assert name in said
         assert "\n" not in said
-        assert not (whole / "videos" / "x.zip").exists()
+        assert not (intact / "videos" / "x.zip").exists()
         return
-    archive = FrameArchive(whole / "videos" / "x.zip")
+    archive = FrameArchive(intact / "videos" / "x.zip")
     assert len(archive) == row["frames"] >= 2
     assert {archive.image(t).shape for t in range(len(archive))} == {(row["height"], row["width"], 3)}
     assert probe(path).width == row["width"]
-    (whole / "videos" / "x.zip").unlink()
+    (intact / "videos" / "x.zip").unlink()
 
 
 PARAMS = (ROOT / "params.yaml").read_bytes()
@@ -657,20 +657,20 @@ WORDS = [
 @settings(max_examples=60, deadline=None)
 @given(change=damage(), word=st.sampled_from([b"", *WORDS]), place=st.floats(0, 1))
 def test_damaged_parameters_are_read_or_named(
-    change: Callable[[bytes], bytes], word: bytes, place: float, whole: Path
+    change: Callable[[bytes], bytes], word: bytes, place: float, intact: Path
 ) -> None:
     data, at = change(PARAMS), int(place * len(PARAMS))
-    (whole / "params.yaml").write_bytes(data[:at] + word + data[at:])
-    found, said = attempt(lambda: read(whole / "params.yaml"))
+    (intact / "params.yaml").write_bytes(data[:at] + word + data[at:])
+    found, said = attempt(lambda: read(intact / "params.yaml"))
     assert "params.yaml" in said or isinstance(found, Params)
 
 
 @settings(max_examples=60, deadline=None)
 @given(change=damage())
-def test_a_damaged_index_is_a_table_or_named(change: Callable[[bytes], bytes], whole: Path) -> None:
-    shutil.copy(whole / "frames" / "index.csv", whole / "index.csv")
-    rewrite(whole / "index.csv", change)
-    found, said = attempt(lambda: read_index(whole))
+def test_a_damaged_index_is_a_table_or_named(change: Callable[[bytes], bytes], intact: Path) -> None:
+    shutil.copy(intact / "frames" / "index.csv", intact / "index.csv")
+    rewrite(intact / "index.csv", change)
+    found, said = attempt(lambda: read_index(intact))
     assert "index.csv" in said or tuple(found.columns) == INDEX_COLUMNS
 
 

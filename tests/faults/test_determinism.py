@@ -49,7 +49,7 @@ def test_a_seed_tells_the_whole_result_whatever_the_workers(tmp_path: Path, monk
             assert other[name] != first[name], name
     assert other["metrics/per_frame.csv"] != first["metrics/per_frame.csv"]
     facts = [json.loads((tmp_path / name / "metrics" / "provenance.json").read_text()) for name in ("first", "other")]
-    assert [own["seed"] for own in facts] == [0, 1]
+    assert [fact["seed"] for fact in facts] == [0, 1]
     assert facts[0]["data_index_sha256"] == facts[1]["data_index_sha256"], "the same footage"
 
 

@@ -125,7 +125,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Fil
 
     def find(name: str) -> Files:
         if name not in known:
-            folder = tmp_path_factory.mktemp("whole")
+            folder = tmp_path_factory.mktemp("complete")
             prepare(folder, name)
             with pytest.MonkeyPatch.context() as patch:
                 run_stage(name, folder, patch)
@@ -233,7 +233,7 @@ def shared() -> Iterator[Path]:
 def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., str | None]:
     """Run a stage that may fail for want of a disk; what it said, None if it did not fail."""
 
-    def run(name: str, folder: Path, whole: Files, circumstances: object) -> str | None:
+    def run(name: str, folder: Path, complete: Files, circumstances: object) -> str | None:
         before = files(folder)
         capsys.readouterr()
         status: object = 0
@@ -259,18 +259,18 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
             parts = path.split("/")
             assert not any(part.startswith(".") or part.endswith(".part") for part in parts), path
             if not LOGS.match(path) and path not in TIMED and after[path] is not None:
-                assert after[path] == whole[path], f"{path} is half-written"
+                assert after[path] == complete[path], f"{path} is half-written"
         return message
 
     return run
 
 
-def finish(name: str, folder: Path, whole: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def finish(name: str, folder: Path, complete: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """The run with space, after DVC has removed what there was of its outputs."""
     for out in outs(name):
         remove(folder / out)
     run_stage(name, folder, monkeypatch)
-    assert made(folder, name) == whole
+    assert made(folder, name) == complete
 
 
 @pytest.mark.parametrize("name", TIERS)
@@ -278,27 +278,27 @@ def test_a_full_disk(
     name: str, disk: Path, undisturbed: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prepare(disk, name)
-    whole = undisturbed(name)
+    complete = undisturbed(name)
     filler = fill(disk, 0)
-    message = refused(name, disk, whole, nullcontext())
+    message = refused(name, disk, complete, nullcontext())
     assert message, "it found room on a full disk"
     assert "No space left on device; free some space" in message
     filler.unlink()
-    finish(name, disk, whole, monkeypatch)
+    finish(name, disk, complete, monkeypatch)
 
 
 def test_a_disk_with_room_for_one_sequence_skips_none(
     disk: Path, undisturbed: Callable, refused: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A sequence whose archive finds no room is as good as the others: to go on without it would be wrong."""
-    whole = undisturbed("frames")
+    complete = undisturbed("frames")
     prepare(disk, "frames")
-    filler = fill(disk, whole["data/frames/a.zip"].size + 8192)
-    message = refused("frames", disk, whole, nullcontext())
+    filler = fill(disk, complete["data/frames/a.zip"].size + 8192)
+    message = refused("frames", disk, complete, nullcontext())
     assert message
     assert re.search(r"data/frames/\.parts-\w+/b\.zip", message)
     filler.unlink()
-    finish("frames", disk, whole, monkeypatch)
+    finish("frames", disk, complete, monkeypatch)
 
 
 @pytest.mark.slow
@@ -312,11 +312,11 @@ def test_a_disk_that_is_full_sooner_or_later(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """From 4 KB on ever more space, until there is enough: each file comes to be the first without."""
-    whole, free, tried = undisturbed(name), 4096, 0
+    complete, free, tried = undisturbed(name), 4096, 0
     prepare(disk, name)
     while True:
         filler = fill(disk, free)
-        message = refused(name, disk, whole, nullcontext())
+        message = refused(name, disk, complete, nullcontext())
         filler.unlink()
         if message is None:
             break
@@ -328,7 +328,7 @@ def test_a_disk_that_is_full_sooner_or_later(
     with capsys.disabled():
         print(f"\n{name}: {tried} full disks, enough at {free} bytes", end=" ")
     assert tried
-    assert made(disk, name) == whole
+    assert made(disk, name) == complete
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -385,12 +385,13 @@ def test_maps_that_the_disk_has_no_room_for_kill_no_process(tmp_path: Path) -> N
     program = """
 import sys
 from pathlib import Path
-from backdrop import loop, student
 from backdrop.errors import WriteError
+from backdrop.learn import frames
+from backdrop.student import pseudo_masks
 folder = Path(sys.argv[1])
-assert loop._scratch((100, 10000)) is None
+assert frames._scratch_map((100, 10000)) is None
 try:
-    student._allocate(folder / "labels.npy", (100, 100, 100), 255)
+    pseudo_masks.allocate(folder / "labels.npy", (100, 100, 100), 255)
 except WriteError as fault:
     print(fault)
 """
@@ -431,39 +432,39 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]
         formats = [option for kind in kinds for option in ("-f", kind)]
         return call("predict", folder / "run.mp4", "-o", out, *model, *formats, "--batch", "1")
 
-    whole = tmp_path_factory.mktemp("whole") / "out"
-    assert predict(whole) == (0, "")
-    yield SimpleNamespace(predict=predict, whole=contents(whole))
+    complete = tmp_path_factory.mktemp("complete") / "out"
+    assert predict(complete) == (0, "")
+    yield SimpleNamespace(predict=predict, complete=contents(complete))
     shutil.rmtree(folder)
 
 
-def refusal(said: str, status: int, out: Path, whole: dict[str, bytes | None]) -> None:
+def refusal(said: str, status: int, out: Path, complete: dict[str, bytes | None]) -> None:
     """One line that names a file; whole files, and a record that ends in the middle."""
     assert status == 1
     assert re.fullmatch(rf"cannot write {re.escape(str(out))}\S*: .*; .*, and run the same command again", said), said
     for path, data in contents(out).items():
         assert not path.rpartition("/")[2].startswith(".") or path == ".lock", path
         if data is not None and path.endswith(".jsonl"):
-            assert whole[path].startswith(data)
+            assert complete[path].startswith(data)
         elif data is not None:
-            assert data == whole[path]
+            assert data == complete[path]
 
 
 @pytest.mark.parametrize("free", [0, 4096, 12288, 40960])
 def test_predict_on_a_full_disk(free: int, video: SimpleNamespace, disk: Path) -> None:
     filler = fill(disk, free)
     status, said = video.predict(disk / "out")
-    refusal(said, status, disk / "out", video.whole)
+    refusal(said, status, disk / "out", video.complete)
     assert "No space left on device; free some space" in said
     filler.unlink()
     assert video.predict(disk / "out") == (0, "")
-    assert contents(disk / "out") == video.whole
+    assert contents(disk / "out") == video.complete
 
 
 def test_predict_on_a_read_only_disk(video: SimpleNamespace, disk: Path) -> None:
     with read_only(disk):
         status, said = video.predict(disk / "out")
-    refusal(said, status, disk / "out", video.whole)
+    refusal(said, status, disk / "out", video.complete)
     assert "Read-only file system; make the disk writable" in said
     assert not (disk / "out").exists()
 
@@ -471,7 +472,7 @@ def test_predict_on_a_read_only_disk(video: SimpleNamespace, disk: Path) -> None
 def test_predict_without_permission(video: SimpleNamespace, shared: Path) -> None:
     with without_rights(shared):
         status, said = video.predict(shared / "out")
-    refusal(said, status, shared / "out", video.whole)
+    refusal(said, status, shared / "out", video.complete)
     assert "Permission denied; give yourself the right" in said
     assert not (shared / "out").exists()
 
@@ -482,8 +483,8 @@ def test_predict_with_a_limit_on_the_size_of_files(
 ) -> None:
     with largest_file(limit):
         status, said = video.predict(tmp_path / "out", kinds)
-    refusal(said, status, tmp_path / "out", video.whole)
+    refusal(said, status, tmp_path / "out", video.complete)
     assert "File too large; lift the limit" in said
     assert ("records/run.jsonl" in said) == (kinds == ("masks",))
     assert video.predict(tmp_path / "out") == (0, "")
-    assert contents(tmp_path / "out") == video.whole
+    assert contents(tmp_path / "out") == video.complete

@@ -122,8 +122,8 @@ def test_names_of_footage_are_only_names(kind: str, tmp_path: Path, monkeypatch:
     folders = {"frames": ".zip", "homographies": ".npz", "flow": ".zip"}
     expected = {f"project/data/{kind}/{name}{end}" for kind, end in folders.items() for name in index.sequence}
     assert made == expected | {f"project/data/{kind}/index.csv" for kind in ("frames", "homographies")}
-    for own in index.sequence:
-        for name in FrameArchive(project / "data" / "frames" / f"{own}.zip").names:
+    for sequence in index.sequence:
+        for name in FrameArchive(project / "data" / "frames" / f"{sequence}.zip").names:
             assert re.fullmatch(r"[0-9][A-Za-z0-9._-]*", name)
 
 
@@ -406,9 +406,9 @@ def text_bomb() -> bytes:
 DECODE_ALL = """
 import json, resource, sys
 from pathlib import Path
-from backdrop.datasets import decode_mask
+from backdrop.frames.truth import decode_mask
 from backdrop.errors import BackdropError
-from backdrop.video import decode_image
+from backdrop.io.images import decode_image
 found, peak = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):
     for decode in (decode_image, decode_mask):
@@ -455,8 +455,8 @@ def hostile_models(model: Path) -> dict[str, tuple[bytes, bytes]]:
     config = json.loads((model / "config.json").read_text())
     weights = (model / "model.safetensors").read_bytes()
 
-    def changed(**own: Any) -> bytes:
-        return json.dumps({**config, **own}).encode()
+    def changed(**values: Any) -> bytes:
+        return json.dumps({**config, **values}).encode()
 
     def header(content: bytes, data: bytes = b"") -> bytes:
         return struct.pack("<Q", len(content)) + content + data
@@ -491,7 +491,7 @@ LOAD_ALL = """
 import json, resource, sys
 from pathlib import Path
 from backdrop.errors import BackdropError
-from backdrop.segmenter import Segmenter
+from backdrop.networks.segmenter import Segmenter
 Segmenter.load(sys.argv[2], "cpu")
 found, peak = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):
@@ -538,8 +538,8 @@ def test_masks_of_a_hostile_run_stay_in_their_folder(tmp_path: Path, monkeypatch
         entries = {name: archive.read(name) for name in archive.namelist()}
     with ArchiveWriter(path) as archive:
         for name, data in entries.items():
-            own = frames_table(["../../../../../evil", "b"], [0, 1], [False, False])
-            archive.add(name, own if name == "frames.csv" else data)
+            table = frames_table(["../../../../../evil", "b"], [0, 1], [False, False])
+            archive.add(name, table if name == "frames.csv" else data)
     before = below(tmp_path)
     for folder in ("masks", "masks_paper"):
         shutil.rmtree(project / "data" / folder)

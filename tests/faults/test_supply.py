@@ -27,7 +27,7 @@ HELD = locked(ROOT / LOCK)
 
 def test_every_dependency_is_locked_and_nothing_else_is_called_one() -> None:
     assert len(HELD) > 150
-    assert set(NEEDED) == {name for name, own in HELD.items() if OURS in own.via}
+    assert set(NEEDED) == {name for name, held in HELD.items() if OURS in held.via}
 
 
 def test_locked_versions_are_those_asked_for() -> None:
@@ -39,10 +39,10 @@ def test_locked_versions_are_those_asked_for() -> None:
 
 
 def test_every_locked_package_has_hashes_and_someone_who_needs_it() -> None:
-    for name, own in HELD.items():
-        assert own.hashes, name
-        assert own.via, name
-        unknown = {plain(word) for word in own.via if word != OURS} - set(HELD)
+    for name, held in HELD.items():
+        assert held.hashes, name
+        assert held.via, name
+        unknown = {plain(word) for word in held.via if word != OURS} - set(HELD)
         assert not unknown, f"{name} is locked for {unknown}, which is not"
 
 
@@ -106,32 +106,32 @@ def published(folder: Path, stem: str, content: object) -> tuple[Path, Path]:
     (folder / "other").mkdir(parents=True)
     torch.save(content, folder / "plain")
     digest = hashlib.sha256((folder / "plain").read_bytes()).hexdigest()[:8]
-    whole = (folder / "plain").rename(folder / f"{stem}-{digest}.pth")
-    torch.save({"planted": torch.ones(1)}, folder / "other" / whole.name)
-    return whole, folder / "other" / whole.name
+    original = (folder / "plain").rename(folder / f"{stem}-{digest}.pth")
+    torch.save({"planted": torch.ones(1)}, folder / "other" / original.name)
+    return original, folder / "other" / original.name
 
 
 def test_weights_of_another_hash_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = torchvision.models.resnet18(weights=None)
-    whole, planted = published(tmp_path / "site", "resnet18", own.state_dict())
+    network = torchvision.models.resnet18(weights=None)
+    original, planted = published(tmp_path / "site", "resnet18", network.state_dict())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(torchvision.models.ResNet18_Weights, "url", planted.as_uri(), raising=False)
     with pytest.raises(BackdropError, match=r"encoder\.weights=imagenet.*invalid hash value"):
         resnet("resnet18", "imagenet")
     assert not list((tmp_path / "home").rglob("*.pth"))
-    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "url", whole.as_uri(), raising=False)
-    assert torch.equal(resnet("resnet18", "imagenet").conv1.weight, own.conv1.weight)
+    monkeypatch.setattr(torchvision.models.ResNet18_Weights, "url", original.as_uri(), raising=False)
+    assert torch.equal(resnet("resnet18", "imagenet").conv1.weight, network.conv1.weight)
 
 
 def test_flow_weights_of_another_hash_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, planted = published(tmp_path / "site", "flownetc", {"state_dict": {}})
+    original, planted = published(tmp_path / "site", "flownetc", {"state_dict": {}})
     checkpoints = import_ptlflow().get_model_reference("flownetc").pretrained_checkpoints
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(checkpoints, "things", planted.as_uri())
     with pytest.raises(BackdropError, match="invalid hash value"):
         load_flow_model("flownetc", "things")
     assert not list((tmp_path / "home").rglob("*.pth"))
-    monkeypatch.setitem(checkpoints, "things", whole.as_uri())
+    monkeypatch.setitem(checkpoints, "things", original.as_uri())
     with pytest.raises(BackdropError, match=r"does not fit flownetc \(Error\(s\) in loading state_dict"):
         load_flow_model("flownetc", "things")  # it was downloaded, and read: only these weights are not the network's
     assert list((tmp_path / "home").rglob("*.pth"))

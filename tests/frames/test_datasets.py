@@ -10,7 +10,6 @@ import shutil
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from backdrop.errors import BackdropError, StrictError
-from backdrop.frames import extract, layouts, names
+from backdrop.frames import extract, names
 from backdrop.frames.layouts import LAYOUTS, list_sequences, listing
+from backdrop.frames.parameters import LAYOUT_NAMES, DataParams
 from backdrop.frames.splits import assign_splits
 from backdrop.frames.stage import extract_all
 from backdrop.frames.truth import decode_mask
@@ -29,10 +29,11 @@ from backdrop.io.index import read_index
 from backdrop.video import decode, encode
 
 
-def section(root: Path, **changed) -> SimpleNamespace:
+def section(root: Path, **changed) -> DataParams:
     """A section `data` of the parameters."""
-    values = {"layout": "videos", "root": str(root), "size": None, "every": 1, "limit": None, "protocol": "self"}
-    return SimpleNamespace(**{**values, "val": [], "test": [], "only": [], "strict": False, "quality": 90, **changed})
+    values = {"layout": "videos", "root": str(root), "path": str(root), "size": None, "every": 1, "limit": None}
+    others = {"protocol": "self", "val": [], "test": [], "only": [], "strict": False, "quality": 90}
+    return DataParams.model_validate({**values, **others, **changed})
 
 
 def picture(t: int = 0, size: tuple[int, int] = (48, 32)) -> np.ndarray:
@@ -63,6 +64,17 @@ def only(index):
 
 
 # ------------------------------------------------------------------------------------------------ names
+
+
+def test_names_sort_with_numbers_as_numbers_and_the_rest_by_code_points() -> None:
+    order = ["", "01", "1", "1a", "2", "10", "A2", "a", "a01", "a1", "a1b", "a9", "a10", "a-1", "b", "e9"]
+    order += ["frame_9.png", "frame_10.png", "z1", "é1", "é2", "é10", "\u0663"]
+    assert sorted(order, key=lambda name: (names.natural_key(name), name)) == order
+    assert names.natural_key("a01") == names.natural_key("a1")
+
+
+def test_the_parameters_name_exactly_the_layouts_there_are() -> None:
+    assert tuple(LAYOUTS) == LAYOUT_NAMES
 
 
 @given(st.text(st.characters(codec=None)))
@@ -318,7 +330,6 @@ def test_unknown_layouts_and_missing_roots_say_what_there_is(tmp_path: Path) -> 
     with pytest.raises(BackdropError) as fault:
         list_sequences("imagenet", tmp_path)
     assert all(name in str(fault.value) for name in LAYOUTS)
-    assert all(f"{name}: {layout.expects}" in layouts.describe_layouts() for name, layout in LAYOUTS.items())
     with pytest.raises(BackdropError, match="gone does not exist"):
         list_sequences("videos", tmp_path / "gone")
 

@@ -31,8 +31,8 @@ STAGES = ("render", "frames", "stabilize", "flow", "segment", "refine", "score")
 
 
 def compute(backend: str, address: str | None = None, workers: int = 2) -> ComputeParams:
-    own = {"workers": workers, "backend": backend, "address": address}
-    return ComputeParams(**small_values()["compute"] | own)
+    changes = {"workers": workers, "backend": backend, "address": address}
+    return ComputeParams(**small_values()["compute"] | changes)
 
 
 @pytest.fixture
@@ -206,8 +206,8 @@ def test_calls_that_need_a_gpu_share_those_of_ray(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "SIGKILL"])
 def test_no_process_outlives_the_program(backend: str, sign: signal.Signals, tmp_path: Path) -> None:
     program = (
-        "from pathlib import Path; from backdrop.params import ComputeParams\n"
-        "from backdrop.stage import run; from backdrop.processes import collect, pool; from tests import calls\n"
+        "from pathlib import Path; from backdrop.run.compute import ComputeParams\n"
+        "from backdrop.stage import run; from backdrop.run.processes import collect, pool; from tests import calls\n"
         "def main():\n"
         f"  with pool(ComputeParams(**{compute(backend).model_dump()})) as workers:\n"
         "    print('up', flush=True)\n"
@@ -285,9 +285,9 @@ def test_a_scheduler_without_workers_is_one_error(tmp_path: Path, monkeypatch: p
     distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install -e '.[cluster]'")
     monkeypatch.setattr(cluster, "CONNECT_PATIENCE", 2.0)
     with (
-        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as own,
+        distributed.LocalCluster(n_workers=0, dashboard_address="127.0.0.1:0") as local,
         pytest.raises(BackdropError, match=r"has no worker: start some \(`dask worker tcp://"),
-        pool(compute("dask", own.scheduler_address)),
+        pool(compute("dask", local.scheduler_address)),
     ):
         pass
 
@@ -296,9 +296,9 @@ def test_a_scheduler_without_workers_is_one_error(tmp_path: Path, monkeypatch: p
 def test_workers_of_several_threads_are_refused() -> None:
     distributed = pytest.importorskip("distributed", reason="distributed is not installed: pip install -e '.[cluster]'")
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as own,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=2, dashboard_address="127.0.0.1:0") as local,
         pytest.raises(BackdropError, match="--nthreads 1"),
-        pool(compute("dask", own.scheduler_address)),
+        pool(compute("dask", local.scheduler_address)),
     ):
         pass
 

@@ -1,7 +1,7 @@
 """Data layouts: which files are the frames and masks of which sequence.
 
-Layouts differ in their file listing only; everything after the listing is shared. A new layout is a file here and a
-line in `LAYOUTS`.
+Layouts differ in their file listing only; everything after the listing is shared. A new layout is a file here, a line
+in `LAYOUTS`, and its name in `frames.parameters.LAYOUT_NAMES`; a test holds the two equal.
 """
 
 from __future__ import annotations
@@ -47,11 +47,6 @@ LAYOUTS: dict[str, Layout] = {
     "cdnet": Layout(list_cdnet, "<category>/<sequence>/input/in%06d.jpg and .../groundtruth/gt%06d.png"),
     "bms": Layout(list_bms, "<sequence>/<name>.jpg, with a mask <name>.pgm beside some of them"),
 }
-
-
-def describe_layouts() -> str:
-    """All layouts and what each expects under its root, one a line."""
-    return "\n".join(f"{name}: {layout.expects}" for name, layout in LAYOUTS.items())
 
 
 def list_sequences(layout: str, root: Path | str) -> list[Sequence]:

@@ -10,6 +10,7 @@ from backdrop.io.files import IMAGE_SUFFIXES
 
 
 def list_bms(root: Path) -> list[Sequence]:
+    """Each folder of images, with a mask .pgm beside some of them."""
     base = root / "moseg_dataset" if (root / "moseg_dataset").is_dir() else root
     suffixes = [s for s in IMAGE_SUFFIXES if s != ".pgm"]
     found = []

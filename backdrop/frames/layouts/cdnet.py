@@ -12,6 +12,7 @@ from backdrop.io.files import IMAGE_SUFFIXES
 
 
 def list_cdnet(root: Path) -> list[Sequence]:
+    """Each folder that holds a folder `input`, with the truth inside the interval that CDnet evaluates."""
     found = []
     for folder in sorted({p.parent for depth in ("", "*/", "*/*/", "*/*/*/") for p in root.glob(f"{depth}input")}):
         sequence = image_folder(folder / "input", below(folder, root), None, mask_rule="cdnet")

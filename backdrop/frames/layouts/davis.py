@@ -8,6 +8,7 @@ from backdrop.frames.layouts.listing import Sequence, below, image_folder, subfo
 
 
 def list_davis(root: Path) -> list[Sequence]:
+    """The sequences of the smallest resolution there is, with the splits of ImageSets."""
     resolutions = subfolders(root / "JPEGImages")
     if not resolutions:
         return []

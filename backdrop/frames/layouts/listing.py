@@ -22,7 +22,7 @@ class Sequence:
     """One sequence as its files lie on disk; nothing has been opened yet.
 
     Attributes:
-        name: safe and unique, see the module.
+        name: safe and unique, see `backdrop.frames.names`.
         source: its path below the root, for tables and messages.
         split: train, val, test, all, or None where the layout has no splits of its own.
         video: the video file, or None.
@@ -78,6 +78,7 @@ def image_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
 
 
 def subfolders(folder: Path) -> list[Path]:
+    """The visible folders in a folder, in natural order; [] if there is no such folder."""
     return [p for p in visible_entries(folder) if p.is_dir()] if folder.is_dir() else []
 
 
@@ -133,6 +134,7 @@ def with_masks(sequence: Sequence, folder: Path | None, frame_of: Callable[[Path
 
 
 def below(path: Path, root: Path) -> str:
+    """The path below a root, for tables and messages; of the root itself its name."""
     return path.relative_to(root).as_posix() if path != root else path.resolve().name
 
 
@@ -143,4 +145,5 @@ def mask_folder(masks: Path, path: Path) -> Path:
 
 
 def warn(text: str) -> None:
+    """Print a warning on stderr, above a progress bar if there is one."""
     tqdm.write(f"warning: {text}", file=sys.stderr)

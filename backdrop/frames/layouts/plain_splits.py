@@ -16,6 +16,7 @@ PLAIN_SPLITS = (
 
 
 def list_plain_splits(root: Path) -> list[Sequence]:
+    """The sequences of train, val and test, each listed as layout videos lists them."""
     masks = root / "masks"
     splits = [s for s in SPLITS if (root / s).is_dir()]
     return [q for s in splits for q in list_videos(root / s, s, masks / s if (masks / s).is_dir() else masks, root)]

@@ -14,6 +14,7 @@ _SKI_TRIALS = {"train": (103, 124, 202, 221, 115, 110, 214, 207), "val": (302, 3
 
 
 def list_ski_ptz(root: Path) -> list[Sequence]:
+    """The trials whose split is known, with the masks of some frames."""
     folders = [root / name for name in ("Videos_Small", "Videos_small", "Videos") if (root / name).is_dir()]
     if not folders:
         return []
@@ -27,9 +28,9 @@ def list_ski_ptz(root: Path) -> list[Sequence]:
         sequence = image_folder(
             folder, below(folder, root), None, split=split_of[int(match[1])], mask_rule="over200", mask_scaled=True
         )
-        own = masks.get((int(match[1]), int(match[2])), {})
+        stored = masks.get((int(match[1]), int(match[2])), {})
         number = {stem_number(p): i for i, p in enumerate(sequence.images)}
-        found.append(replace(sequence, masks={number[f]: p for f, p in own.items() if f in number}))
+        found.append(replace(sequence, masks={number[f]: p for f, p in stored.items() if f in number}))
     return found
 
 

@@ -12,6 +12,7 @@ from backdrop.io.files import VIDEO_SUFFIXES, show
 
 
 def list_synthetic(root: Path) -> list[Sequence]:
+    """The rendered videos of each split, with the archives of their masks."""
     found = []
     for split in (s for s in SPLITS if (root / "videos" / s).is_dir()):
         for path in image_files(root / "videos" / split, VIDEO_SUFFIXES):

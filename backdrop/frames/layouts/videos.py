@@ -21,6 +21,14 @@ from backdrop.io.files import ACCEPTED, IMAGE_SUFFIXES, VIDEO_SUFFIXES, show
 def list_videos(
     root: Path, split: str | None = None, masks: Path | None = None, base: Path | None = None
 ) -> list[Sequence]:
+    """Each video file and each folder of images under `root`; or `root` itself, where it is one of the two.
+
+    Args:
+        root: the folder, or one video file.
+        split: of all sequences.
+        masks: folder of the masks; by default `root`/masks.
+        base: what sources are named relative to; by default `root`.
+    """
     masks, base = masks or root / "masks", base or root
     if root.is_file():
         return [video_file(root, root.name, mask_folder(root.parent / "masks", root), split=split)]
@@ -30,11 +38,11 @@ def list_videos(
     for path in visible_entries(root):
         if path == masks:
             continue
-        source, own_masks = below(path, base), mask_folder(masks, path)
+        source, truth = below(path, base), mask_folder(masks, path)
         if path.is_dir():
-            found.append(image_folder(path, source, own_masks, split=split))
+            found.append(image_folder(path, source, truth, split=split))
         elif path.suffix.lower() in VIDEO_SUFFIXES:
-            found.append(video_file(path, source, own_masks, split=split))
+            found.append(video_file(path, source, truth, split=split))
         elif path.suffix.lower() not in PLAIN_FILES:
             ignored.append(path)
     if ignored:
