@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from backdrop.io.files import copy_files, whole_folder
+from backdrop.io.files import atomic_folder, copy_files
 from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints, run_key
 from backdrop.learn.curves import log_row, open_live, progress
@@ -182,7 +182,7 @@ class SelfTraining:
 def pass_through(joint_dir: Path, out_dir: Path, log_dir: Path) -> None:
     """No rounds: the papers' model is the segmenter."""
     load_network(joint_dir)
-    with whole_folder(out_dir) as part:
+    with atomic_folder(out_dir) as part:
         copy_files(joint_dir, part)
     with open_live(log_dir, []) as live:
         log_row(live, {"iteration": 0, "round": 0}, [])
