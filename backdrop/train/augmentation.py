@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from backdrop.learn import ranks
@@ -49,8 +49,8 @@ class ColorChange:
 
 
 def mirrored(
-    pictures: tuple[Float[Tensor, "B _ H W"], ...], generator: torch.Generator | None = None
-) -> tuple[Float[Tensor, "B _ H W"], ...]:
+    pictures: tuple[Num[Tensor, "B _ H W"], ...], generator: torch.Generator | None = None
+) -> tuple[Num[Tensor, "B _ H W"], ...]:
     """All pictures of a frame mirrored left to right, or none of them, by one toss of a coin per frame."""
     device = generator.device if generator is not None else torch.device("cpu")
     flip = ranks.rand(len(pictures[0]), generator=generator, device=device) < 0.5

@@ -491,7 +491,7 @@ LOAD_ALL = """
 import json, resource, sys
 from pathlib import Path
 from backdrop.errors import BackdropError
-from backdrop.networks.segmenter import Segmenter
+from backdrop.app.segmenter import Segmenter
 Segmenter.load(sys.argv[2], "cpu")
 found, peak = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):

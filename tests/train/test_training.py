@@ -10,14 +10,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import nn
 
@@ -424,7 +425,7 @@ LONG = {"iterations": 60, "channels": [2, 4]}
 def test_processes_of_a_machine_share_its_cores(processes: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     compute = training_params().compute.model_copy(update={"devices": processes})
     monkeypatch.setattr("os.cpu_count", lambda: 16)
-    fabric: Any = SimpleNamespace(device=torch.device("cuda"), strategy=make_fabric(compute).strategy)
+    fabric = Mock(spec=Fabric, device=torch.device("cuda"), strategy=make_fabric(compute).strategy)
     assert loader_workers(fabric) == expected
 
 
