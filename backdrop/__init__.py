@@ -4,9 +4,8 @@ Notation (the papers'): I image, p_c and b_c probability and box of cell c from 
 distribution, T and T^-1 the spatial transformer and its inverse, S the synthesis network, Ibar the inpainted
 background, F(I) the composed image, I_f the flow image.
 
-Data flow: frames -> homographies -> flow -> inpainters -> joint training -> segmentation -> refinement -> scores;
-a file for each stage in `stages/`, a package for each stage here, beside the
-packages that stages share.
+Data flow: frames -> homographies -> flow -> inpainters -> joint training -> self-training -> segmentation -> refinement
+-> scores -> report. Each stage has a file in `stages/` and a package here, beside the packages that stages share.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ import os
 from importlib import import_module
 from typing import Any
 
-# Idle OpenMP threads spin by default: with another process on the same cores a training step took ten times as
-# long as with threads that sleep (0.3 s against 3 s on two cores). Read when torch is loaded, so set before it.
+# Idle OpenMP threads spin by default. With another process on the same two cores a training step took 3 s so, against
+# 0.3 s with threads that sleep. OpenMP reads this when torch is loaded, so it is set before.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-_PUBLIC = {"BackdropError": "errors", "Prediction": "networks.segmenter", "Segmenter": "networks.segmenter"}
+_PUBLIC = {"BackdropError": "errors", "Prediction": "networks.predictor", "Segmenter": "app.segmenter"}
 __all__ = sorted(_PUBLIC)
 
 

@@ -1,8 +1,8 @@
 """Drawing: detections the papers' way, masks, sheets of frames with captions.
 
-Cell probabilities are blue dots at the cells' centers whose area is the probability, the chosen box is dashed red, a
-green line runs from the chosen cell to its box's center. Foreground is tinted, with a light contour. Images are RGB,
-uint8, (H, W, 3).
+Cell probabilities are blue dots at the centers of the cells: a dot's area is the probability. The chosen box is dashed
+red. A green line runs from the chosen cell to the center of its box. Foreground is tinted, with a light contour. Images
+are RGB, uint8, (H, W, 3).
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ def draw_detection(
     cell: int,
     p: Float[np.ndarray, "rows columns"],
     mask: Float[np.ndarray, "_ _"] | Bool[np.ndarray, "_ _"] | None = None,
+    *,
     width: int | None = 640,
     thickness: float = 1.0,
 ) -> Picture:
     """The papers' picture of a detection.
 
     Args:
-        image: Picture, uint8 or floats in [0, 1].
-        box: cx, cy, w, h in image coordinates, [-1, 1].
+        image: uint8, or floats in [0, 1].
+        box: cx, cy, w, h in image coordinates, [-1, 1]. A box that is not finite is not drawn.
         cell: index of the chosen cell, row-major.
         p: the cells' probabilities.
-        mask: of the whole image, boolean or in [0, 1]; foreground (above one half) is tinted.
-        width: of the picture in pixels (drawing on a thumbnail would bury it); None keeps the image's.
+        mask: of the complete image, boolean or in [0, 1]; foreground (above one half) is tinted.
+        width: of the picture in pixels, since lines would cover a thumbnail; None keeps the image's width.
         thickness: of lines and dots; 1 suits a picture seen at its own size.
     """
     picture = scaled_picture(to_bytes(image), width)
@@ -90,7 +91,7 @@ def draw_mask(
 
 
 def scaled_picture(image: UInt8[np.ndarray, "_ _ ..."], width: int | None) -> UInt8[np.ndarray, "_ _ ..."]:
-    """A copy at this width, in proportion."""
+    """A copy at this width in pixels, in proportion; None keeps the width."""
     if width is None or width == image.shape[1]:
         return image.copy()
     height = max(1, round(image.shape[0] * width / image.shape[1]))
@@ -143,7 +144,7 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def frame_sheet(rows: Mapping[str, Sequence[tuple[str, Picture]]], width: int = 300) -> Picture:
-    """Pictures with captions, a row a sequence under its name.
+    """Pictures with captions, a row per sequence under its name.
 
     Args:
         rows: name -> (caption, picture). width: of a picture on the sheet, in pixels.

@@ -1,8 +1,8 @@
-"""Measures: J and F as DAVIS defines them, precision, recall, box AP, and the choice of a threshold.
+"""Measures: J and F as DAVIS defines them, precision, recall, and box AP.
 
-J and F equal the official code, davis2017-evaluation (Pont-Tuset et al., BSD licence), to the last
-digits; `statistics` differs from it only where the official one overflows (from 257 frames on).
-Masks are boolean, True = foreground; void pixels are excluded everywhere.
+J and F equal the official code, davis2017-evaluation (Pont-Tuset et al., BSD license), to the last
+digits. `statistics` differs from it only where the official one overflows (from 257 frames on).
+Masks are boolean, True = foreground. Void pixels are excluded everywhere.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jaxtyping import Float
 from backdrop.io.masks import Box, Mask
 
 BOUNDARY_TOLERANCE = 0.008
-"""Share of the diagonal within which a boundary pixel counts as met (DAVIS)."""
+"""Share of the image's diagonal within which a boundary pixel counts as matched (DAVIS)."""
 
 
 class Statistics(NamedTuple):
@@ -53,9 +53,9 @@ def precision_recall(prediction: Mask, truth: Mask, void: Mask | None = None) ->
 def boundary_f(prediction: Mask, truth: Mask, void: Mask | None = None) -> float:
     """F: harmonic mean of boundary precision and recall within ceil(0.008 * diagonal) pixels.
 
-    As in the official code: no boundary in both masks (both empty, or one of them full) is 1;
-    void pixels are background in both. Only the part of the image that holds both masks is
-    looked at, a border of a pixel included: elsewhere there is no boundary.
+    As in the official code, F is 1 where neither mask has a boundary: each is empty or full. Void
+    pixels are background in both masks. Only the part of the image that holds both masks is read,
+    with a border of one pixel: elsewhere there is no boundary.
     """
     if void is not None:
         prediction, truth = prediction & ~void, truth & ~void
@@ -82,8 +82,11 @@ def _extent(mask: Mask) -> tuple[slice, slice]:
 
 
 def _boundary(mask: Mask) -> np.ndarray:
-    """Boundary pixels as DAVIS's seg2bmap draws them, uint8 0/1: where a pixel differs from its right, lower or
-    lower right neighbor. The last row looks to the right only, the last column down only, the corner nowhere."""
+    """Boundary pixels as DAVIS's seg2bmap draws them, uint8 0/1.
+
+    A boundary pixel differs from its right, lower or lower right neighbor. The last row is compared to the right only,
+    the last column down only, the corner not at all.
+    """
     m = np.ascontiguousarray(mask).view(np.uint8)
     edge = np.zeros_like(m)
     here, right, below, across = m[:-1, :-1], m[:-1, 1:], m[1:, :-1], m[1:, 1:]
@@ -102,9 +105,9 @@ def _disk(radius: int) -> np.ndarray:
 def statistics(values: Sequence[float] | Float[np.ndarray, "N"]) -> Statistics:
     """Mean, recall and decay of a sequence's J or F; NaN for no frames.
 
-    Decay is the mean of the first quarter minus that of the last; quarters share their border
-    frames, as in the official code. That code holds frame numbers in 8 bits, and so is right up
-    to 256 frames only.
+    Decay is the mean of the first quarter minus that of the last. Quarters share their border
+    frames, as in the official code. That code holds frame numbers in 8 bits, and so is right for
+    at most 256 frames.
     """
     values = np.asarray(values, np.float64)
     if values.size == 0:
@@ -119,7 +122,7 @@ def statistics(values: Sequence[float] | Float[np.ndarray, "N"]) -> Statistics:
 
 
 def box_iou(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes cx, cy, w, h."""
+    """Intersection over union of two boxes cx, cy, w, h, in [0, 1]; 0 where both are empty."""
     a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
     low = np.maximum(a[:2] - a[2:] / 2, b[:2] - b[2:] / 2)
     high = np.minimum(a[:2] + a[2:] / 2, b[:2] + b[2:] / 2)
@@ -139,18 +142,18 @@ def average_precision(
     truth: Float[np.ndarray, "N 4"],
     iou: float = 0.5,
 ) -> float:
-    """COCO's AP (pycocotools) of one detection a frame, ranked by confidence, against one subject a frame.
+    """COCO's AP (pycocotools) of one detection per frame, ranked by confidence, against one subject per frame.
 
     Args:
-        boxes: cx, cy, w, h, all of one unit; a row with NaN is a frame without a detection.
+        boxes: cx, cy, w, h, all in one unit. A row with NaN is a frame without a detection.
         confidences: of the detections.
-        truth: the subjects' boxes; a row with NaN is a frame without a subject and is left out.
-        iou: overlap from which a detection counts.
+        truth: the subjects' boxes. A row with NaN is a frame without a subject, which is left out.
+        iou: the least overlap with which a detection counts.
 
     Returns:
         AP in [0, 1]; NaN if no frame has a subject.
     """
-    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):  # the library talks
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null):  # the library prints
         from pycocotools.coco import COCO
         from pycocotools.cocoeval import COCOeval
 

@@ -11,7 +11,7 @@ from backdrop.errors import UNWRITABLE, BackdropError
 
 
 def explain(fault: BaseException) -> str | None:
-    """What to do about a machine that gave out; None: it is a fault of the program."""
+    """What to do about a fault of the machine, in one line; None: it is a fault of the program."""
     kind = type(fault).__name__
     if isinstance(fault, OSError) and fault.errno in UNWRITABLE:
         where = f"{fault.filename!r}: " if fault.filename else ""
@@ -36,8 +36,10 @@ _LESS = "lower the batch or the size of this stage, or compute.workers, and run 
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call a stage's main; a BackdropError, or what `explain` knows, becomes one message on stderr and exit status 1,
-    Ctrl-C status 130."""
+    """Call a stage's main, and turn faults into one message on stderr.
+
+    A BackdropError, and what `explain` knows, gives exit status 1. Ctrl-C gives exit status 130.
+    """
     try:
         main()
     except BackdropError as error:

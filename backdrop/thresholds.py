@@ -21,10 +21,14 @@ _LEVELS = np.searchsorted(GRID, np.arange(256, dtype=np.float32) / np.float32(25
 def jaccard_grid(soft: Soft, truth: Mask, void: Mask | None = None) -> Float64[np.ndarray, "19"]:
     """J of `soft > threshold` for every threshold of `GRID`, in one pass over the pixels.
 
-    Each pixel is sorted into the number of thresholds it exceeds; counts over those, cumulated
-    from the top, are what every single threshold would have counted.
+    Args:
+        soft: in [0, 1]. truth, void: of the same size; void pixels are not counted.
+
+    Returns:
+        (19,), J in [0, 1]; 1 where both masks are empty.
     """
-    # 8-bit masks have 256 values: looking the numbers up is 10 times as fast as searching
+    # Each pixel is sorted into the number of thresholds it exceeds. Counts over those, cumulated from the top, are what
+    # every single threshold would have counted. 8-bit masks have 256 values: a table is 10 times as fast as a search.
     eighth = np.rint(soft * 255)
     if np.array_equal(eighth.astype(np.float32) / np.float32(255), soft):
         level = _LEVELS[eighth.astype(np.uint8)]
@@ -40,15 +44,24 @@ def jaccard_grid(soft: Soft, truth: Mask, void: Mask | None = None) -> Float64[n
 
 
 def best_threshold(grids: Sequence[Float64[np.ndarray, "_ N"]], levels: np.ndarray = GRID) -> float:
-    """The threshold of `levels` with the best mean J, frames averaged within a sequence, then sequences; ties: the
-    one nearest to 0.5."""
+    """The threshold of `levels` with the best mean J; of several that are equally good the one nearest to 0.5.
+
+    J is averaged over the frames within each sequence, then over the sequences.
+
+    Args:
+        grids: per sequence, J of each frame at each of the N levels.
+    """
     curve = np.mean([grid.mean(axis=0) for grid in grids], axis=0)
     order = np.lexsort((np.abs(levels - 0.5), -np.round(curve, 12)))
     return round(float(levels[order[0]]), 2)
 
 
 def sequence_grid(frames: Path, predictions: Path) -> Float64[np.ndarray, "N 19"]:
-    """`jaccard_grid` of every frame with ground truth, 0 where its soft mask is missing."""
+    """`jaccard_grid` of every frame with ground truth; 0 where the soft mask of a frame is missing.
+
+    Args:
+        frames, predictions: the archives of one sequence.
+    """
     archive = FrameArchive(frames)
     soft = Predictions(predictions) if predictions.is_file() else None
     rows = []
@@ -67,8 +80,13 @@ def sequence_grid(frames: Path, predictions: Path) -> Float64[np.ndarray, "N 19"
 def choose_threshold(frames_dir: str | Path, predictions_dir: str | Path) -> tuple[float, str]:
     """The threshold of the soft masks: best mean J on validation sequences with ground truth, else 0.5.
 
+    Test sequences are never read.
+
     Returns:
-        (threshold, "validation" or "default"); test sequences are never looked at.
+        (threshold in [0, 1], "validation" or "default").
+
+    Raises:
+        BackdropError: the index or an archive is missing or damaged.
     """
     index = read_index(frames_dir, usable=True)
     names = index.loc[index["split"] == "val", "sequence"]

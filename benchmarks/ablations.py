@@ -141,10 +141,10 @@ def composed(row: str, seed: int) -> dict[str, Any]:
 
 def digest(params: Mapping[str, Any]) -> str:
     """Short hash of what can change a result; the folder of encoder weights may lie anywhere."""
-    kept = {key: value for key, value in params.items() if key != "compute"}
-    if kept["encoder"]["weights"] != "none":
-        kept["encoder"] = {"weights": "file"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:10]
+    counting = {key: value for key, value in params.items() if key != "compute"}
+    if counting["encoder"]["weights"] != "none":
+        counting["encoder"] = {"weights": "file"}
+    return hashlib.sha256(json.dumps(counting, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def code_digest() -> str:
@@ -157,8 +157,8 @@ def code_digest() -> str:
 def tasks(pairs: Iterable[tuple[str, int]]) -> list[Task]:
     code, made = code_digest(), []
     for row, seed in pairs:
-        own = digest(composed(row, seed))
-        made.append(Task(row, seed, own, f"ablation-{row.replace('_', '-')}-s{seed}-{own[:6]}-{code}"))
+        params = digest(composed(row, seed))
+        made.append(Task(row, seed, params, f"ablation-{row.replace('_', '-')}-s{seed}-{params[:6]}-{code}"))
     return made
 
 

@@ -25,7 +25,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
-from io import StringIO
+from io import BytesIO, StringIO
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -38,6 +38,7 @@ from backdrop.io.files import atomic_path
 from backdrop.params import Params, compose_params, read
 from backdrop.render.clip import Clip
 from backdrop.train.model import Model
+from backdrop.train.parameters import TrainStage
 
 ROOT = Path(__file__).resolve().parent.parent
 Side = Callable[[], object]
@@ -80,7 +81,6 @@ def joint_model(params: Params) -> Model:
     """D, S and both inpainters (which the model freezes) with random weights."""
     from backdrop.networks.inpainter import Inpainter
     from backdrop.train.joint import build_model
-    from backdrop.train.parameters import TrainStage
 
     return build_model(params.of_stage(TrainStage), *(Inpainter(params.inpainter.channels) for _ in range(2)))
 
@@ -199,8 +199,7 @@ def crf(folder: Path) -> tuple[Side, Side]:
     from backdrop.io.frame_archive import frames_table
     from backdrop.io.images import encode_jpeg, encode_png
     from backdrop.io.masks import BOXES, entry
-    from backdrop.refine.stage import refine_all
-    from backdrop.segment.stage import _npz
+    from backdrop.refine.stage import RefineFolders, refine_all
 
     params: Any = chosen(folder).crf
     clip, frames = Rendered((640, 360), 6), 48
@@ -215,13 +214,16 @@ def crf(folder: Path) -> tuple[Side, Side]:
             soft = cv2.GaussianBlur(clip.masks[t % len(clip)].astype(np.float32), (0, 0), 4)
             archive.add(entry(t), encode_png(np.rint(255 * soft).astype(np.uint8)))
         p = np.full((frames, 8, 8), 1 / 64)
-        archive.add(BOXES, _npz(box=np.zeros((frames, 4)), cell=np.zeros(frames, np.int64), p=p))
+        facts = BytesIO()
+        np.savez(facts, box=np.zeros((frames, 4)), cell=np.zeros(frames, np.int64), p=p)
+        archive.add(BOXES, facts.getvalue())
     write_index(folder / "frames", frames)
 
     def run(workers: int) -> Side:
         def refined() -> None:
             with redirect_stderr(StringIO()):
-                refine_all(folder / "frames", folder / "predictions", folder / f"{workers}", None, params, 0.5, workers)
+                folders = RefineFolders(folder / "frames", folder / "predictions", folder / f"{workers}")
+                refine_all(folders, params, 0.5, workers)
 
         return refined
 
@@ -243,15 +245,15 @@ def inference(folder: Path) -> tuple[Side, Side]:
     """From a decoded image of 640 x 360 to its mask: networks of `scale=demo`; the CRF is not part of it."""
     import torchvision
 
+    from backdrop.app.segmenter import Segmenter
     from backdrop.networks.detector import Detector
-    from backdrop.networks.segmenter import Segmenter
     from backdrop.networks.student import Student, StudentNetwork
     from backdrop.networks.synthesis import SynthesisNetwork
 
     params, image = chosen(folder, "scale=demo"), Rendered((640, 360), 1).images[0]
     torch.manual_seed(0)
-    cpu, own = torch.device("cpu"), params.student
-    student = Student(StudentNetwork(own.channels), own.size, own.guide, cpu)
+    cpu, section = torch.device("cpu"), params.student
+    student = Student(StudentNetwork(section.channels), section.size, section.guide, cpu)
     ours = Segmenter(
         Detector(params.detector, "none"), SynthesisNetwork(params.synthesis, "none"), params.train.size, cpu, student
     )
@@ -270,21 +272,15 @@ def data_waits(folder: Path) -> tuple[Side, Side]:
     from backdrop.networks.folders import save_network
     from backdrop.networks.inpainter import Inpainter
     from backdrop.train.joint import JointTraining, phase
+    from backdrop.train.parameters import TrainFolders
 
     params: Params = chosen(folder, "scale=demo", "background.kind=inpaint", "train.overlay_every=0")
     material(folder, 24)
     for kind in ("rgb", "flow"):
         channels = params.inpainter.channels
         save_network(folder / f"inpainter_{kind}", Inpainter(channels), {"channels": channels})
-    run = JointTraining(
-        params.of_stage(TrainStage),
-        folder / "frames",
-        folder / "homographies",
-        folder / "flow",
-        {kind: folder / f"inpainter_{kind}" for kind in ("rgb", "flow")},
-        folder / "log",
-        folder / "runs",
-    )
+    names = ("frames", "homographies", "flow", "inpainter_rgb", "inpainter_flow", "log", "runs")
+    run = JointTraining(params.of_stage(TrainStage), TrainFolders(*(folder / name for name in names)))
     first, count = params.train.detector_iterations + params.train.synthesis_iterations, 4
     name, schedule = phase(params.train, first)
 

@@ -40,7 +40,7 @@ from benchmarks import bench
 
 ROOT = Path(__file__).resolve().parent.parent
 SCHEDULE = {"inpainter": 2 * 200_000, "joint": 100_000}
-"""Iterations of the papers' whole schedule, batch 16."""
+"""Iterations of the papers' complete schedule, batch 16."""
 SMALL = ["train.size=[96,64]", "synthesis.crop=32", "synthesis.hidden=[20,6]", "synthesis.decoder=[8,16]"]
 Step = Callable[[], None]
 
@@ -58,8 +58,8 @@ class Runner:
     """Both kinds of training step, the library's own, on one device, in one arrangement.
 
     Args:
-        half: bfloat16. last: channels last. compiled: by `torch.compile`. cells: drawn an image, all through the
-            inpainters at once. wait: for the device in each iteration, which the library does not.
+        half: bfloat16. last: channels last. compiled: by `torch.compile`. cells: how many are drawn per image; all go
+            through the inpainters at once. wait: for the device in each iteration, which the library does not.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Runner:
         params: Params,
         batch: int,
         device: torch.device,
+        *,
         half: bool = True,
         last: bool = True,
         compiled: bool = False,
@@ -88,15 +89,16 @@ class Runner:
         self.valid = torch.ones(batch, dtype=torch.bool, device=device)
 
     def inpainter(self) -> Step:
-        own, count = self.params.inpainter, iter(range(10**9))
-        lesson = InpaintingStep(
-            self.fabric, Inpainter(own.channels), Features("none"), own, self.params.compute.compile
+        params, count = self.params.inpainter, iter(range(10**9))
+        training = InpaintingStep(
+            self.fabric, Inpainter(params.channels), Features("none"), params, self.params.compute.compile
         )
-        self._arrange(lesson.learner)
+        self._arrange(training.learner)
 
         def step() -> None:
-            boxes = random_holes(self.batch, own.hole, own.holes, generator_at(0, 0)).to(self.device, non_blocking=True)
-            lesson.step(next(count) % own.iterations, self.image, boxes, None, str)
+            boxes = random_holes(self.batch, params.hole, params.holes, generator_at(0, 0))
+            boxes = boxes.to(self.device, non_blocking=True)
+            training.step(next(count) % params.iterations, self.image, boxes, None, str)
 
         return step
 
@@ -108,7 +110,7 @@ class Runner:
         def step() -> None:
             iteration = next(count)
             generator = generator_at(0, iteration, self.device)
-            terms = learner.model(self.image, self.flow, self.valid, Schedule(), generator).terms
+            terms = learner.model(self.image, self.flow, self.valid, Schedule(), generator=generator).terms
             learner.learn(iteration, terms, objective(terms, self.params.loss), [1e-4] * 3, str)
 
         return step

@@ -105,8 +105,8 @@ def disk(folder: Path) -> float:
     return sum(path.stat().st_size for path in files) / 1e6
 
 
-def grow(times: int, work: Path, footage: Path, changes: list[str], done: dict[str, Any], keep: Any) -> None:
-    """All stages but render on `times` as much footage; `keep()` is called after each."""
+def grow(times: int, work: Path, footage: Path, *, changes: list[str], done: dict[str, Any], save: Any) -> None:
+    """All stages but render on `times` as much footage; `save()` is called after each."""
     folder = work / f"x{times}"
     folder.mkdir(parents=True, exist_ok=True)
     compose_params(changes, folder / "params.yaml", ROOT / "conf")
@@ -124,7 +124,7 @@ def grow(times: int, work: Path, footage: Path, changes: list[str], done: dict[s
             "MB": max(part["MB"] for part in parts),
             "disk_MB": disk(folder) - before,
         }
-        keep()
+        save()
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
@@ -167,7 +167,7 @@ def main() -> None:
     state = work / "state.json"
     runs: dict[str, dict[str, Any]] = json.loads(state.read_text()) if state.is_file() else {}
 
-    def keep() -> None:
+    def save() -> None:
         with atomic_path(state) as temporary:
             temporary.write_text(json.dumps(runs))
 
@@ -178,7 +178,7 @@ def main() -> None:
         compose_params(changes, work / "once" / "params.yaml", ROOT / "conf")
         measure(commands()["render"][0], work / "once")
     for times in sorted(args.times):
-        grow(times, work, footage, changes, runs.setdefault(str(times), {}), keep)
+        grow(times, work, footage, changes=changes, done=runs.setdefault(str(times), {}), save=save)
     shown = {times: runs[times] for times in map(str, sorted(args.times))}
     print(f"{machine()}, frames of {size}\n\n{table(shown)}")
     if args.plan:

@@ -5,8 +5,9 @@
 
 The first command trains on each sequence without labels; this one segments its annotated frames and matches subjects
 and truth so that the sum of their J is largest (the Hungarian method); a subject of the truth without a match has J 0.
-Three ways of telling subjects apart are compared: the mask divided among boxes and components (`backdrop.instances`,
-what ships), by components alone, and S's own masks of the chosen boxes. "one mask" gives all of it to one subject.
+Three ways of telling subjects apart are compared: the mask divided among boxes and components (what ships, by
+`backdrop.crf.instances`), by components alone, and the masks that S makes of the chosen boxes.
+"one mask" gives all of it to one subject.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from backdrop.app.pictures import SUBJECT_COLORS
+from backdrop.app.segmenter import Segmenter
 from backdrop.crf.dense import refine
 from backdrop.crf.instances import chosen_boxes, divide
 from backdrop.draw import draw_mask
@@ -30,7 +32,7 @@ from backdrop.io.files import atomic_path
 from backdrop.io.images import encode_jpeg
 from backdrop.io.masks import Mask, read_threshold
 from backdrop.measures import jaccard
-from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.networks.predictor import Prediction
 from backdrop.params import Params, read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,13 +84,13 @@ def matched(found: list[Mask], truth: list[Mask]) -> list[float]:
     return scores
 
 
-def evaluate(project: Path, footage: Path, name: str, count: int, pictures: Path | None) -> dict[str, Any]:
-    """J of all annotated frames of a sequence, by way; masks told apart drawn into `pictures`."""
+def evaluate(project: Path, root: Path, name: str, count: int, pictures: Path | None) -> dict[str, Any]:
+    """J of all annotated frames of a sequence, by way. The divided masks are drawn into `pictures`."""
     segmenter, params = Segmenter.load(project / "models" / "segmenter"), read(project / "params.yaml")
     threshold = read_threshold(project / "data" / "masks")[0]
     scores: dict[str, list[float]] = {way: [] for way in WAYS}
     counts: dict[str, list[int]] = {way: [] for way in WAYS}
-    for path in sorted((footage / name).glob("*.pgm")):
+    for path in sorted((root / name).glob("*.pgm")):
         stored = np.asarray(Image.open(path))
         truth = [stored == value for value in np.unique(stored) if value]
         image = np.asarray(Image.open(path.with_suffix(".jpg")).convert("RGB"))

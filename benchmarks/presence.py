@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torchmetrics.functional.classification import binary_average_precision
 
+from backdrop.app.segmenter import Segmenter
 from backdrop.motion.blobs import SPECK
-from backdrop.networks.segmenter import Segmenter
 from backdrop.params import read
 from backdrop.render.clip import Clip
 from backdrop.render.parameters import FootageParams
@@ -53,7 +53,7 @@ def clips(params: FootageParams, split: str) -> list[tuple[str, Clip]]:
 
 
 def measure(segmenter: Segmenter, params: FootageParams, split: str, every: int) -> list[dict[str, object]]:
-    """A row a frame: clip, frame, share of the image that the subject fills, presence, largest cell probability."""
+    """A row per frame: clip, frame, share of the image that the subject fills, presence, largest cell probability."""
     rows: list[dict[str, object]] = []
     for name, clip in clips(params, split):
         for t in range(0, len(clip), every):

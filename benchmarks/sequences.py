@@ -48,7 +48,7 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-def run_one(data: str, root: str, name: str, folder: Path, scale: str, overrides: list[str]) -> dict[str, Any]:
+def run_one(data: str, root: str, name: str, folder: Path, *, scale: str, overrides: list[str]) -> dict[str, Any]:
     """All stages for one sequence; its scores and CPU minutes.
 
     Raises:
@@ -56,9 +56,9 @@ def run_one(data: str, root: str, name: str, folder: Path, scale: str, overrides
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    own = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", f"scale={scale}"]
+    chosen = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", f"scale={scale}"]
     with COMPOSING:
-        compose_params([*own, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
+        compose_params([*chosen, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     minutes: dict[str, float] = {}
     for stage, command in commands():
@@ -119,7 +119,7 @@ def main() -> None:
         done = folder / "result.json"
         try:
             if args.again or not done.is_file():
-                run_one(args.data, str(root), name, folder, args.scale, args.set)
+                run_one(args.data, str(root), name, folder, scale=args.scale, overrides=args.set)
             print(f"done: {name}", file=sys.stderr, flush=True)
             return json.loads(done.read_text(encoding="utf-8"))
         except (BackdropError, OSError) as problem:

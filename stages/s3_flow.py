@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from backdrop.flow.parameters import FlowStage
-from backdrop.flow.stage import flow_all
+from backdrop.flow.stage import FlowFolders, flow_all
 from backdrop.params import load_params
 from backdrop.run.processes import pool
 from backdrop.stage import run
@@ -18,7 +18,7 @@ def main() -> None:
     args = parser.parse_args()
     params = load_params(FlowStage)
     with pool(params.compute) as workers:
-        flow_all(args.frames, args.homographies, args.out, params.flow, workers, params.compute.device)
+        flow_all(FlowFolders(args.frames, args.homographies, args.out), params.flow, workers, params.compute.device)
 
 
 if __name__ == "__main__":

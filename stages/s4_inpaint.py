@@ -1,14 +1,14 @@
 """Frames or flow images -> models/inpainter_<kind>/: an inpainter trained on random holes.
 
-Where `background.kind` gives the background of frames, theirs is never asked: it is trained for one iteration, so
-that the model folder is whole.
+Where `background.kind` gives the background of frames, the inpainter of frames is never asked. It is trained for one
+iteration, so that the model folder is there.
 """
 
 import argparse
 from pathlib import Path
 
-from backdrop.inpaint.parameters import InpaintStage
-from backdrop.inpaint.training import train_inpainter
+from backdrop.inpaint.parameters import InpaintFolders, InpaintStage
+from backdrop.inpaint.training import InpainterTraining
 from backdrop.params import load_params
 from backdrop.stage import run
 
@@ -23,23 +23,12 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
     params = load_params(InpaintStage)
-    inpainter = params.inpainter
     if args.kind == "rgb" and params.background_kind in ("median", "known"):
         print(f"background.kind={params.background_kind} asks no inpainter of frames: one iteration")
-        inpainter = inpainter.model_copy(update={"iterations": 1})
-    train_inpainter(
-        args.kind,
-        args.frames,
-        args.flow,
-        args.out,
-        args.log,
-        inpainter,
-        params.size,
-        params.encoder_weights,
-        params.seed,
-        params.compute,
-        args.checkpoints,
-    )
+        once = params.inpainter.model_copy(update={"iterations": 1})
+        params = params.model_copy(update={"inpainter": once})
+    folders = InpaintFolders(args.frames, args.flow, args.log, args.checkpoints)
+    InpainterTraining(args.kind, params, folders).run(args.out)
 
 
 if __name__ == "__main__":

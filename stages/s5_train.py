@@ -6,7 +6,7 @@ from pathlib import Path
 from backdrop.params import load_params
 from backdrop.stage import run
 from backdrop.train.joint import JointTraining
-from backdrop.train.parameters import TrainStage
+from backdrop.train.parameters import TrainFolders, TrainStage
 
 
 def main() -> None:
@@ -21,10 +21,9 @@ def main() -> None:
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
     params = load_params(TrainStage)
-    inpainters = {"rgb": args.inpainter_rgb, "flow": args.inpainter_flow}
-    JointTraining(params, args.frames, args.homographies, args.flow, inpainters, args.log, args.checkpoints).run(
-        args.out
-    )
+    inpainters = (args.inpainter_rgb, args.inpainter_flow)
+    folders = TrainFolders(args.frames, args.homographies, args.flow, *inpainters, args.log, args.checkpoints)
+    JointTraining(params, folders).run(args.out)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from backdrop.params import load_params
 from backdrop.stage import run
-from backdrop.student.parameters import StudentStage
+from backdrop.student.parameters import StudentFolders, StudentStage
 from backdrop.student.rounds import SelfTraining, pass_through
 
 
@@ -23,8 +23,8 @@ def main() -> None:
     if params.student.rounds == 0:
         pass_through(args.joint, args.out, args.log)
         return
-    folders = (args.joint, args.frames, args.homographies, args.flow, args.log, args.checkpoints)
-    SelfTraining(params, *folders).run(args.out)
+    folders = StudentFolders(args.joint, args.frames, args.homographies, args.flow, args.log, args.checkpoints)
+    SelfTraining(params, folders).run(args.out)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 from backdrop.params import load_params
 from backdrop.run.processes import pool
 from backdrop.segment.parameters import SegmentStage
-from backdrop.segment.stage import segment_all
+from backdrop.segment.stage import SegmentFolders, segment_all
 from backdrop.stage import run
 from backdrop.thresholds import choose_threshold
 
@@ -22,9 +22,9 @@ def main() -> None:
     parser.add_argument("--out-paper", type=Path, required=True)
     args = parser.parse_args()
     params = load_params(SegmentStage)
-    folders = (args.model, args.frames, args.out, args.out_paper)
+    folders = SegmentFolders(args.model, args.frames, args.out, args.out_paper)
     with pool(params.compute) as workers:
-        segment_all(*folders, params.segment, workers, params.compute.device, choose_threshold)
+        segment_all(folders, params.segment, workers, params.compute.device, choose_threshold)
 
 
 if __name__ == "__main__":

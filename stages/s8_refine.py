@@ -10,7 +10,7 @@ from backdrop.io.files import copy_files
 from backdrop.io.masks import read_threshold, same_predictions, write_threshold
 from backdrop.params import load_params
 from backdrop.refine.parameters import RefineStage
-from backdrop.refine.stage import choose_refined_threshold, refine_all
+from backdrop.refine.stage import RefineFolders, choose_refined_threshold, refine_all
 from backdrop.run.processes import pool
 from backdrop.stage import run
 
@@ -25,19 +25,21 @@ def main() -> None:
     parser.add_argument("--davis", type=Path, required=True)
     args = parser.parse_args()
     params = load_params(RefineStage)
+    shipped = RefineFolders(args.frames, args.predictions, args.out, args.davis)
+    paper = RefineFolders(args.frames, args.predictions_paper, args.out_paper)
 
-    def refine(predictions: Path, out: Path, davis: Path | None, workers: int) -> None:
-        threshold, chosen_on = choose_refined_threshold(args.frames, predictions, params.crf, workers)
-        refine_all(args.frames, predictions, out, davis, params.crf, threshold, workers)
-        write_threshold(out, threshold, chosen_on)
+    def refine(folders: RefineFolders, workers: int) -> None:
+        threshold, chosen_on = choose_refined_threshold(folders, params.crf, workers)
+        refine_all(folders, params.crf, threshold, workers)
+        write_threshold(folders.masks, threshold, chosen_on)
 
     read_threshold(args.predictions_paper)  # if it is missing, it is named before anything is computed
     with pool(params.compute) as workers:
-        refine(args.predictions, args.out, args.davis, workers)
-        if same_predictions(args.predictions, args.predictions_paper):  # no student: the same masks, then
+        refine(shipped, workers)
+        if same_predictions(args.predictions, args.predictions_paper):  # no student: the masks are the same
             copy_files(args.out, args.out_paper)
         else:
-            refine(args.predictions_paper, args.out_paper, None, workers)
+            refine(paper, workers)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from backdrop.io.files import atomic_path, sweep
 from backdrop.io.index import read_index
 from backdrop.params import load_params
 from backdrop.run.processes import pool
-from backdrop.score.frames import Folders
+from backdrop.score.frames import ScoreFolders
 from backdrop.score.parameters import ScoreStage
 from backdrop.score.provenance import provenance
 from backdrop.score.sheets import contact_sheet_all
@@ -28,14 +28,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params(ScoreStage)
-    folders = Folders(
-        args.frames,
-        args.predictions,
-        args.masks,
-        args.predictions_paper,
-        args.masks_paper,
-        args.flow,
-        args.homographies,
+    folders = ScoreFolders(
+        frames=args.frames,
+        predictions=args.predictions,
+        masks=args.masks,
+        predictions_paper=args.predictions_paper,
+        masks_paper=args.masks_paper,
+        flow=args.flow,
+        homographies=args.homographies,
     )
     with pool(params.compute) as workers:
         scores = score_all(folders, params.layout, workers)
@@ -43,7 +43,7 @@ def main() -> None:
     _write(args.out / "per_sequence.csv", scores.per_sequence.to_csv(index=False))
     _write(args.out / "per_frame.csv", scores.per_frame.to_csv(index=False))
     names = read_index(args.frames, usable=True)["sequence"].tolist()
-    contact_sheet_all(args.frames, args.predictions, args.masks, args.out / "plots", names, scores.per_frame)
+    contact_sheet_all(folders, args.out / "plots", names, scores.per_frame)
     facts = provenance(args.frames / "index.csv", params.seed, params.compute.device)
     _write(args.out / "provenance.json", json.dumps(facts, indent=2) + "\n")
     _write(args.out / "scores.json", json.dumps(scores.summary, indent=2) + "\n")

@@ -20,7 +20,7 @@ from backdrop.networks.encoder import Features  # noqa: E402
 from backdrop.networks.inpainter import Inpainter  # noqa: E402
 from backdrop.networks.synthesis import SynthesisNetwork  # noqa: E402
 from backdrop.params import Params, read  # noqa: E402
-from backdrop.train.model import Model  # noqa: E402
+from backdrop.train.model import JointNetworks, Model  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -61,15 +61,13 @@ def make_model(params: Params):
             update=plain | {k: v for k, v in changes.items() if k in type(params.sampling).model_fields}
         )
         synthesis = params.synthesis.model_copy(update={"crop": 32, "hidden": (20, 6), "decoder": [8, 16]})
-        return Model(
+        networks = JointNetworks(
             Detector(params.detector.model_copy(update={"grid": changes.get("grid", params.detector.grid)}), "none"),
             SynthesisNetwork(synthesis, "none"),
             Inpainter([4, 8]),
             Inpainter([4, 8]),
             Features("none"),
-            loss,
-            sampling,
-            params.lambda_,
         )
+        return Model(networks, loss, sampling, params.lambda_)
 
     return build

@@ -12,6 +12,7 @@ import pytest
 from backdrop.draw import BLUE, GREEN, RED, SHEET_WIDTH, draw_detection, draw_mask
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions
+from backdrop.score.frames import ScoreFolders
 from backdrop.score.sheets import contact_sheet, contact_sheet_all
 from tests.runs import make_run, scene, write_frames
 
@@ -104,9 +105,9 @@ def test_every_predicted_sequence_gets_a_sheet_with_its_scores(tmp_path: Path) -
     make_run(tmp_path, {"a": "all", "b": "all"}, frames=7)
     (tmp_path / "predictions" / "b.zip").unlink()
     (tmp_path / "masks" / "a.zip").unlink()
-    folders = tuple(tmp_path / name for name in ("frames", "predictions", "masks", "plots"))
-    assert contact_sheet_all(*folders, ["a", "b"]) == [tmp_path / "plots" / "a.png"]
+    folders = ScoreFolders(**{name: tmp_path / name for name in ScoreFolders.__dataclass_fields__})
+    assert contact_sheet_all(folders, tmp_path / "plots", ["a", "b"]) == [tmp_path / "plots" / "a.png"]
     plain = (tmp_path / "plots" / "a.png").read_bytes()
     table = pd.DataFrame({"sequence": "a", "frame": range(7), "result": "method", "J": 0.5})
-    contact_sheet_all(*folders, ["a"], table)
+    contact_sheet_all(folders, tmp_path / "plots", ["a"], table)
     assert (tmp_path / "plots" / "a.png").read_bytes() != plain

@@ -60,10 +60,10 @@ def test_equals_the_official_davis_code(real_data: Path, sequence: str, recipe: 
     for name, measure in (("J", jaccard), ("F", boundary_f)):
         values = np.array([measure(a, b) for a, b in zip(found, truth, strict=True)])
         np.testing.assert_allclose(values, case[f"{name}_per_frame"], atol=1e-9, rtol=0)
-        for frames, kept in (("drop_first_last", values[1:-1]), ("all_frames", values)):
+        for frames, counted in (("drop_first_last", values[1:-1]), ("all_frames", values)):
             expected = case[frames][name]
             np.testing.assert_allclose(
-                statistics(kept), [expected["mean"], expected["recall"], expected["decay"]], atol=1e-9, rtol=0
+                statistics(counted), [expected["mean"], expected["recall"], expected["decay"]], atol=1e-9, rtol=0
             )
 
 

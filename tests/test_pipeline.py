@@ -51,7 +51,7 @@ def downstream(first: str) -> set[str]:
 
 
 # -------------------------------------------------------------------------------------------- through DVC
-# These tests share one project and run in order: each leaves it as it found it.
+# These tests share one project. Each leaves it as it found it.
 
 
 def test_repro_runs_every_stage(project: Project) -> None:
@@ -126,9 +126,9 @@ def test_lambda_makes_training_and_the_report_stale_and_nothing_else(project: Pr
 
 
 def test_an_edit_of_the_crf_reruns_what_uses_the_crf(project: Project) -> None:
-    users = {name for name in stage_names() if "backdrop/crf.py" in library_files(ROOT / commands(name)[0][1])}
+    users = {name for name in stage_names() if "backdrop/crf/dense.py" in library_files(ROOT / commands(name)[0][1])}
     assert "refine" in users
-    path = project.root / "backdrop" / "crf.py"
+    path = project.root / "backdrop" / "crf" / "dense.py"
     before = path.read_text()
     path.write_text(before + "\n# The same, with a comment.\n")
     try:

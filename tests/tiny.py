@@ -121,21 +121,25 @@ def write_outputs(folder: Path) -> None:
         save_network(folder / "models" / name, networks, {"size": [48, 32], **sections})
 
 
-def write_model(folder: Path) -> Path:
-    """A model folder with a student for `scene`, whose masks are something between empty and full."""
+def write_model(folder: Path, student: bool = True) -> Path:
+    """A model folder for `scene`, whose masks are something between empty and full.
+
+    D and S have the same weights with a student and without.
+    """
     torch.manual_seed(1)
     params = small_params()
     networks = {
         "detector": Detector(params.detector, "none"),
         "synthesis": SynthesisNetwork(params.synthesis, "none"),
-        "student": StudentNetwork([4, 8]),
     }
     config = {
         "size": list(params.train.size),
         "detector": params.detector.model_dump(mode="json"),
         "synthesis": params.synthesis.model_dump(mode="json"),
-        "student": {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0},
     }
+    if student:
+        networks["student"] = StudentNetwork([4, 8])
+        config["student"] = {"channels": [4, 8], "size": [WIDTH, HEIGHT], "guide": 0.0}
     save_network(folder, networks, config)
     return folder
 

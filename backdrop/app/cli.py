@@ -13,8 +13,8 @@ import typer
 from backdrop.errors import BackdropError
 
 if TYPE_CHECKING:  # these take long to import, and --help does without them
+    from backdrop.app.segmenter import Segmenter
     from backdrop.crf.parameters import CRFParams
-    from backdrop.networks.segmenter import Segmenter
 
 SOME_FAILED = 3
 """Exit status when some inputs could not be read and the others were segmented; 1: an error, 2: a wrong command."""
@@ -108,8 +108,8 @@ def predict(
     from backdrop.app.pictures import PICTURES
     from backdrop.app.predict import Job, alone_in, predict_all
     from backdrop.app.records import Settings
+    from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import find_sources
-    from backdrop.networks.segmenter import Segmenter
 
     chosen = [one.value for one in formats or [Format.masks]]
     sources = find_sources(inputs)
@@ -195,7 +195,7 @@ def onnx(
     The image comes at the working size; the mask is the one before the guided filter (see backdrop/app/onnx.py).
     """
     from backdrop.app.onnx import describe, export_onnx
-    from backdrop.networks.segmenter import Segmenter
+    from backdrop.app.segmenter import Segmenter
 
     path = export_onnx(Segmenter.load(model, "cpu"), out)
     typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -224,7 +224,7 @@ def demo(
     backdrop demo --model models/segmenter --port 8000
     """
     from backdrop.app.page.server import Address, serve
-    from backdrop.networks.segmenter import Segmenter
+    from backdrop.app.segmenter import Segmenter
 
     chosen = params or Path("params.yaml")
     crf = None if params is None and not chosen.is_file() else _crf(chosen)

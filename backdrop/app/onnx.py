@@ -7,10 +7,10 @@ Three steps are OpenCV's and stay outside of the graph:
 - the guided filter at the full size of the image (`student.sharpen`).
 
 So the graph's mask is at the working size, before component and filter. Its box holds everything above
-`segmenter.BOX_LEVEL` (or the student's threshold, if that is lower), not one component alone. Its presence is taken
+`predictor.BOX_LEVEL` (or the student's threshold, if that is lower), not one component alone. Its presence is taken
 before the filter.
 
-`tests/app/test_onnx.py` compares the graph with `Predictor` in PyTorch, and `Predictor` with `Segmenter` on images of
+`tests/app/test_onnx.py` compares the graph with `PredictorGraph` in PyTorch, and that with `Segmenter` on images of
 the working size.
 """
 
@@ -31,11 +31,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_path, show
 from backdrop.motion.blobs import SPECK
 from backdrop.networks.encoder import normalize
-from backdrop.networks.segmenter import BOX_LEVEL, Segmenter
+from backdrop.networks.predictor import BOX_LEVEL
 
 OPSET = 18
 """The operators' version. It was the first in which resizing antialiases."""
@@ -56,7 +57,7 @@ class Outputs(NamedTuple):
     """What the graph gives for a batch of images of H x W pixels, the working size.
 
     mask: (B, H, W) in [0, 1], 1 = foreground. box: (B, 4) cx, cy, w, h in [-1, 1] image coordinates.
-    p: (B, grid, grid) cell probabilities, sum 1. presence: (B,) in [0, 1] (see `segmenter.presence`).
+    p: (B, grid, grid) cell probabilities, sum 1. presence: (B,) in [0, 1] (see `predictor.presence`).
     """
 
     mask: Float[Tensor, "B H W"]
@@ -65,7 +66,7 @@ class Outputs(NamedTuple):
     presence: Float[Tensor, "B"]
 
 
-class Predictor(nn.Module):
+class PredictorGraph(nn.Module):
     """What `Segmenter` does between OpenCV's steps, as one network. It shares the segmenter's weights.
 
     D's image is resampled from the working size by the weights that `cv2.INTER_AREA` has, without rounding to 8 bits.
@@ -191,7 +192,7 @@ def export_onnx(segmenter: Segmenter, path: str | Path) -> Path:
 def _graph(segmenter: Segmenter) -> onnx.ModelProto:
     """The graph, checked, with metadata."""
     # a copy: the segmenter's networks stay on their device
-    predictor = copy.deepcopy(Predictor(segmenter)).cpu().requires_grad_(False)
+    predictor = copy.deepcopy(PredictorGraph(segmenter)).cpu().requires_grad_(False)
     width, height = predictor.size
     example = torch.rand(2, 3, height, width)  # with one image, the exporter would take the 1 for a constant
     with warnings.catch_warnings():

@@ -14,7 +14,7 @@ from backdrop.app.sources import Source
 from backdrop.draw import Picture, draw_mask
 from backdrop.io.files import atomic_path
 from backdrop.io.images import encode_jpeg, encode_png
-from backdrop.networks.segmenter import Prediction
+from backdrop.networks.predictor import Prediction
 
 PICTURES = ("masks", "overlay", "npz")
 """Their kinds. They need the image or the soft mask, which no record holds; so only `predict` writes them."""

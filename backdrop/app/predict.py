@@ -24,13 +24,13 @@ from backdrop.app.records import (
     record_of,
     records_path,
 )
+from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source
 from backdrop.crf.dense import refine
 from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
-from backdrop.networks.segmenter import Segmenter
 
 LOCK = ".lock"
 """In the output folder; held by the process that writes there (see `alone_in`)."""

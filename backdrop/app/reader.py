@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source
 from backdrop.io.images import RGB, decode_image
-from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.networks.predictor import Prediction
 from backdrop.video.decode import Tally, decode_video
 
 

@@ -22,7 +22,7 @@ from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
 from backdrop.io.files import atomic_path, writing
 from backdrop.io.masks import Box, Mask, box_pixels
-from backdrop.networks.segmenter import Prediction
+from backdrop.networks.predictor import Prediction
 
 VERSION = 3
 """Of the format of the records. Records of another version are made anew."""
@@ -84,7 +84,7 @@ class Record(NamedTuple):
 
     frame: its number in the file. time: seconds since the first frame. size: (width, height) in pixels.
     box: left, top, width, height in pixels.
-    confidence: that there is a subject (`segmenter.presence`), in [0, 1].
+    confidence: that there is a subject (`predictor.presence`), in [0, 1].
     mask: COCO's compressed RLE.
     instances: the subjects that make up the mask. None: the mask was not divided.
     """

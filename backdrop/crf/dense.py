@@ -4,8 +4,9 @@ Fully connected pairwise terms after Kraehenbuehl and Koltun, "Efficient Inferen
 Connected CRFs with Gaussian Edge Potentials" (NIPS 2011), by pydensecrf2. The papers take the
 unary from the thresholded mask, the default pairwise terms and 5 iterations.
 
-pydensecrf crashes the process or answers nonsense on bad input, so everything is checked before
-the call. It also holds Python's global lock, so frames are spread over processes, not threads.
+pydensecrf crashes the process or answers nonsense on bad input. So images, masks and thresholds are
+checked here before the call, and the parameters are checked by `CRFParams`. pydensecrf also holds
+Python's global lock, so frames are spread over processes, not threads.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ from backdrop.errors import BackdropError
 from backdrop.io.masks import resize_mask, within
 
 QUANTUM = 1 / 510
-"""Half a step of an 8-bit mask: no stored probability is surer than that, and 0 and 1 have no finite energy."""
+"""Half a step of an 8-bit mask. No stored probability is surer than that, and 0 and 1 have no finite energy."""
 
 CRF_MARGIN = 3.0
-"""Around what may be foreground, the CRF sees as much, in units of its widest kernel."""
+"""The CRF sees this margin around what may be foreground, in units of its widest kernel."""
 
 NEAR = 0.25
-"""What may be foreground: where the soft mask is above this share of the threshold."""
+"""A pixel may be foreground where the soft mask is above this share of the threshold."""
 
 PIXELS = 1280 * 720
-"""The CRF takes some ten seconds and a gigabyte a million pixels; a larger part of an image is refined at this size."""
+"""The CRF takes some ten seconds and a gigabyte per million pixels. What is larger is refined at this size."""
 
 
 def unary_energy(soft: Float[np.ndarray, "H W"], threshold: float, params: CRFParams) -> Float32[np.ndarray, "2 N"]:
@@ -71,7 +72,7 @@ def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFPar
     """The mask after the CRF, True = foreground.
 
     A thresholded mask that is empty or full comes back as it is: it holds no edge to move, and
-    the CRF would only invent one. So does any mask with `enabled` false or no iterations.
+    the CRF would only invent one. So does any mask where `enabled` is false.
 
     Args:
         image: RGB, (H, W, 3) uint8.
@@ -79,13 +80,13 @@ def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFPar
         threshold: foreground is above it.
 
     Raises:
-        BackdropError: sizes, types, values or parameters that the CRF cannot take.
+        BackdropError: sizes, types or values that the CRF cannot take.
     """
-    _check(image, soft, threshold, params)
+    _check_input(image, soft, threshold)
     mask = np.asarray(soft > threshold)
-    if not params.enabled or params.iterations == 0 or not mask.any() or mask.all():
+    if not params.enabled or not mask.any() or mask.all():
         return mask
-    # Of the image as it is, whatever part of it is computed.
+    # The kernels' reaches follow the size of the complete image, whatever part of it is computed.
     reaches = [reach(sxy, mask.shape, params.reference_diagonal) for sxy in (params.gaussian_sxy, params.bilateral_sxy)]
     used = [
         sxy for sxy, weight in zip(reaches, (params.gaussian_compat, params.bilateral_compat), strict=True) if weight
@@ -100,9 +101,9 @@ def _crf_window(soft: Float[np.ndarray, "H W"], threshold: float, widest: float)
     """The part of the image in which the CRF can change anything: where the soft mask comes near the threshold, and as
     far around as the kernels reach.
 
-    The rest is background. The lattice on which the CRF computes lies differently in a part than in the whole: half a
-    percent of the mask's pixels differ, for better as often as for worse (seven sequences; a larger margin changes no
-    less), and it takes a fifth to two fifths of the time.
+    The rest is background. The lattice on which the CRF computes lies differently in a part than in the complete image.
+    So half a percent of the mask's pixels differ, for better as often as for worse (seven sequences; a larger margin
+    changes no less). It takes a fifth to two fifths of the time.
 
     Args:
         widest: reach of the widest kernel, pixels.
@@ -150,7 +151,7 @@ def _infer(
     return foreground > background
 
 
-def _check(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFParams) -> None:
+def _check_input(image: np.ndarray, soft: np.ndarray, threshold: float) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise BackdropError(f"the CRF needs an RGB image (H, W, 3) of uint8, not {image.shape} of {image.dtype}")
     if soft.shape != image.shape[:2]:
@@ -159,19 +160,3 @@ def _check(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFPar
         raise BackdropError("the soft mask holds values that are not in [0, 1] or not numbers; segment again")
     if not 0 <= threshold <= 1:
         raise BackdropError(f"the threshold of the masks must lie in [0, 1], not {threshold}")
-    if params.unary not in ("thresholded", "soft"):
-        raise BackdropError(f"crf.unary must be thresholded or soft, not {params.unary!r}")
-    if not 0.5 < params.confidence < 1:
-        raise BackdropError(f"crf.confidence must lie between 0.5 and 1, not {params.confidence}")
-    if params.iterations < 0:
-        raise BackdropError(f"crf.iterations must not be negative, not {params.iterations}")
-    for key in ("gaussian_sxy", "bilateral_sxy", "bilateral_srgb"):
-        value = getattr(params, key)
-        if value is None or not np.isfinite(value) or value <= 0:
-            raise BackdropError(f"crf.{key} must be a positive number, not {value}")
-    for key in ("gaussian_compat", "bilateral_compat"):
-        value = getattr(params, key)
-        if value is None or not np.isfinite(value) or value < 0:
-            raise BackdropError(f"crf.{key} must be a number of at least 0, not {value}")
-    if params.reference_diagonal is not None and not 0 < params.reference_diagonal < np.inf:
-        raise BackdropError(f"crf.reference_diagonal must be null or positive, not {params.reference_diagonal}")

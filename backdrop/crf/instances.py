@@ -1,8 +1,8 @@
-"""Several subjects in a frame: a mask divided among the boxes of D's cells and its own connected components.
+"""Several subjects in a frame: a mask divided among the boxes of D's cells and the mask's connected components.
 
-Boxes come from the cells in the order of their probabilities, overlapping ones suppressed. A component of the mask that
-holds one of them, or none, stays whole; one that holds several is divided, each pixel going to the nearest box.
-Frames are divided one by one; only the numbers of the subjects know of the frames before (`Linker`).
+Boxes come from the cells in the order of their probabilities; overlapping ones are suppressed. A component of the mask
+that holds at most one box stays one subject. A component that holds several is divided: each pixel goes to the nearest
+box. Frames are divided one by one. Only the numbers of the subjects depend on earlier frames (`Linker`).
 """
 
 from __future__ import annotations
@@ -18,28 +18,29 @@ from scipy.optimize import linear_sum_assignment
 from backdrop.io.masks import Box, Mask, box_from_mask, box_pixels
 from backdrop.measures import box_iou, jaccard
 from backdrop.motion.blobs import LESSER, SPECK
-from backdrop.networks.segmenter import Prediction, presence
+from backdrop.networks.predictor import Prediction, presence
 
 OVERLAP = 0.2
-"""Of two boxes whose intersection over union is above it, the less probable one is dropped."""
+"""Of two boxes whose intersection over union is above this, the less probable one is dropped."""
 
 LEAST_P = 0.02
-"""Less probable cells start no subject of their own: components of the mask do."""
+"""Cells less probable than this start no subject. Components of the mask still do."""
 
 LINKED = 0.1
-"""Masks of neighboring frames that overlap by as much belong to one subject."""
+"""Masks of neighboring frames whose J is at least this belong to one subject."""
 
 TRACK_PATIENCE = 10
+"""For so many frames a subject that is not seen keeps its number."""
 
 Labels = UInt8[np.ndarray, "H W"]
 """0 = background, 1, 2, ... the subjects, the largest first."""
 
 
 class Linker:
-    """Keeps a subject's number through the frames of a video: by the overlap of masks, nothing else.
+    """Keeps a subject's number through the frames of a video, by the overlap of masks alone.
 
-    A number is remembered for `PATIENCE` frames in which the subject is not seen. Numbers fit 8 bits: after 255 the one
-    unseen for longest is used again.
+    A number is remembered for `TRACK_PATIENCE` frames in which the subject is not seen. Numbers fit 8 bits: after 255
+    the number that was not seen for longest is used again.
     """
 
     def __init__(self) -> None:
@@ -73,6 +74,7 @@ class Linker:
         return found
 
     def _free(self, taken: Sequence[int]) -> int:
+        """A number that no subject has; where all 255 are used, the one not seen for longest."""
         fresh = max([*self.last, *taken, 0]) + 1
         if fresh <= 255:
             return fresh
@@ -83,7 +85,7 @@ class Instance(NamedTuple):
     """A subject of a frame.
 
     mask: (H, W) bool. box: cx, cy, w, h of the mask's extent, in [-1, 1] image coordinates. confidence: in [0, 1], how
-    sure the soft mask is of it (`segmenter.presence` of its part).
+    sure the soft mask is of it (`predictor.presence` of its part).
     """
 
     mask: Mask
@@ -92,10 +94,10 @@ class Instance(NamedTuple):
 
 
 def find_instances(prediction: Prediction, mask: Mask, count: int) -> list[Instance]:
-    """Up to `count` subjects of a frame, the largest first; every pixel of the mask belongs to exactly one.
+    """Up to `count` subjects of a frame, the largest first. Every pixel of the mask belongs to exactly one of them.
 
     Args:
-        prediction: with a mask of up to `count` subjects (`Segmenter.predict_batch`'s `subjects`).
+        prediction: with a mask of up to `count` subjects (`Predictor.predict_batch`'s `subjects`).
         mask: (H, W) bool, the frame's mask, thresholded or after the CRF.
     """
     labels = divide(mask, chosen_boxes(prediction, mask, count), count)
@@ -109,7 +111,7 @@ def find_instances(prediction: Prediction, mask: Mask, count: int) -> list[Insta
 
 
 def chosen_boxes(prediction: Prediction, mask: Mask, count: int) -> Float[np.ndarray, "K 4"]:
-    """Boxes of the likeliest cells, at most `count`, of which no two overlap much and each holds some of the mask."""
+    """Boxes of the likeliest cells, at most `count`. No two overlap much, and each holds some of the mask."""
     height, width = mask.shape
     p, boxes = prediction.p.ravel(), prediction.boxes.reshape(-1, 4)
     chosen: list[np.ndarray] = []

@@ -1,1 +1,1 @@
-"""Stage flow: optical flow of stabilized pairs. A new flow model is a file here and a line in `models`."""
+"""Stage flow: optical flow of stabilized pairs. A new flow model is one file here and one line in `models.MODELS`."""

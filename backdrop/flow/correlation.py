@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 def row_correlation(first: torch.Tensor, second: torch.Tensor, patch: int, dilation: int = 1) -> torch.Tensor:
-    """Correlation of two feature maps over a square of displacements, one matrix product a row.
+    """Correlation of two feature maps over a square of displacements, by one matrix product per row.
 
-    The same as `spatial_correlation_sample` of kernel size 1 (zeros outside the map). A row of the first
+    The result is that of `spatial_correlation_sample` of kernel size 1 (zeros outside the map). A row of the first
     map times a row of the second gives the products of all pairs of columns, of which the needed
     displacements are diagonals, read through strides: nothing is resampled or copied per displacement.
 
     Args:
         first, second: (B, C, H, W).
-        patch: displacements along each axis, odd: -(patch // 2) .. patch // 2, times `dilation` pixels.
+        patch: how many displacements along each axis, odd: -(patch // 2) .. patch // 2, times `dilation` pixels.
 
     Returns:
         (B, patch, patch, H, W): sums over channels; displacement axes in the order y, x.
@@ -46,7 +46,7 @@ def row_correlation(first: torch.Tensor, second: torch.Tensor, patch: int, dilat
 
 
 def use_row_correlation(network: torch.nn.Module) -> torch.nn.Module:
-    """Replace ptlflow's correlation by `row_correlation`, in this instance only; returns the network.
+    """Replace ptlflow's correlation by `row_correlation`, in this instance only. Returns the network.
 
     Without a compiled extension ptlflow resamples the second map once per displacement: 9 to 10 GB and
     half a minute for a pair of 854 x 480 images in FlowNet2. With the extension nothing is replaced.
@@ -92,7 +92,7 @@ def _one_side(value: int | tuple[int, int]) -> int | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop what the block prints, warns and logs. Errors pass."""
+    """Drop what the block prints, warns and logs. Exceptions pass."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -16,7 +16,9 @@ class FlowParams(Section):
 
     @model_validator(mode="after")
     def _needs_checkpoint(self) -> FlowParams:
-        if self.model != "dis" and self.checkpoint is None:
+        from backdrop.flow.models import MODELS  # imported late: reading parameters needs no OpenCV
+
+        if self.model not in MODELS and self.checkpoint is None:
             raise ValueError(
                 f"flow.model {self.model} needs flow.checkpoint: a name ptlflow publishes "
                 "(things for flownet2) or a local file; flow.model=dis needs none"

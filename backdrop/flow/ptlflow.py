@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import pickle
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,13 +52,21 @@ class PtlflowModel:
         return flow.reshape(2, *target.shape[:2]).permute(1, 2, 0).float().cpu().numpy()
 
 
-def load_ptlflow(name: str, checkpoint: str | None) -> torch.nn.Module:
-    """The network with its weights, on the CPU; every failure as a BackdropError with its remedy."""
+def load_ptlflow(name: str, checkpoint: str | None, others: Sequence[str] = ()) -> torch.nn.Module:
+    """The network with its weights, on the CPU.
+
+    Args:
+        checkpoint: see `models.load_flow_model`.
+        others: names of flow models that are not ptlflow's, which a message about an unknown name lists.
+
+    Raises:
+        BackdropError: unknown name, missing or unfit checkpoint, no network. The message says what to do.
+    """
     ptlflow = import_ptlflow()
     names = ptlflow.get_model_names()
     if name not in names:
-        close = difflib.get_close_matches(name, ["dis", *names], n=4, cutoff=0.4)
-        known = f"did you mean {', '.join(close)}" if close else f"known are dis, {', '.join(names)}"
+        close = difflib.get_close_matches(name, [*others, *names], n=4, cutoff=0.4)
+        known = f"did you mean {', '.join(close)}" if close else f"known are {', '.join([*others, *names])}"
         raise BackdropError(f"flow.model {name} is not known: {known}")
     published = sorted(getattr(ptlflow.get_model_reference(name), "pretrained_checkpoints", None) or {})
     if checkpoint is None:
@@ -91,6 +100,7 @@ def _checkpoint_choices(published: list[str]) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """The first line of an error's text; its class where it has none."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,8 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from backdrop.errors import BackdropError
-from backdrop.flow.dis import dense_inverse_search
-from backdrop.flow.models import FlowModel, load_flow_model
+from backdrop.flow.models import MODELS, FlowModel, load_flow_model
 from backdrop.flow.parameters import FlowParams
 from backdrop.flow.ptlflow import PtlflowModel
 from backdrop.io.archives import ArchiveWriter, PartWriter
@@ -25,7 +25,16 @@ from backdrop.run.chunks import by_sequence, cached_open
 from backdrop.run.processes import collect, device_there
 
 FLOW_CHUNK = 24
-"""Frames of DIS a task: a second's work on small images, few enough to keep all processes busy."""
+"""Frames per task: a second of DIS on small images, few enough to keep all processes busy."""
+
+
+@dataclass(frozen=True)
+class FlowFolders:
+    """Where the stage reads frames and homographies, and where flow goes. A sequence's file in each bears its name."""
+
+    frames: Path
+    homographies: Path
+    flow: Path
 
 
 def pair_flow(
@@ -33,8 +42,9 @@ def pair_flow(
 ) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:
     """Flow from the target to the source warped onto it, and where it is valid.
 
-    Convention: `H` maps source pixels to target pixels. Valid is the warped source's view. Outside it the
-    target itself stands in for the source, so that the flow model sees no black border that moves.
+    Convention: `H` (3, 3) maps source pixels to target pixels. The flow is in pixels of the target, x then y. Valid is
+    the warped source's view. Outside it the target itself stands in for the source, so that the flow model sees no
+    black border that moves. Where the flow is not valid, it is 0.
     """
     warped, inside = warp(source, H, (target.shape[1], target.shape[0]))
     flow = model(target, np.where(inside[..., None], warped, target))
@@ -45,7 +55,7 @@ def pair_flow(
 def flow_sequence(
     archive: Images, homographies: Mapping[str, np.ndarray], model: FlowModel, out_path: str | Path
 ) -> dict[str, int]:
-    """Flow of every frame to its stabilized neighbor, one PNG a frame, into an archive.
+    """Flow of every frame to its stabilized neighbor, one PNG per frame, into an archive.
 
     A frame whose pair failed gets zeros and is valid nowhere.
 
@@ -79,33 +89,32 @@ def _write_flow(
             writer.add(f"{t:06d}.png", encode_flow(flow, inside))
 
 
-def flow_all(
-    frames_dir: str | Path,
-    homographies_dir: str | Path,
-    out_dir: str | Path,
-    params: FlowParams,
-    workers: int = 0,
-    device: str = "cpu",
-) -> None:
-    """Flow of every usable sequence of `frames_dir` into `out_dir`/<sequence>.zip.
+def flow_all(folders: FlowFolders, params: FlowParams, workers: int = 0, device: str = "cpu") -> None:
+    """Flow of every usable sequence into `folders.flow`/<sequence>.zip.
 
-    DIS runs in `workers` processes (0: one a core), on chunks of `CHUNK` frames; a network takes one sequence after
-    another and all cores or the GPU for itself. On a cluster each of its GPUs (or workers) takes a sequence.
+    A model of `MODELS` runs in processes, on chunks of `FLOW_CHUNK` frames. A network takes one sequence after another
+    and all cores or the GPU for itself. On a cluster each of its GPUs (or workers) takes a sequence.
+
+    Args:
+        workers: processes; 0: one per core.
+        device: of a network: "auto", "cpu" or "cuda[:n]".
+
+    Raises:
+        BackdropError: the model cannot be loaded (see `load_flow_model`), or a sequence's files are missing or damaged.
     """
-    names = usable_sequences(frames_dir)
-    frames, homographies, out = Path(frames_dir), Path(homographies_dir), Path(out_dir)
-    model = _network(params.model, params.checkpoint, device)
-    if not isinstance(model, PtlflowModel):
-        _dis_all(names, frames, homographies, out, workers)
+    names = usable_sequences(folders.frames)
+    if params.model in MODELS:
+        _flow_in_chunks(folders, params.model, names, workers)
         return
-    gpu = model.device.type == "cuda"
-    there = device_there(device, gpu)
-    calls = [(name, frames, homographies, out, params.model, params.checkpoint, there) for name in names]
-    collect(_network_file, calls, 1, title=f"flow ({params.model})", unit="sequence", gpu=gpu)
+    # The model is loaded here, too: what is wrong with it is named once, not by every process.
+    model = _network(params.model, params.checkpoint, device)
+    gpu = isinstance(model, PtlflowModel) and model.device.type == "cuda"
+    tasks = [(name, folders, params, device_there(device, gpu)) for name in names]
+    collect(_network_file, tasks, 1, title=f"flow ({params.model})", unit="sequence", gpu=gpu)
 
 
 def _network(name: str, checkpoint: str | None, device: str) -> FlowModel:
-    """For one sequence after another the same, as long as a checkpoint that is a file is the same."""
+    """The same object for one sequence after another, as long as a checkpoint that is a file is the same."""
     path = Path(checkpoint or "")
     state = path.stat() if path.is_file() else None
     return _loaded(name, checkpoint, device, state and (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
@@ -116,30 +125,32 @@ def _loaded(name: str, checkpoint: str | None, device: str, state: tuple | None)
     return load_flow_model(name, checkpoint, device)
 
 
-def _network_file(
-    name: str, frames: Path, homographies: Path, out: Path, model: str, checkpoint: str | None, device: str
-) -> None:
-    archive, own = FrameArchive(frames / f"{name}.zip"), load_homographies(homographies / f"{name}.npz")
-    flow_sequence(archive, own, _network(model, checkpoint, device), out / f"{name}.zip")
+def _network_file(name: str, folders: FlowFolders, params: FlowParams, device: str) -> None:
+    """Write the flow of a sequence by a network."""
+    archive = FrameArchive(folders.frames / f"{name}.zip")
+    homographies = load_homographies(folders.homographies / f"{name}.npz")
+    model = _network(params.model, params.checkpoint, device)
+    flow_sequence(archive, homographies, model, folders.flow / f"{name}.zip")
 
 
-def _dis_all(names: list[str], frames: Path, homographies: Path, out: Path, workers: int) -> None:
-    counts = frame_counts(frames, names)
-    with parts_folder(out) as folder:
-        rest = (frames, homographies, out, folder)
+def _flow_in_chunks(folders: FlowFolders, model: str, names: list[str], workers: int) -> None:
+    """Write the flow of sequences by a model of `MODELS`."""
+    counts = frame_counts(folders.frames, names)
+    with parts_folder(folders.flow) as parts_dir:
+        rest = (folders, model, parts_dir)
         with closing(
-            by_sequence(_dis_chunk, counts, FLOW_CHUNK, rest, workers=workers, title="flow (dis)")
+            by_sequence(_flow_chunk, counts, FLOW_CHUNK, rest, workers=workers, title=f"flow ({model})")
         ) as sequences:
             for name, parts in sequences:
-                with ArchiveWriter(out / f"{name}.zip") as writer:
+                with ArchiveWriter(folders.flow / f"{name}.zip") as writer:
                     for part in parts:
                         writer.join(part)
 
 
-def _dis_chunk(name: str, span: range, frames: Path, homographies: Path, out: Path, folder: Path) -> Path:
-    """Write the part of an archive of flow into `folder`; its path."""
-    archive = cached_open(FrameArchive, frames / f"{name}.zip")
-    own = cached_open(load_homographies, homographies / f"{name}.npz")
-    part = folder / f"{name}.{span.start}.zip"
-    _write_flow(archive, span, own, dense_inverse_search, PartWriter(part, out / f"{name}.zip"))
+def _flow_chunk(name: str, span: range, folders: FlowFolders, model: str, parts_dir: Path) -> Path:
+    """Write the part of an archive of flow into `parts_dir`; its path."""
+    archive = cached_open(FrameArchive, folders.frames / f"{name}.zip")
+    homographies = cached_open(load_homographies, folders.homographies / f"{name}.npz")
+    part = parts_dir / f"{name}.{span.start}.zip"
+    _write_flow(archive, span, homographies, MODELS[model], PartWriter(part, folders.flow / f"{name}.zip"))
     return part

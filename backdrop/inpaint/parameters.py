@@ -1,6 +1,9 @@
-"""The section `inpainter` of the parameters."""
+"""The section `inpainter` of the parameters, and what the stage inpaint reads and writes."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import Field
 
@@ -30,3 +33,13 @@ class InpaintStage(StageParams):
     size: Size = Key("train.size")
     seed: CountOrZero
     compute: ComputeParams
+
+
+@dataclass(frozen=True)
+class InpaintFolders:
+    """What the stage inpaint reads, and where its curves and resume states go; its model folder stands apart."""
+
+    frames: Path
+    flow: Path
+    log: Path
+    checkpoints: Path

@@ -1,4 +1,4 @@
-"""Training of the inpainters on random holes, before joint training (002 section 3.3)."""
+"""Training of the inpainters on random holes, before joint training (journal version, section 3.3)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from backdrop.inpaint.parameters import InpainterParams
+from backdrop.inpaint.parameters import InpainterParams, InpaintFolders, InpaintStage
 from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints, run_key
 from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.frames import Batch, TrainingFrames, frame_names, to_images
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.networks import spatial
 from backdrop.networks.encoder import Features, feature_distance, normalize, square_distance
 from backdrop.networks.folders import save_network
 from backdrop.networks.inpainter import Inpainter
-from backdrop.networks.spatial import hole
-from backdrop.run.compute import ComputeParams
 
 CHECKPOINT_EVERY = 500
 """Iterations between two resume checkpoints."""
@@ -42,75 +41,88 @@ def mean_color(data: TrainingFrames, kind: str) -> Float[Tensor, " 3"]:
     return normalize(torch.as_tensor(np.stack(pictures)).float() / 255).mean(dim=(0, 2, 3))
 
 
-def train_inpainter(
-    kind: str,
-    frames_dir: Path,
-    flow_dir: Path | None,
-    out_dir: Path,
-    log_dir: Path,
-    params: InpainterParams,
-    size: tuple[int, int],
-    weights: str,
-    seed: int,
-    compute: ComputeParams,
-    checkpoint_dir: Path,
-) -> None:
-    """Train the inpainter on random holes and write it to `out_dir` (002 section 3.3: L2 plus perceptual).
+class InpainterTraining:
+    """Training of one inpainter; `run` trains to the end and writes the model folder.
 
     Args:
         kind: "rgb" trains on frames, "flow" on flow images (valid ones only).
-        size: (W, H) of the training resolution. weights: of phi, see `encoder.resnet`.
+        folders: what is read, and where curves and resume states go.
     """
-    fabric = make_fabric(compute)
-    fabric.seed_everything(seed, verbose=False)
-    data = TrainingFrames(frames_dir, flow_dir if kind == "flow" else None, size)
-    network = Inpainter(params.channels)
-    network.start_color(mean_color(data, kind))
-    fabric.launch()
-    lesson = InpaintingStep(fabric, network, Features(weights) if params.perceptual else None, params, compute.compile)
-    key = run_key(f"inpaint-{kind}", [params, seed, size, weights, data.fingerprint()])
-    checkpoints = Checkpoints(checkpoint_dir, key)
-    state = checkpoints.load()
-    start, history = 0, []
-    if state is not None:
-        network.load_state_dict(state["network"])
-        lesson.learner.optimizer.load_state_dict(state["optimizer"])
-        start, history = state["iteration"], state["history"]
-    every = max(1, params.iterations // 100)
-    bar = progress(params.iterations, start, f"inpainter {kind}")
-    with bar, open_live(log_dir, history) as live:
-        batches = data.batches(seed, start, params.iterations, params.batch, loader_workers(fabric))
-        for iteration, batch in enumerate(batches, start):
-            image = to_images(fabric, batch.flow if kind == "flow" else batch.image)
-            known = batch.flow_valid.to(image, non_blocking=True) if kind == "flow" else None
-            boxes = random_holes(len(image), params.hole, params.holes, generator_at(seed, iteration))
-            names = partial(frame_names, data, batch)
-            terms = lesson.step(iteration, image, boxes.to(image, non_blocking=True), known, names)
-            bar.update()
-            if iteration % every == 0 or iteration + 1 == params.iterations:
-                row = {"iteration": iteration} | {key: float(value.detach()) for key, value in terms.items()}
-                log_row(live, row, history)
-            if (iteration + 1) % CHECKPOINT_EVERY == 0:
-                lesson.learner.settle()
-                checkpoints.save(
-                    {
-                        "network": network.state_dict(),
-                        "optimizer": lesson.learner.optimizer.state_dict(),
-                        "iteration": iteration + 1,
-                        "history": history,
-                    }
-                )
-    lesson.learner.settle()
-    if ranks.rank() == 0:
-        save_network(out_dir, network, {"kind": kind, "channels": params.channels, "size": list(size)})
-        checkpoints.clear()
+
+    def __init__(self, kind: str, params: InpaintStage, folders: InpaintFolders) -> None:
+        self.kind, self.params, self.folders = kind, params, folders
+        self.fabric = make_fabric(params.compute)
+        self.fabric.seed_everything(params.seed, verbose=False)
+        self.data = TrainingFrames(folders.frames, folders.flow if kind == "flow" else None, params.size)
+        self.network = Inpainter(params.inpainter.channels)
+        self.network.start_color(mean_color(self.data, kind))
+        self.fabric.launch()
+        features = Features(params.encoder_weights) if params.inpainter.perceptual else None
+        self.inpainting = InpaintingStep(self.fabric, self.network, features, params.inpainter, params.compute.compile)
+        sections = [kind, params.inpainter, params.seed, params.size, params.encoder_weights, self.data.fingerprint()]
+        self.checkpoints = Checkpoints(folders.checkpoints, run_key("inpaint", sections))
+
+    def run(self, out_dir: Path) -> None:
+        """Train from the last checkpoint (or the start) to the end and write `out_dir`."""
+        total = self.params.inpainter.iterations
+        start, history = self._resume()
+        every = max(1, total // 100)
+        bar = progress(total, start, f"inpainter {self.kind}")
+        with bar, open_live(self.folders.log, history) as live:
+            batches = self.data.batches(
+                self.params.seed, start, total, self.params.inpainter.batch, loader_workers(self.fabric)
+            )
+            for iteration, batch in enumerate(batches, start):
+                terms = self._iterate(iteration, batch)
+                bar.update()
+                if iteration % every == 0 or iteration + 1 == total:
+                    row = {"iteration": iteration} | {key: float(value.detach()) for key, value in terms.items()}
+                    log_row(live, row, history)
+                if (iteration + 1) % CHECKPOINT_EVERY == 0:
+                    self._save(iteration + 1, history)
+        self.inpainting.learner.check_pending()
+        if ranks.rank() == 0:
+            config = {"kind": self.kind, "channels": self.params.inpainter.channels, "size": list(self.params.size)}
+            save_network(out_dir, self.network, config)
+            self.checkpoints.clear()
+
+    def _iterate(self, iteration: int, batch: Batch) -> dict[str, Tensor]:
+        """One optimizer step; the terms of the loss."""
+        flow, params = self.kind == "flow", self.params.inpainter
+        image = to_images(self.fabric, batch.flow if flow else batch.image)
+        known = batch.flow_valid.to(image, non_blocking=True) if flow else None
+        generator = generator_at(self.params.seed, iteration)
+        boxes = random_holes(len(image), params.hole, params.holes, generator)
+        names = partial(frame_names, self.data, batch)
+        return self.inpainting.step(iteration, image, boxes.to(image, non_blocking=True), known, names)
+
+    def _save(self, iteration: int, history: list) -> None:
+        self.inpainting.learner.check_pending()
+        self.checkpoints.save(
+            {
+                "network": self.network.state_dict(),
+                "optimizer": self.inpainting.learner.optimizer.state_dict(),
+                "iteration": iteration,
+                "history": history,
+            }
+        )
+
+    def _resume(self) -> tuple[int, list]:
+        """The first iteration that is left to do, and the curves so far."""
+        state = self.checkpoints.load()
+        if state is None:
+            return 0, []
+        self.network.load_state_dict(state["network"])
+        self.inpainting.learner.optimizer.load_state_dict(state["optimizer"])
+        return state["iteration"], state["history"]
 
 
 class InpaintingStep:
     """An inpainter, the loss of its training and its optimizer.
 
     Args:
-        features: phi; None: L2 alone. compiled: by `torch.compile`.
+        features: phi; None: L2 alone.
+        compiled: by `torch.compile`.
     """
 
     def __init__(
@@ -131,13 +143,18 @@ class InpaintingStep:
         known: Float[Tensor, " B"] | None,
         names: Callable[[], str],
     ) -> dict[str, Tensor]:
-        """Learn to fill the union of an image's `boxes`; the terms of the loss.
+        """Learn to fill the union of each image's N `boxes`: L2, plus perceptual (journal version, section 3.3).
 
         Args:
-            image: normalized. known: 1 for the images that count; None: all do.
+            image: normalized.
+            known: 1 for the images that count; None: all do.
+            names: gives the batch's frames, for a message.
+
+        Returns:
+            The terms of the loss, weighted.
         """
         size = (image.shape[2], image.shape[3])
-        hole = torch.stack([hole(box, size) for box in boxes]).amax(dim=0)
+        hole = torch.stack([spatial.hole(box, size) for box in boxes]).amax(dim=0)
         known = torch.ones_like(image[:, 0, 0, 0]) if known is None else known
         output = self.learner.model(image, hole)
         terms = {"l2": (square_distance(output, image) * known).mean()}

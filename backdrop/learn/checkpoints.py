@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,23 +16,30 @@ from tqdm import tqdm
 from backdrop.errors import WriteError
 from backdrop.io.files import writing
 from backdrop.learn import ranks
+from backdrop.learn.source_files import source_files
 
 
-def run_key(name: str, sections: Sequence[Any], *files: Path) -> str:
-    """A key that changes with any parameter, file or line of the library: old checkpoints are then not taken."""
-    digest = hashlib.sha256(name.encode())
+def run_key(package: str, sections: Sequence[Any], *files: Path) -> str:
+    """The name of a run's checkpoint: a run with another key does not take it.
+
+    It changes with any of `sections` (by their `repr`), with the contents of `files`, and with any line of the library
+    that the run can execute.
+
+    Args:
+        package: the stage's package, such as "train"; see `source_files`.
+    """
+    digest = hashlib.sha256(package.encode())
     for section in sections:
         digest.update(repr(section).encode())
-    library = {module.__file__ for name, module in sys.modules.items() if name.startswith("backdrop.")}
-    for path in (*files, *sorted(Path(file) for file in library if file)):
+    for path in (*files, *source_files(package)):
         digest.update(path.read_bytes())
-    return f"{name}-{digest.hexdigest()[:16]}"
+    return f"{package}-{digest.hexdigest()[:16]}"
 
 
 class Checkpoints:
     """The last state of a run, outside the stage's outputs (DVC deletes those before a run).
 
-    A state is written to a temporary name and renamed, so that the previous one stays until the new one is whole.
+    A state is written to a temporary name and renamed, so that the previous one stays until the new one is complete.
     """
 
     def __init__(self, folder: Path, key: str) -> None:
@@ -75,4 +81,5 @@ class Checkpoints:
             raise
 
     def clear(self) -> None:
+        """Remove it: the run is complete."""
         self.path.unlink(missing_ok=True)

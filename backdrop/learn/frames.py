@@ -56,8 +56,8 @@ BackgroundOf = Callable[[FrameArchive, int], tuple[np.ndarray, np.ndarray]]
 class TrainingFrames(Dataset):
     """The training frames at training resolution, with their flow images.
 
-    A frame is decoded when it is first asked for and then kept in a scratch file on disk (not in memory),
-    as long as all of them fit `_CACHE_LIMIT`.
+    A frame is decoded when it is first asked for. Then it lies in a scratch file on disk (not in memory),
+    as long as all of them fit `CACHE_LIMIT`.
 
     Args:
         size: (W, H) of the training resolution.
@@ -114,7 +114,7 @@ class TrainingFrames(Dataset):
         if self.background is not None:
             behind, seen = self.background(self.frames[sequence], t)
         planes = [picture.transpose(2, 0, 1).ravel() for picture in (image, flow, behind)]
-        # The last byte says that the row is whole: written last, so that another process never reads half a row.
+        # The last byte says that the row is complete. It is written last: another process never reads half a row.
         return np.concatenate([*planes, seen.ravel().astype(np.uint8), [known, 1]])
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
@@ -160,7 +160,7 @@ class TrainingFrames(Dataset):
 
 @lru_cache(maxsize=2)
 def _shuffled(seed: int, epoch: int, count: int) -> np.ndarray:
-    """The order of an epoch; kept, since each of its iterations asks, and millions of frames take a while."""
+    """The order of an epoch. Cached: each of its iterations asks, and to shuffle millions of frames takes a while."""
     return np.random.default_rng([seed, epoch]).permutation(count)
 
 
@@ -180,6 +180,7 @@ def _scratch_map(shape: tuple[int, int]) -> np.memmap | None:
 
 
 def frame_names(data: TrainingFrames, batch: Batch) -> str:
+    """The frames of a batch, for a message."""
     return ", ".join(data.name(int(i)) for i in batch.index)
 
 

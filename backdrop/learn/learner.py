@@ -28,7 +28,7 @@ def cosine(iteration: int, total: int, enabled: bool) -> float:
 
 
 class Learner:
-    """The optimizer's step, with the stop at numbers that are none: the same for every training loop.
+    """The optimizer's step, with the stop at NaN: the same for every training loop.
 
     A GPU is not waited for in each iteration. Whether loss and gradients are finite is computed there; where they are
     not, the fused optimizer leaves the weights alone, and the host reads it two iterations later. On a processor it is
@@ -49,14 +49,14 @@ class Learner:
         compiled: Sequence[nn.Module] = (),
         methods: Sequence[str] = (),
     ) -> None:
-        self.fabric, self.network, self._own = fabric, network, optimizer
+        self.fabric, self.network, self._plain = fabric, network, optimizer
         ranks.share_batch_norm(network, fabric.device)
         compile_parts(compiled)
         self.model, self.optimizer = fabric.setup(network, optimizer)
         for method in methods:
             self.model.mark_forward_method(method)
         self.lag = 2 if fabric.device.type == "cuda" else 0
-        self._pending: deque[_Watched] = deque()
+        self._pending: deque[_IterationNumbers] = deque()
 
     def learn(
         self,
@@ -69,7 +69,7 @@ class Learner:
         """One step by the gradient of `loss`.
 
         Args:
-            terms: scalars by name, looked at for numbers that are none.
+            terms: scalars by name, looked at for NaN and infinity.
             rates: the learning rates of the optimizer's groups.
             names: the batch's frames, for a message.
 
@@ -79,26 +79,27 @@ class Learner:
         """
         self.fabric.backward(loss)
         self._watch(iteration, terms, names)
-        self.settle(self.lag)
+        self.check_pending(self.lag)
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # now: gradients need not lie beside the next pass's activations
 
     def _watch(self, iteration: int, terms: Mapping[str, Tensor], names: Callable[[], str]) -> None:
-        gradients = {name: own.grad for name, own in self.network.named_parameters() if own.grad is not None}
+        gradients = {name: part.grad for name, part in self.network.named_parameters() if part.grad is not None}
         norms = torch._foreach_norm(list(gradients.values()))  # type: ignore[arg-type]
         values = torch.stack([*(value.detach().float() for value in terms.values()), *(n.float() for n in norms)])
         event = None
         if self.lag:
-            self._own.found_inf = (~values.isfinite().all()).float()  # type: ignore[attr-defined] # fused optimizers ask
+            # A fused optimizer asks for it and then leaves the weights alone.
+            self._plain.found_inf = (~values.isfinite().all()).float()  # type: ignore[attr-defined]
         if self.lag and values.is_cuda:
             values = values.to("cpu", non_blocking=True)
             event = torch.cuda.Event()
             event.record()
-        self._pending.append(_Watched(iteration, list(terms), list(gradients), values, event, names))
+        self._pending.append(_IterationNumbers(iteration, list(terms), list(gradients), values, event, names))
 
-    def settle(self, leave: int = 0) -> None:
+    def check_pending(self, leave: int = 0) -> None:
         """Look at the numbers of all iterations but the last `leave`; before anything is saved, at those of all.
 
         Raises:
@@ -108,8 +109,12 @@ class Learner:
             self._pending.popleft().check()
 
 
-class _Watched(NamedTuple):
-    """The numbers of an iteration: the terms of the loss, then the norms of the gradients."""
+class _IterationNumbers(NamedTuple):
+    """The numbers of an iteration that must be finite.
+
+    values: the terms of the loss, then the norms of the gradients, on the host once `event` has passed.
+    names: gives the batch's frames, for a message.
+    """
 
     iteration: int
     terms: list[str]
@@ -144,7 +149,7 @@ class _Watched(NamedTuple):
 def compile_parts(parts: Sequence[nn.Module]) -> None:
     """`torch.compile` of each in place; names and state stay. The first iteration then takes minutes."""
     if parts:
-        # A gradient is taken within the forward pass as well (`model.without_gradient_to`): buffers are needed twice.
+        # The forward pass takes a gradient, too (`train.model.without_gradient_to`): buffers are needed twice.
         torch._functorch.config.donated_buffer = False
     for part in parts:
         part.compile()

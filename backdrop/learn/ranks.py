@@ -1,7 +1,8 @@
-"""What processes that train together share: a rank each, and an equal part of every batch.
+"""What processes that train together share. Each has a rank (its number) and an equal part of every batch.
 
-All of it is the identity while a single process trains. What is random in an iteration is drawn for the whole batch by
-every rank, by the same generator, and each takes its rows: the draws do not depend on how many train together.
+Everything here is the identity while a single process trains. What is random in an iteration is drawn by every rank
+for the batch of all ranks, by the same generator, and each takes its rows. So the draws do not depend on how many
+processes train together.
 """
 
 from __future__ import annotations
@@ -27,20 +28,23 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
-def local_part(whole: Tensor, dim: int = 0) -> Tensor:
-    """This rank's part of a whole batch, whose images lie along `dim`."""
+def local_part(batch: Tensor, dim: int = 0) -> Tensor:
+    """This rank's part of the batch of all ranks, whose images lie along `dim`."""
     if world() == 1:
-        return whole
-    count = whole.shape[dim] // world()
-    return whole.narrow(dim, rank() * count, count)
+        return batch
+    count = batch.shape[dim] // world()
+    return batch.narrow(dim, rank() * count, count)
 
 
-def gather(own: Tensor) -> Tensor:
-    """The batch of which every rank holds as many rows; a constant for the gradient."""
+def gather(part: Tensor) -> Tensor:
+    """The batch of all ranks from this rank's part of it, in the order of the ranks.
+
+    All parts have the same shape. Gradients do not pass.
+    """
     if world() == 1:
-        return own
-    parts = [torch.empty_like(own) for _ in range(world())]
-    dist.all_gather(parts, own.detach().contiguous())
+        return part
+    parts = [torch.empty_like(part) for _ in range(world())]
+    dist.all_gather(parts, part.detach().contiguous())
     return torch.cat(parts)
 
 
@@ -54,9 +58,9 @@ def rand(
 
 
 def mean(value: Tensor) -> Tensor:
-    """The mean over the ranks; the gradient is that of the rank's own value.
+    """The mean over the ranks; its gradient is that of this rank's value.
 
-    Gradients are averaged over the ranks, so that a function of the mean gets its gradient whole.
+    Training averages gradients over the ranks afterwards: a function of the mean then has its full gradient.
     """
     if world() == 1:
         return value
@@ -100,7 +104,7 @@ def _patient() -> Any:
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over the ranks. Every rank's loss depends on it, hence the gradient is the sum of theirs."""
+    """The sum over the ranks. The loss of every rank depends on it, so the gradient is the sum of their gradients."""
 
     @staticmethod
     def forward(ctx: object, value: Tensor) -> Tensor:  # noqa: ARG004
@@ -116,7 +120,7 @@ class _Sum(torch.autograd.Function):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm by the statistics of the whole batch, on processors: PyTorch's own is for GPUs only."""
+    """Batch norm by the statistics of all ranks' images, on a CPU: PyTorch's SyncBatchNorm is for GPUs only."""
 
     def forward(self, image: Tensor) -> Tensor:
         if not self.training or world() == 1:
@@ -138,7 +142,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 def share_batch_norm(network: nn.Module, device: torch.device) -> nn.Module:
-    """`network`, its batch norms with the statistics of the whole batch; parameters and state keep their names."""
+    """`network`, its batch norms with the statistics of all ranks' images; parameters and state keep their names."""
     if world() == 1:
         return network
     if device.type == "cuda":

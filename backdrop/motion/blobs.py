@@ -53,7 +53,7 @@ def flow_mask(soft: Soft, threshold: float) -> Mask:
 
 
 def clean(mask: Mask) -> Mask:
-    """Specks and holes removed, the largest blob kept: median 5 x 5, closing with a disk of 9 x 9, at the
+    """Specks and holes removed, only the largest blob left: median 5 x 5, closing with a disk of 9 x 9, at the
     working resolution, then the component of most pixels."""
     height, width = mask.shape
     small = working_size((width, height))
@@ -74,7 +74,7 @@ def working_size(size: tuple[int, int]) -> tuple[int, int]:
 
 
 SPECK = 0.0005
-"""Components smaller than this share of the image are none."""
+"""Components smaller than this share of the image do not count."""
 
 LESSER = 0.2
 """Where several subjects are looked for, each holds at least this share of the heaviest one's evidence."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -33,6 +33,30 @@ MOG2_VARIANCE = 16.0
 """OpenCV's default threshold on the squared Mahalanobis distance."""
 
 
+View = tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]
+"""A frame laid over another: RGB, and True where it has pixels that count as background."""
+
+
+def mixture_foreground(
+    image: UInt8[np.ndarray, "H W 3"], views: Sequence[View], mosaic: UInt8[np.ndarray, "H W 3"]
+) -> Bool[np.ndarray, "H W"]:
+    """True where the mixture of Gaussians that is learned from `views` finds foreground in `image`; shadows are False.
+
+    Args:
+        image: RGB, the frame that is judged.
+        views: what is laid over it, in the order in which the mixture learns them, `PASSES` times.
+        mosaic: RGB, what stands in where the first views have no pixel. It is painted over: where a view has no
+            pixel, the last one that had one stands in.
+    """
+    mixture = cv2.createBackgroundSubtractorMOG2(PASSES * len(views), MOG2_VARIANCE, detectShadows=True)
+    mixture.setBackgroundRatio(BACKGROUND_RATIO)
+    for view, inside in list(views) * PASSES:
+        mosaic[inside] = view[inside]
+        mixture.apply(mosaic)
+    # Rate 0: the mixture judges the frame and does not learn it. 255 is foreground, 127 a shadow.
+    return mixture.apply(image, learningRate=0) == 255
+
+
 class Mog2:
     """OpenCV's MOG2 on stabilized frames: for each frame t its neighbors in time are laid over it.
 
@@ -44,7 +68,7 @@ class Mog2:
 
     Args:
         frames: the sequence.
-        homographies: as in `backdrop.homography`.
+        homographies: as in `backdrop.motion.homography`.
     """
 
     def __init__(self, frames: Images, homographies: Mapping[str, np.ndarray]) -> None:
@@ -66,15 +90,9 @@ class Mog2:
         mosaic = current.copy()
         for image, inside in reversed(views):
             mosaic[inside] = image[inside]
-        mixture = cv2.createBackgroundSubtractorMOG2(PASSES * len(views), MOG2_VARIANCE, detectShadows=True)
-        mixture.setBackgroundRatio(BACKGROUND_RATIO)
-        for image, inside in views * PASSES:
-            mosaic[inside] = image[inside]
-            mixture.apply(mosaic)
-        found = mixture.apply(current, learningRate=0)
-        return clean(resize_mask(found == 255, self.size))
+        return clean(resize_mask(mixture_foreground(current, views, mosaic), self.size))
 
-    def _views(self, t: int) -> list[tuple[UInt8[np.ndarray, "h w 3"], Bool[np.ndarray, "h w"]]]:
+    def _views(self, t: int) -> list[View]:
         """The window's frames laid over frame t, with the pixels they cover, in the order of time."""
         reach = self.stride * VIEWS
         window = range(t - reach, t + reach + 1, self.stride)

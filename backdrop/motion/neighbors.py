@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from backdrop.motion.homography import Images, chain, resampling, warp
-from backdrop.motion.mog2 import Mog2
 
 Field = Float32[np.ndarray, "H W"]
 
@@ -52,10 +51,10 @@ class StabilizedSequence:
 
     Args:
         frames: the stored frames.
-        homographies: of the stored frames (see `backdrop.homography`).
+        homographies: of the stored frames (see `backdrop.motion.homography`).
         size: (W, H), the working size in pixels.
         masks: soft masks of the subject, where an E-step has them.
-        capacity: reduced frames kept.
+        capacity: reduced frames that are held at a time.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class StabilizedSequence:
         self._scale = resampling((stored[1], stored[0]), size)
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._capacity = capacity
-        self._mosaic: Mog2 | None = None
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -92,12 +90,6 @@ class StabilizedSequence:
             return None
         H = chain(self.homographies, source, target)
         return None if H is None else self._scale @ H @ np.linalg.inv(self._scale)
-
-    def mosaic(self, t: int) -> Field:
-        """The baseline's mask of frame t at the working size, float32 in [0, 1]."""
-        if self._mosaic is None:
-            self._mosaic = Mog2(self.frames, self.homographies)
-        return cv2.resize(self._mosaic.mask(t).astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
 
     def subject(self, t: int) -> Field | None:
         """The soft mask of frame t, where there are masks."""
@@ -157,34 +149,34 @@ def _blur(field: np.ndarray, sigma: float) -> np.ndarray:
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
-def views(footage: StabilizedSequence, t: int, neighbors: int, spacing: int, parallax: bool) -> list[NeighborView]:
+def views(sequence: StabilizedSequence, t: int, neighbors: int, spacing: int, parallax: bool) -> list[NeighborView]:
     """Up to `neighbors` frames around t, laid over it.
 
     With masks and `parallax` a neighbor is warped by the background's residual flow besides the homography, so
     that what stands at another depth than the dominant plane fits, too.
     """
-    step = footage.gap * max(1, round(spacing / footage.gap))
+    step = sequence.gap * max(1, round(spacing / sequence.gap))
     reach = range(1, neighbors + 1)
     order = sorted((t + sign * step * k for k in reach for sign in (1, -1)), key=lambda u: abs(u - t))
     found = []
     for u in order:
-        H = footage.motion(u, t)
+        H = sequence.motion(u, t)
         if H is None:
             continue
-        found.append(_lay(footage, u, t, H, parallax))
+        found.append(_lay(sequence, u, t, H, parallax))
         if len(found) == neighbors:
             break
     return found
 
 
-def _lay(footage: StabilizedSequence, u: int, t: int, H: Float64[np.ndarray, "3 3"], parallax: bool) -> NeighborView:
-    source, subject = footage.image(u), footage.subject(u)
-    image, inside = warp(source, H, footage.size)
-    mask = None if subject is None else cv2.warpPerspective(subject, H, footage.size)
+def _lay(sequence: StabilizedSequence, u: int, t: int, H: Float64[np.ndarray, "3 3"], parallax: bool) -> NeighborView:
+    source, subject = sequence.image(u), sequence.subject(u)
+    image, inside = warp(source, H, sequence.size)
+    mask = None if subject is None else cv2.warpPerspective(subject, H, sequence.size)
     if mask is not None and parallax:
-        flow, _ = residual_flow(footage.image(t), source, H, fine=False)
-        # flow onto the subject of either frame is none of the background
-        both = np.maximum(mask, footage.subject(t))  # type: ignore[arg-type]
+        flow, _ = residual_flow(sequence.image(t), source, H, fine=False)
+        # Flow onto the subject of either frame is not the background's.
+        both = np.maximum(mask, sequence.subject(t))  # type: ignore[arg-type]
         shift = background_flow(flow, inside, both)
         height, width = inside.shape
         x = np.arange(width, dtype=np.float32)[None, :] + shift[..., 0]
@@ -194,7 +186,7 @@ def _lay(footage: StabilizedSequence, u: int, t: int, H: Float64[np.ndarray, "3 
         mask = cv2.remap(mask, x, y, cv2.INTER_LINEAR)
     if mask is None:
         return NeighborView(image, inside, inside)
-    apart = 2 * max(1, footage.size[1] // 96) + 1
+    apart = 2 * max(1, sequence.size[1] // 96) + 1
     return NeighborView(image, inside, inside & (cv2.dilate(mask, np.ones((apart, apart), np.uint8)) < KNOWN))
 
 

@@ -41,7 +41,7 @@ def select(values: Float[Tensor, "B C N"], cell: Int[Tensor, "B"]) -> Float[Tens
 
 
 def live_cells(grid: int) -> Tensor:
-    """(C,) bool: True for the cells that may be chosen, i.e. all but the outer ring; a cell that is alone is live."""
+    """(C,) bool: True for the cells that may be chosen, i.e. all but the outer ring; a single cell is live."""
     live = torch.zeros(grid, grid, dtype=torch.bool)
     live[1:-1, 1:-1] = True
     if grid == 1:
@@ -57,11 +57,13 @@ def cell_centers(grid: int) -> Float[Tensor, "C 2"]:
 
 
 class Detector(nn.Module):
-    """ResNet-18 up to stride 16, then a 1 x 1 convolution to 5 numbers a cell (YOLO's idea, 002 section 3.6).
+    """ResNet-18 up to stride 16, then a 1 x 1 convolution to 5 numbers per cell, as in YOLO.
+
+    Source: journal version, section 3.6.
 
     scale = min + (max - min) sigmoid(s); offset = tanh(o) * limit; the center is clamped to the image.
     The border cells' logits are set to a large negative value BEFORE the softmax, so that the live cells
-    share the whole mass.
+    share all of the probability.
 
     With `detector.grid` 1 the same head regresses one box, from the mean of the features over the image (2022,
     Fig. 11d): p is 1 and nothing can be learned about it.
@@ -84,7 +86,7 @@ class Detector(nn.Module):
             network.layer2,
             network.layer3,
         )
-        # One 1 x 1 convolution to 5 numbers, in two parts so that boxes can have a learning rate of their own.
+        # One 1 x 1 convolution to 5 numbers, in two parts so that boxes can have another learning rate.
         self.head = nn.Conv2d(256, 1, kernel_size=1)
         self.box_head = nn.Conv2d(256, 4, kernel_size=1)
         with torch.no_grad():  # all cells start alike: p near uniform, boxes of medium size at their cells

@@ -1,4 +1,4 @@
-"""TODO"""
+"""ResNets with chosen weights, the normalization of images, the features phi, and distances between images."""
 
 from __future__ import annotations
 
@@ -103,12 +103,12 @@ class Features(nn.Module):
 
 
 def feature_distance(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Float[Tensor, "B"]:
-    """L2(phi(a), phi(b)) (Eq. 4, sampled: Eq. 13): mean square difference, levels weighted equally, an image each."""
+    """L2(phi(a), phi(b)) (Eq. 4, sampled: Eq. 13): mean square difference, levels weighted equally, per image."""
     return torch.stack(
         [F.mse_loss(a, b, reduction="none").float().mean(dim=(1, 2, 3)) for a, b in zip(left, right, strict=True)]
     ).mean(dim=0)
 
 
 def square_distance(left: Float[Tensor, "B 3 H W"], right: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-    """L2: mean square difference over pixels and channels."""
+    """L2(a, b), per image: mean square difference over pixels and channels."""
     return (left - right).square().mean(dim=(1, 2, 3))

@@ -37,13 +37,15 @@ def load_network(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The weights and the config of a model folder.
 
     Raises:
-        BackdropError: the folder is no model of Backdrop's.
+        BackdropError: the folder is not a model of Backdrop's.
     """
     folder = Path(folder)
     try:
         if (folder / "config.json").stat().st_size > MAX_CONFIG:
             raise ValueError(f"config.json has more than {MAX_CONFIG} bytes")
         config = json.loads((folder / "config.json").read_text())
+        if not isinstance(config, dict):
+            raise ValueError("config.json is not a mapping")
         return load_file(folder / "model.safetensors"), config
     except (OSError, ValueError, RecursionError) as error:
         raise BackdropError(f"{folder} is no model folder (model.safetensors and config.json): {error}") from None

@@ -1,4 +1,4 @@
-"""The inpainter: an image with a hole -> the whole image; trained alone, then frozen for good."""
+"""The inpainter: an image with a hole -> the image without it; trained alone, then frozen for good."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class _Block(nn.Sequential):
 
 
 class Inpainter(nn.Module):
-    """U-Net with one stage a channel count (papers: 8, 16, 32, 64, 128, 256).
+    """U-Net with one stage for each channel count (papers: 8, 16, 32, 64, 128, 256).
 
     Hole pixels are 0, the mean color of a normalized image; no channel tells where the hole is. The image is
     padded to a multiple of the coarsest stage's stride by repeating its border.
@@ -60,7 +60,7 @@ class Inpainter(nn.Module):
         return self
 
     def forward(self, image: Float[Tensor, "B 3 H W"], hole: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B 3 H W"]:
-        """The network's whole output; what is under the hole (1 = erased) is never seen."""
+        """The network's output for all pixels; what is under the hole (1 = erased) is never seen."""
         height, width = image.shape[2:]
         x = image * (1 - hole)
         x = F.pad(x, (0, -width % self.stride, 0, -height % self.stride), mode="replicate")

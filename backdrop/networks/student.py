@@ -99,6 +99,7 @@ class Student:
         size: tuple[int, int],
         guide: float,
         device: torch.device,
+        *,
         subjects: int = 1,
         threshold: float | None = None,
     ) -> None:
@@ -109,9 +110,9 @@ class Student:
     @classmethod
     def build(cls, config: dict[str, Any], state: dict[str, Tensor], device: torch.device) -> Student:
         """From the key `student` of a model folder's config.json, and its weights (without the prefix)."""
-        own = _Config.model_validate(config)
-        network = with_weights(lambda: StudentNetwork(own.channels), state)
-        return cls(network, own.size, own.guide, device, own.subjects, own.threshold)
+        known = _Config.model_validate(config)
+        network = with_weights(lambda: StudentNetwork(known.channels), state)
+        return cls(network, known.size, known.guide, device, subjects=known.subjects, threshold=known.threshold)
 
     @torch.inference_mode()
     def soft(self, images: Sequence[np.ndarray], subjects: int | None = None) -> list[Float32[np.ndarray, "h w"]]:
@@ -128,7 +129,7 @@ class Student:
 
     @torch.inference_mode()
     def raw(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:
-        """The network's own soft masks, any number of components: mean of the image and its mirror image."""
+        """The network's soft masks as they are, of any number of components: mean of the image and its mirror image."""
         small = [cv2.resize(image, self.size, interpolation=cv2.INTER_AREA) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
         x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
@@ -137,10 +138,10 @@ class Student:
         return list((logits / 2).sigmoid()[:, 0].cpu().numpy())
 
     def masks(self, images: Sequence[np.ndarray], subjects: int | None = None) -> list[Float32[np.ndarray, "H W"]]:
-        """Soft masks (see `soft`) at each image's own size, their edges drawn to the image's.
+        """Soft masks (see `soft`) at each image's size, their edges drawn to the image's.
 
         The working mask is enlarged and then passed through a guided filter (He, Sun and Tang 2010) whose guide is
-        the image itself: a mask's edge settles on the color edge within its reach.
+        the image itself: a mask's edge moves to the color edge within its reach.
         """
         found = self.soft(images, subjects)
         return [sharpen(image, soft, self.guide) for image, soft in zip(images, found, strict=True)]

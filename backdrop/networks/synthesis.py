@@ -47,7 +47,7 @@ class _Stage(nn.Module):
 
 
 class SynthesisNetwork(nn.Module):
-    """Bottleneck auto-encoder (002 section 3.6).
+    """Bottleneck auto-encoder (journal version, section 3.6).
 
     A ResNet encodes the crop into two codes: `hidden[0]` numbers that linear layers turn into an 8 x 8 map,
     and `hidden[1]` numbers that are repeated over such a map (what does not depend on place). Both maps
@@ -113,6 +113,6 @@ class SynthesisNetwork(nn.Module):
             y = stage(y, skip)
         y = self.out(y).float()
         mask = y[:, 3:].sigmoid() * self.window
-        # Divided by its maximum, the mask cannot vanish as a whole: only its shape is learned.
+        # Divided by its maximum, the mask cannot vanish: only its shape is learned.
         mask = mask / mask.amax(dim=(2, 3), keepdim=True).clamp_min(1e-6)
         return Synthesis(y[:, :3], mask)

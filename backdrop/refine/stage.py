@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, nullcontext
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
@@ -26,49 +27,70 @@ CRF_LEVELS = GRID[1::2]
 """Thresholds that are tried with the CRF: .1, .2 to .9."""
 
 TUNED = 60
-"""Validation frames that they are tried on, nine runs of the CRF each."""
+"""Validation frames on which the thresholds are tried, with nine runs of the CRF per frame."""
 
 REFINE_CHUNK = 4
-"""Frames a task: few enough to keep all processes busy to the end."""
+"""Frames per task: few enough to keep all processes busy to the end."""
 
 
-def choose_refined_threshold(
-    frames_dir: str | Path, predictions_dir: str | Path, params: CRFParams, workers: int = 0
-) -> tuple[float, str]:
+@dataclass(frozen=True)
+class RefineFolders:
+    """Where the stage reads and writes. A sequence's file in each folder bears its name.
+
+    Attributes:
+        frames: archives of frames, and index.csv.
+        predictions: archives of soft masks, and threshold.json.
+        masks: gets archives of final masks.
+        davis: gets the same masks in the layout of DAVIS, for other tools; None: they are not written.
+    """
+
+    frames: Path
+    predictions: Path
+    masks: Path
+    davis: Path | None = None
+
+
+def choose_refined_threshold(folders: RefineFolders, params: CRFParams, workers: int = 0) -> tuple[float, str]:
     """The threshold of the soft masks whose masks are best after the CRF: best mean J on validation sequences.
 
-    The CRF moves edges: what is best before it need not be best after it. Looks at every tenth of a threshold and at
-    up to `TUNED` frames with truth, spread over the validation sequences alike. Where the stage segment had no
-    validation truth, or the CRF is off, its choice stays.
+    The CRF moves edges: what is best before it need not be best after it. The thresholds of `CRF_LEVELS` are tried on
+    up to `TUNED` frames with truth, as many from each validation sequence. Where the stage segment had no validation
+    truth, or the CRF is off, the choice of that stage stays.
+
+    Args:
+        workers: processes; 0: one per core.
 
     Returns:
-        (threshold, what it was chosen on).
+        (threshold in [0, 1], what it was chosen on).
+
+    Raises:
+        BackdropError: threshold.json is missing, or an archive is damaged (it is named).
     """
-    before, chosen_on = read_threshold(predictions_dir)
-    if chosen_on != "validation" or not params.enabled or not params.iterations:
+    before, chosen_on = read_threshold(folders.predictions)
+    if chosen_on != "validation" or not params.enabled:
         return before, chosen_on
-    index = read_index(Path(frames_dir), usable=True)
+    index = read_index(folders.frames, usable=True)
     names = index.loc[index["split"] == "val", "sequence"].tolist()
-    calls = []
+    tasks = []
     for name in names:
-        frames, predictions = Path(frames_dir) / f"{name}.zip", Path(predictions_dir) / f"{name}.zip"
+        frames, predictions = folders.frames / f"{name}.zip", folders.predictions / f"{name}.zip"
         archive = FrameArchive(frames)
         truth = [t for t in range(len(archive)) if archive.has_mask(t)]
         count = min(len(truth), max(1, TUNED // len(names)))
         if count and predictions.is_file():
             some = [truth[k] for k in np.linspace(0, len(truth) - 1, count).round().astype(int)]
-            calls += [(name, frames, predictions, some[i::4]) for i in range(4) if some[i::4]]
-    if not calls:
+            tasks += [(name, frames, predictions, some[i::4]) for i in range(4) if some[i::4]]
+    if not tasks:
         return before, chosen_on
-    parts = each(_refined_grid, [(*call, params) for _, *call in calls], workers)
+    parts = each(_refined_grid, [(*task, params) for _, *task in tasks], workers)
     grids: dict[str, list[np.ndarray]] = {}
-    for (name, *_), part in zip(calls, parts, strict=True):
+    for (name, *_), part in zip(tasks, parts, strict=True):
         grids.setdefault(name, []).append(part)
     return best_threshold([np.concatenate(part) for part in grids.values()], CRF_LEVELS), chosen_on
 
 
 def _refined_grid(frames: Path, predictions: Path, some: list[int], params: CRFParams) -> np.ndarray:
-    """J after the CRF, (frames, `LEVELS`)."""
+    """J after the CRF at each threshold: (frames, `CRF_LEVELS`)."""
     images, soft = cached_open(FrameArchive, frames), cached_open(Predictions, predictions)
     rows = np.zeros((len(some), len(CRF_LEVELS)))
     for row, t in zip(rows, some, strict=True):
@@ -76,31 +98,23 @@ def _refined_grid(frames: Path, predictions: Path, some: list[int], params: CRFP
         if stored is None or not soft.has(t):
             continue
         truth, void = split_truth(stored)
-        image, own = images.image(t), soft.soft(t)
+        image, probability = images.image(t), soft.soft(t)
         for k, level in enumerate(CRF_LEVELS):
-            mask = refine(image, own, float(level), params)
+            mask = refine(image, probability, float(level), params)
             row[k] = jaccard(resize_mask(mask, (truth.shape[1], truth.shape[0])), truth, void)
     return rows
 
 
-def refine_all(
-    frames_dir: str | Path,
-    predictions_dir: str | Path,
-    out_dir: str | Path,
-    davis_dir: str | Path | None,
-    params: CRFParams,
-    threshold: float,
-    workers: int = 0,
-) -> list[str]:
-    """Final masks of every sequence that has predictions, each sequence whole or not at all.
+def refine_all(folders: RefineFolders, params: CRFParams, threshold: float, workers: int = 0) -> list[str]:
+    """Final masks of every sequence that has predictions. A sequence is written completely or not at all.
 
-    Writes `out_dir`/<sequence>.zip (000000.png, 0/255) and, for other tools, where `davis_dir` is
-    given, `davis_dir`/Annotations/<sequence>/<frame's name>.png. Memory does not grow with the frames:
-    processes refine a few frames at a time, and this one writes what they return, in order.
+    Writes `folders.masks`/<sequence>.zip (000000.png, 0/255). Where `folders.davis` is given, writes also
+    `folders.davis`/Annotations/<sequence>/<frame's name>.png. Memory does not grow with the frames: processes refine
+    a few frames at a time, and this process writes what they return, in order.
 
     Args:
-        threshold: of the soft masks, as the stage segment chose it.
-        workers: processes; 0: one a core.
+        threshold: of the soft masks, in [0, 1], such as `choose_refined_threshold` gives.
+        workers: processes; 0: one per core.
 
     Returns:
         The names of the sequences written.
@@ -108,15 +122,14 @@ def refine_all(
     Raises:
         BackdropError: no predictions at all, or an archive is damaged (it is named).
     """
-    frames_dir, predictions_dir = Path(frames_dir), Path(predictions_dir)
-    counts = _predicted_counts(frames_dir, predictions_dir)
-    rest = (frames_dir, predictions_dir, params, threshold)
+    counts = _predicted_counts(folders)
+    rest = (folders, params, threshold)
     with closing(by_sequence(_refine_frames, counts, REFINE_CHUNK, rest, workers=workers, title="refine")) as sequences:
         for name, chunks in sequences:
-            names = FrameArchive(frames_dir / f"{name}.zip").names
-            annotations = None if davis_dir is None else Path(davis_dir) / "Annotations" / name
+            names = FrameArchive(folders.frames / f"{name}.zip").names
+            annotations = None if folders.davis is None else folders.davis / "Annotations" / name
             with (
-                ArchiveWriter(Path(out_dir) / f"{name}.zip") as archive,
+                ArchiveWriter(folders.masks / f"{name}.zip") as archive,
                 nullcontext() if annotations is None else atomic_folder(annotations) as folder,
             ):
                 for t, png in enumerate(chain.from_iterable(chunks)):
@@ -126,24 +139,21 @@ def refine_all(
     return list(counts)
 
 
-def _predicted_counts(frames_dir: Path, predictions_dir: Path) -> dict[str, int]:
+def _predicted_counts(folders: RefineFolders) -> dict[str, int]:
     """Sequences with stored frames and predictions, and their number of frames, in the order of the index."""
-    index = read_index(frames_dir)
-    usable = index[index["status"] != "skipped"]
-    counts = {str(row.sequence): int(row.frames) for row in usable.itertuples()}
-    found = {name: n for name, n in counts.items() if (predictions_dir / f"{name}.zip").is_file()}
+    counts = {str(row.sequence): int(row.frames) for row in read_index(folders.frames, usable=True).itertuples()}
+    found = {name: n for name, n in counts.items() if (folders.predictions / f"{name}.zip").is_file()}
     if not found:
         raise BackdropError(
-            f"{predictions_dir} holds no predictions of the sequences in {frames_dir}: run segment first"
+            f"{folders.predictions} holds no predictions of the sequences in {folders.frames}: run segment first"
         )
     return found
 
 
-def _refine_frames(
-    name: str, span: range, frames_dir: Path, predictions_dir: Path, params: CRFParams, threshold: float
-) -> list[bytes]:
-    predictions = predictions_dir / f"{name}.zip"
-    images, soft = cached_open(FrameArchive, frames_dir / f"{name}.zip"), cached_open(Predictions, predictions)
+def _refine_frames(name: str, span: range, folders: RefineFolders, params: CRFParams, threshold: float) -> list[bytes]:
+    """The final masks of some frames of a sequence, as PNG files."""
+    predictions = folders.predictions / f"{name}.zip"
+    images, soft = cached_open(FrameArchive, folders.frames / f"{name}.zip"), cached_open(Predictions, predictions)
     result = []
     for t in span:
         try:

@@ -20,17 +20,17 @@ from backdrop.run.chunks import cached_open
 from backdrop.thresholds import GRID, jaccard_grid
 
 BOXED = ("method", "method_paper")
-"""Results that have a box: what `Segmenter.predict` gives, and D's own."""
+"""Results that have a box: what `Predictor.predict` gives, and the box of D alone."""
 
 MEASURES = ("J", "F", "precision", "recall")
 
 SCORE_CHUNK = 24
-"""Frames a task: MOG2's window reaches 40 frames to either side, and each task decodes it anew."""
+"""Frames per task: MOG2's window reaches 40 frames to either side, and each task decodes it anew."""
 
 
 @dataclass(frozen=True)
-class Folders:
-    """Where the archives of the stages lie; a sequence's file in each bears its name."""
+class ScoreFolders:
+    """Where the archives of the stages lie. A sequence's file in each folder bears its name."""
 
     frames: Path
     predictions: Path
@@ -49,8 +49,11 @@ class Chunk(NamedTuple):
 
 
 class Thresholds(NamedTuple):
-    """chosen: by result, what the stages segment (before the CRF) and refine chose; oracle: best on the scored
-    frames, of what ships before the CRF; flow: None means Otsu's in each frame."""
+    """Thresholds in [0, 1].
+
+    chosen: by result, what the stages segment (before the CRF) and refine chose. oracle: the best on the scored frames,
+    of what ships before the CRF. flow: None means that of Otsu's method in each frame.
+    """
 
     chosen: dict[str, float]
     oracle: float
@@ -58,22 +61,22 @@ class Thresholds(NamedTuple):
 
 
 class Detections(NamedTuple):
-    """Boxes of a chunk's frames, NaN where there is none: predicted (N, 4), confidence (N,), truth (N, 4)."""
+    """Boxes of a chunk's N frames, NaN where there is no box: predicted (N, 4), confidence (N,), truth (N, 4)."""
 
     boxes: np.ndarray
     confidence: np.ndarray
     truth: np.ndarray
 
 
-def _open_if_there(kind: Callable[[Path], Any], path: Path) -> Any:
-    """The archive, or None where there is none: what is missing is wrong, not an error."""
+def open_if_there(kind: Callable[[Path], Any], path: Path) -> Any:
+    """The archive, or None where the file is missing: a missing mask counts as wrong, it is not an error."""
     return cached_open(kind, path) if path.is_file() else None
 
 
-def soft_grid(chunk: Chunk, folders: Folders) -> np.ndarray:
+def soft_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
     """J of the soft masks at every threshold of the grid, (frames, thresholds)."""
     frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
-    soft = _open_if_there(Predictions, folders.predictions / f"{chunk.sequence}.zip")
+    soft = open_if_there(Predictions, folders.predictions / f"{chunk.sequence}.zip")
     rows = np.zeros((len(chunk.frames), len(GRID)))
     for row, t in zip(rows, chunk.frames, strict=True):
         if soft is not None and soft.has(t):
@@ -82,10 +85,10 @@ def soft_grid(chunk: Chunk, folders: Folders) -> np.ndarray:
     return rows
 
 
-def flow_grid(chunk: Chunk, folders: Folders) -> np.ndarray:
+def flow_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
     """J of the cleaned flow masks at every threshold of the grid, (frames, thresholds)."""
     frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
-    flow = _open_if_there(FlowArchive, folders.flow / f"{chunk.sequence}.zip")
+    flow = open_if_there(FlowArchive, folders.flow / f"{chunk.sequence}.zip")
     rows = np.zeros((len(chunk.frames), len(GRID)))
     for row, t in zip(rows, chunk.frames, strict=True):
         if flow is not None and t < len(flow):
@@ -102,10 +105,11 @@ def _truth(frames: FrameArchive, t: int) -> tuple[Mask, Mask | None]:
 
 
 def score_chunk(
-    chunk: Chunk, folders: Folders, thresholds: Thresholds
+    chunk: Chunk, folders: ScoreFolders, thresholds: Thresholds
 ) -> tuple[list[dict[str, Any]], dict[str, Detections]]:
+    """Rows of the table of frames, one per frame and result, and the boxes of each result in `BOXED`."""
     frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
-    rivals = ScoredMasks(chunk.sequence, folders, frames, thresholds)
+    scored = ScoredMasks(chunk.sequence, folders, frames, thresholds)
     count = len(chunk.frames)
     detections = {
         result: Detections(np.full((count, 4), np.nan), np.full(count, np.nan), np.full((count, 4), np.nan))
@@ -116,10 +120,10 @@ def score_chunk(
         truth, void = _truth(frames, t)
         boxes = {}
         for result in BOXED:
-            boxes[result] = _detection(rivals.soft[result], t, truth if void is None else truth & ~void)
+            boxes[result] = _detection(scored.soft[result], t, truth if void is None else truth & ~void)
             for target, value in zip(detections[result], boxes[result], strict=True):
                 target[i] = value
-        for result, (mask, threshold) in rivals.masks(t, truth.shape[::-1]).items():
+        for result, (mask, threshold) in scored.masks(t, truth.shape[::-1]).items():
             row = {"sequence": chunk.sequence, "frame": t, "name": frames.names[t], "result": result}
             row |= _measures(mask, truth, void) | {"threshold": threshold}
             rows.append(row | (_box_measures(*boxes[result]) if result in BOXED else {}))
@@ -127,20 +131,20 @@ def score_chunk(
 
 
 class ScoredMasks:
-    """All masks of a sequence that are scored."""
+    """All masks of a sequence that are scored: those of the method, of its variants, and of the baselines."""
 
-    def __init__(self, sequence: str, folders: Folders, frames: FrameArchive, thresholds: Thresholds) -> None:
+    def __init__(self, sequence: str, folders: ScoreFolders, frames: FrameArchive, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
         self.final: dict[str, MaskArchive | None] = {
-            "method": _open_if_there(MaskArchive, folders.masks / f"{sequence}.zip"),
-            "method_paper": _open_if_there(MaskArchive, folders.masks_paper / f"{sequence}.zip"),
+            "method": open_if_there(MaskArchive, folders.masks / f"{sequence}.zip"),
+            "method_paper": open_if_there(MaskArchive, folders.masks_paper / f"{sequence}.zip"),
         }
         self.soft: dict[str, Predictions | None] = {
-            "method": _open_if_there(Predictions, folders.predictions / f"{sequence}.zip"),
-            "method_paper": _open_if_there(Predictions, folders.predictions_paper / f"{sequence}.zip"),
+            "method": open_if_there(Predictions, folders.predictions / f"{sequence}.zip"),
+            "method_paper": open_if_there(Predictions, folders.predictions_paper / f"{sequence}.zip"),
         }
-        self.flow: FlowArchive | None = _open_if_there(FlowArchive, folders.flow / f"{sequence}.zip")
-        homographies = _open_if_there(load_homographies, folders.homographies / f"{sequence}.npz")
+        self.flow: FlowArchive | None = open_if_there(FlowArchive, folders.flow / f"{sequence}.zip")
+        homographies = open_if_there(load_homographies, folders.homographies / f"{sequence}.npz")
         self.mog2 = None if homographies is None else Mog2(frames, homographies)
 
     def masks(self, t: int, size: tuple[int, int]) -> dict[str, tuple[Mask | None, float]]:
@@ -188,7 +192,7 @@ def _measures(mask: Mask | None, truth: Mask, void: Mask | None) -> dict[str, fl
 
 
 def _detection(soft: Predictions | None, t: int, truth: Mask) -> tuple[np.ndarray, float, np.ndarray]:
-    """Predicted box, its confidence and the truth's box; NaN for what is not there."""
+    """Predicted box (4,), its confidence, and the box of the truth (4,); NaN for what is missing."""
     nothing = np.full(4, np.nan)
     subject = box_from_mask(truth)
     if soft is None or t >= len(soft.box):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageDraw
 
 from backdrop.draw import (
@@ -30,12 +30,10 @@ from backdrop.io.files import atomic_path
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_png
 from backdrop.io.masks import MaskArchive, Predictions, split_truth
-
-if TYPE_CHECKING:
-    import pandas as pd
+from backdrop.score.frames import ScoreFolders
 
 SUPERSAMPLING = 3
-"""Thumbnails are drawn this much larger, so that thin lines survive."""
+"""Thumbnails are drawn this many times larger and then reduced, so that thin lines survive."""
 
 
 def contact_sheet(
@@ -103,40 +101,37 @@ def _panels(
 
 
 def _upright_label(text: str, length: int) -> Image.Image:
-    """A row's name, read from below, centered over the row's height."""
+    """A row's name, turned to be read from bottom to top, centered over the row's height."""
     label = Image.new("RGB", (length, SHEET_MARGIN - 6), PAPER)
     ImageDraw.Draw(label).text((length / 2, 2), text, fill=INK, font=font(13), anchor="ma")
     return label.rotate(90, expand=True)
 
 
 def contact_sheet_all(
-    frames_dir: str | Path,
-    predictions_dir: str | Path,
-    masks_dir: str | Path,
-    out_dir: str | Path,
-    sequences: Sequence[str],
-    per_frame: pd.DataFrame | None = None,
+    folders: ScoreFolders, out_dir: Path, sequences: Sequence[str], per_frame: pd.DataFrame | None = None
 ) -> list[Path]:
-    """`out_dir`/<sequence>.png for each sequence that has predictions.
+    """Write `out_dir`/<sequence>.png for each sequence that has predictions; the paths.
 
     Args:
         per_frame: the table of scores by frame (sequence, frame, result, J): J of the result `method`
             is written into the sheets.
+
+    Raises:
+        BackdropError: an archive is damaged (it is named).
     """
     paths = []
     for name in sequences:
-        found = [Path(folder) / f"{name}.zip" for folder in (predictions_dir, masks_dir)]
-        if not found[0].is_file():
+        predictions, final = folders.predictions / f"{name}.zip", folders.masks / f"{name}.zip"
+        if not predictions.is_file():
             continue
         scores: dict[int, float] = {}
         if per_frame is not None and len(per_frame):
             part = per_frame[(per_frame["sequence"] == name) & (per_frame["result"] == "method")]
             scores = dict(zip(part["frame"].astype(int), part["J"].astype(float), strict=True))
-        masks = MaskArchive(found[1]) if found[1].is_file() else None
-        sheet = contact_sheet(
-            name, FrameArchive(Path(frames_dir) / f"{name}.zip"), Predictions(found[0]), masks, scores
-        )
-        path = Path(out_dir) / f"{name}.png"
+        masks = MaskArchive(final) if final.is_file() else None
+        frames = FrameArchive(folders.frames / f"{name}.zip")
+        sheet = contact_sheet(name, frames, Predictions(predictions), masks, scores)
+        path = out_dir / f"{name}.png"
         with atomic_path(path) as temporary:
             temporary.write_bytes(encode_png(sheet))
         paths.append(path)

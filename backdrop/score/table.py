@@ -2,7 +2,7 @@
 
 Only sequences of the splits test and all are scored, and of those only frames with ground truth.
 A frame with truth and without a prediction is wrong (all measures 0), never absent. Frames are
-spread over processes in chunks, and looked at one by one: memory does not grow with them.
+spread over processes in chunks, and read one by one: memory does not grow with their number.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from backdrop.score.frames import (
     SCORE_CHUNK,
     Chunk,
     Detections,
-    Folders,
+    ScoreFolders,
     Thresholds,
-    _open_if_there,
     flow_grid,
+    open_if_there,
     score_chunk,
     soft_grid,
 )
@@ -45,8 +45,11 @@ RESULTS = {
     "flow_threshold": ("baselines", "flow_threshold"),
     "mog2": ("baselines", "mog2"),
 }
-"""What is scored, and where it stands in scores.json. `method` is what ships; `method_paper` is D and S alone, without
-the student (the papers' method); `_raw` is before the CRF."""
+"""What is scored, and where it stands in scores.json.
+
+`method` is what ships. `method_paper` is D and S alone, without the student: the papers' method. `_raw` is before the
+CRF.
+"""
 
 DROPPING_LAYOUTS = ("davis",)
 """Layouts whose first and last frame are not scored, as DAVIS2016 has it."""
@@ -65,8 +68,8 @@ class Evaluation:
     Attributes:
         summary: scores.json. DAVIS's statistics are taken within each sequence, then averaged over
             sequences; mAP50 and centre_hit are over all frames with a subject.
-        per_sequence: a row a sequence and result (`SEQUENCE_COLUMNS`).
-        per_frame: a row a frame and result (`FRAME_COLUMNS`); the box columns with results in `BOXED` only.
+        per_sequence: a row per sequence and result (`SEQUENCE_COLUMNS`).
+        per_frame: a row per frame and result (`FRAME_COLUMNS`). Only results in `BOXED` fill the box columns.
     """
 
     summary: dict[str, Any]
@@ -78,13 +81,14 @@ Boxes = dict[str, dict[str, Detections]]
 """Result (of `BOXED`) -> sequence -> its boxes."""
 
 
-def score_all(folders: Folders, layout: str, workers: int = 0) -> Evaluation:
+def score_all(folders: ScoreFolders, layout: str, workers: int = 0) -> Evaluation:
     """Score the final masks, the soft masks at two thresholds, the papers' method, and both baselines.
 
     Args:
-        folders: of the archives. A missing archive is wrong in all its frames; missing frames are an error.
+        folders: of the archives. A missing archive of masks is wrong in all its frames. A missing archive of frames is
+            an error.
         layout: of the data; it decides whether first and last frames count (`DROPPING_LAYOUTS`).
-        workers: processes; 0: one a core.
+        workers: processes; 0: one per core.
 
     Returns:
         The tables; without any ground truth the summary holds the counts alone.
@@ -121,7 +125,7 @@ def score_all(folders: Folders, layout: str, workers: int = 0) -> Evaluation:
     return Evaluation(header | _summary(per_frame, per_sequence, boxes, labels), per_sequence, per_frame)
 
 
-def _scored_frames(folders: Folders, names: Iterable[str], drop: bool) -> tuple[list[Chunk], dict[str, int]]:
+def _scored_frames(folders: ScoreFolders, names: Iterable[str], drop: bool) -> tuple[list[Chunk], dict[str, int]]:
     """Chunks of the frames that have truth and count, and the counts that head the summary."""
     chunks, sequences, without, missing = [], 0, 0, 0
     for name in names:
@@ -131,7 +135,7 @@ def _scored_frames(folders: Folders, names: Iterable[str], drop: bool) -> tuple[
         if drop:
             truth = [t for t in truth if 0 < t < len(archive) - 1]
         sequences += bool(truth)
-        masks = _open_if_there(MaskArchive, folders.masks / f"{name}.zip")
+        masks = open_if_there(MaskArchive, folders.masks / f"{name}.zip")
         missing += sum(masks is None or not masks.has(t) for t in truth)
         chunks += [Chunk(name, tuple(truth[i : i + SCORE_CHUNK])) for i in range(0, len(truth), SCORE_CHUNK)]
     return chunks, {
@@ -143,10 +147,10 @@ def _scored_frames(folders: Folders, names: Iterable[str], drop: bool) -> tuple[
 
 
 def _grid_search(
-    function: Callable[[Chunk, Folders], np.ndarray],
+    function: Callable[[Chunk, ScoreFolders], np.ndarray],
     title: str,
     chunks: Sequence[Chunk],
-    folders: Folders,
+    folders: ScoreFolders,
     workers: int,
 ) -> float:
     """The threshold of the grid with the best mean J over the sequences."""
@@ -157,7 +161,7 @@ def _grid_search(
 
 
 def _score_frames(
-    chunks: Sequence[Chunk], folders: Folders, thresholds: Thresholds, workers: int
+    chunks: Sequence[Chunk], folders: ScoreFolders, thresholds: Thresholds, workers: int
 ) -> tuple[list[dict[str, Any]], Boxes]:
     """Rows of the table of frames, and the boxes."""
     rows: list[dict[str, Any]] = []
@@ -177,6 +181,7 @@ def _concatenate(parts: Iterable[Detections]) -> Detections:
 
 
 def _per_sequence(per_frame: pd.DataFrame, boxes: Boxes) -> pd.DataFrame:
+    """A row per sequence and result: DAVIS's statistics, and box AP for results in `BOXED`."""
     rows = []
     for (sequence, result), part in per_frame.groupby(["sequence", "result"], sort=False):
         row = {"sequence": sequence, "result": result, "frames": len(part)}
@@ -194,7 +199,7 @@ def _per_sequence(per_frame: pd.DataFrame, boxes: Boxes) -> pd.DataFrame:
 def _summary(
     per_frame: pd.DataFrame, per_sequence: pd.DataFrame, boxes: Boxes, labels: dict[str, str]
 ) -> dict[str, Any]:
-    """The nested dictionary of scores.json; what is not a number (no subject anywhere) is left out."""
+    """The nested dictionary of scores.json. Values that are NaN (no subject anywhere) are left out."""
     summary: dict[str, Any] = {}
     for result, place in RESULTS.items():
         means = per_sequence.loc[per_sequence["result"] == result, list(SUMMARY)].mean()
@@ -205,8 +210,8 @@ def _summary(
         level = summary
         for key in place[:-1]:
             level = level.setdefault(key, {})
-        kept = {key: value for key, value in values.items() if np.isfinite(value)}
-        level[place[-1]] = {**kept, "threshold_chosen_on": labels[result]}
+        finite = {key: value for key, value in values.items() if np.isfinite(value)}
+        level[place[-1]] = {**finite, "threshold_chosen_on": labels[result]}
     return summary
 
 
@@ -214,10 +219,10 @@ def _each_chunk(
     function: Callable[..., Any], chunks: Sequence[Chunk], rest: tuple, workers: int, title: str
 ) -> Iterable[Any]:
     """`function(chunk, *rest)` for each chunk in processes, in order, with progress on stderr."""
-    calls = [(chunk, *rest) for chunk in chunks]
+    tasks = [(chunk, *rest) for chunk in chunks]
     total = sum(len(chunk.frames) for chunk in chunks)
     with (
-        closing(each(function, calls, workers)) as results,
+        closing(each(function, tasks, workers)) as results,
         tqdm(total=total, desc=title, unit="frame", disable=None) as progress,
     ):
         for chunk, result in zip(chunks, results, strict=True):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,88 +19,95 @@ from backdrop.io.frame_archive import FrameArchive, frame_counts
 from backdrop.io.images import encode_png
 from backdrop.io.index import read_index
 from backdrop.io.masks import BOXES, entry, write_threshold
-from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.networks.predictor import Prediction, Predictor
 from backdrop.run.chunks import by_sequence, cached_open
 from backdrop.run.processes import device_there
 from backdrop.segment.parameters import SegmentParams
 
 SEGMENT_CHUNK = 32
-"""Frames a task, or the whole batches that are in them: which frames share a batch does not depend on chunks."""
+"""Frames per task, less what does not fill a batch: which frames share a batch does not depend on chunks."""
 
 
-def _npz(**arrays: np.ndarray) -> bytes:
-    """Arrays as the bytes of an npz whose content depends on the arrays alone (np.savez writes the time)."""
-    import io
-    import zipfile
+@dataclass(frozen=True)
+class SegmentFolders:
+    """Where the stage reads and writes. A sequence's file in each folder bears its name.
 
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, array in arrays.items():
-            data = io.BytesIO()
-            np.save(data, array)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy"), data.getvalue())
-    return buffer.getvalue()
+    Attributes:
+        model: the model folder.
+        frames: archives of frames, and index.csv.
+        predictions: gets what ships, and its threshold.
+        predictions_paper: gets what D and S find alone, and a threshold of its own. Where the model has no student, it
+            is a copy of `predictions`.
+    """
+
+    model: Path
+    frames: Path
+    predictions: Path
+    predictions_paper: Path
+
+
+ThresholdChoice = Callable[[Path, Path], tuple[float, str]]
+"""(folder of frames, folder of predictions) -> (threshold, what it was chosen on)."""
 
 
 def segment_all(
-    model_dir: Path,
-    frames_dir: Path,
-    out_dir: Path,
-    paper_dir: Path,
-    params: SegmentParams,
-    workers: int,
-    device: str,
-    choose_threshold: Callable[[Path, Path], tuple[float, str]],
+    folders: SegmentFolders, params: SegmentParams, workers: int, device: str, choose_threshold: ThresholdChoice
 ) -> dict[str, Any]:
-    """Segment every sequence that is not for training alone; choose the threshold and write threshold.json.
+    """Segment every sequence that is not for training alone. Choose the threshold and write threshold.json.
 
     Args:
-        out_dir: gets what ships. paper_dir: gets what D and S find alone, and a threshold of its own; a copy of
-            `out_dir` where the model has no student.
-        choose_threshold: (frames_dir, predictions_dir) -> (threshold, what it was chosen on), by validation
-            sequences with ground truth; asked only when `params.threshold` is null. Without validation truth the
-            student's own threshold is taken (`SelfTraining._threshold`).
+        workers: processes; 0: one per core.
+        device: "auto", "cpu" or "cuda[:n]".
+        choose_threshold: chooses by validation sequences with ground truth. It is asked only when `params.threshold`
+            is null. Without validation truth the student's threshold is taken (`SelfTraining._threshold`).
 
     Returns:
-        What threshold.json of `out_dir` holds.
+        What threshold.json of `folders.predictions` holds.
+
+    Raises:
+        BackdropError: the model does not fit, no sequence is there to segment, or an archive is damaged.
     """
-    # loaded here, too: a wrong folder is named once, not by every process
-    student = Segmenter.load(model_dir, device).student
-    index = read_index(frames_dir, usable=True)
+    # The model is loaded here, too: a wrong folder is named once, not by every process.
+    student = Predictor.load(folders.model, device).student
+    index = read_index(folders.frames, usable=True)
     names = index[index["split"] != "train"]["sequence"].tolist()
     if not names:
-        raise BackdropError(f"{frames_dir}/index.csv lists no sequence to segment: all are in the training split")
-    folders = [out_dir] if student is None else [out_dir, paper_dir]
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    cuda = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    there = device_there(device, cuda)
-    _segment_files(model_dir, frames_dir, folders, names, params.batch, workers, there, cuda)
-    own = None if student is None else student.threshold
-    results = [
-        _write_threshold(frames_dir, folder, params.threshold, choose_threshold, own if folder == out_dir else None)
-        for folder in folders
-    ]
+        raise BackdropError(f"{folders.frames}/index.csv lists no sequence to segment: all are in the training split")
+    outs = [folders.predictions] if student is None else [folders.predictions, folders.predictions_paper]
+    for out in outs:
+        out.mkdir(parents=True, exist_ok=True)
+    gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
+    task = _Task(folders.model, folders.frames, (), params.batch, device_there(device, gpu))
+    _segment_files(task, outs, names, workers, gpu)
+    fallback = None if student is None else student.threshold
+    results = []
+    for out in outs:
+        threshold, chosen_on = (
+            choose_threshold(folders.frames, out) if params.threshold is None else (params.threshold, "params")
+        )
+        if chosen_on == "default" and fallback is not None and out == folders.predictions:
+            threshold, chosen_on = fallback, "pseudo-masks"
+        results.append(write_threshold(out, threshold, chosen_on))
     if student is None:
-        copy_files(out_dir, paper_dir)
+        copy_files(folders.predictions, folders.predictions_paper)
     return results[0]
 
 
-def _write_threshold(
-    frames_dir: Path,
-    folder: Path,
-    given: float | None,
-    choose: Callable[[Path, Path], tuple[float, str]],
-    own: float | None,
-) -> dict[str, Any]:
-    """Args: own: the model's own threshold, taken where neither parameters nor validation truth give one."""
-    threshold, chosen_on = choose(frames_dir, folder) if given is None else (given, "params")
-    if chosen_on == "default" and own is not None:
-        threshold, chosen_on = own, "pseudo-masks"
-    return write_threshold(folder, threshold, chosen_on)
+class _Task(NamedTuple):
+    """What all chunks share.
+
+    outs: folders of archives, each with the folder for the parts of its archives. The first gets what ships. The
+    second, if there is one, gets what D and S find alone.
+    """
+
+    model: Path
+    frames: Path
+    outs: tuple[tuple[Path, Path], ...]
+    batch: int
+    device: str
 
 
-class _Part(NamedTuple):
+class _SegmentPart(NamedTuple):
     """What a chunk of n frames has given for one folder: the part of its archive, and box (n, 4), cell (n,) and p
     (n, rows, columns) of its frames."""
 
@@ -108,84 +117,69 @@ class _Part(NamedTuple):
     p: np.ndarray
 
 
-def _segment_files(
-    model_dir: Path,
-    frames_dir: Path,
-    folders: Sequence[Path],
-    names: list[str],
-    batch: int,
-    workers: int,
-    device: str,
-    gpu: bool,
-) -> None:
-    """Write the archive of each sequence (soft masks as 8-bit PNG, `predictions.npz`): into the first folder what
-    ships, into the second, if there is one, what D and S find alone."""
-    counts, length = frame_counts(frames_dir, names), batch * max(1, SEGMENT_CHUNK // batch)
+def _segment_files(task: _Task, outs: Sequence[Path], names: list[str], workers: int, gpu: bool) -> None:
+    """Write the archive of each sequence into each of `outs`: soft masks as 8-bit PNG, and `predictions.npz`."""
+    counts, length = frame_counts(task.frames, names), task.batch * max(1, SEGMENT_CHUNK // task.batch)
     with ExitStack() as stack:
-        places = [(folder, stack.enter_context(parts_folder(folder))) for folder in folders]
-        rest = (model_dir, frames_dir, places, batch, device)
-        found = by_sequence(_segment_chunk, counts, length, rest, workers=workers, title="segment", gpu=gpu)
+        task = task._replace(outs=tuple((out, stack.enter_context(parts_folder(out))) for out in outs))
+        found = by_sequence(_segment_chunk, counts, length, (task,), workers=workers, title="segment", gpu=gpu)
         for name, chunks in stack.enter_context(closing(found)):
-            _join([folder / f"{name}.zip" for folder in folders], chunks)
+            _join_parts([out / f"{name}.zip" for out in outs], chunks)
 
 
-def _join(paths: Sequence[Path], chunks: Iterable[Sequence[_Part]]) -> None:
+def _join_parts(paths: Sequence[Path], chunks: Iterable[Sequence[_SegmentPart]]) -> None:
     """The archives of a sequence from their parts."""
     with ExitStack() as stack:
         archives = [stack.enter_context(ArchiveWriter(path)) for path in paths]
         facts: list[list[tuple]] = [[] for _ in paths]
         for parts in chunks:
-            for archive, own, part in zip(archives, facts, parts, strict=True):
+            for archive, rows, part in zip(archives, facts, parts, strict=True):
                 archive.join(part.path)
-                own.append(part[1:])
-        for archive, own in zip(archives, facts, strict=True):
-            box, cell, p = (np.concatenate(arrays) for arrays in zip(*own, strict=True))
-            archive.add(BOXES, _npz(box=box, cell=cell, p=p))
+                rows.append(part[1:])
+        for archive, rows in zip(archives, facts, strict=True):
+            box, cell, p = (np.concatenate(arrays) for arrays in zip(*rows, strict=True))
+            stored = BytesIO()
+            np.savez(stored, box=box, cell=cell, p=p)
+            archive.add(BOXES, stored.getvalue())
 
 
-def _segment_chunk(
-    name: str,
-    span: range,
-    model_dir: Path,
-    frames_dir: Path,
-    places: Sequence[tuple[Path, Path]],
-    batch: int,
-    device: str,
-) -> list[_Part]:
-    """Args: places: of each folder itself, and where its archives' parts go."""
-    segmenter = cached_open(Segmenter.load, model_dir, device)
-    frames = cached_open(FrameArchive, frames_dir / f"{name}.zip")
-    paths = [parts / f"{name}.{span.start}.zip" for _, parts in places]
-    facts: list[list[tuple]] = [[] for _ in places]
+def _segment_chunk(name: str, span: range, task: _Task) -> list[_SegmentPart]:
+    """Segment some frames of a sequence: a part per folder of `task.outs`."""
+    predictor = cached_open(Predictor.load, task.model, task.device)
+    frames = cached_open(FrameArchive, task.frames / f"{name}.zip")
+    paths = [parts / f"{name}.{span.start}.zip" for _, parts in task.outs]
+    facts: list[list[tuple]] = [[] for _ in task.outs]
     with ExitStack() as stack:
-        stack.enter_context(_one_thread(segmenter.device))
+        stack.enter_context(_one_thread(predictor.device))
         archives = [
-            stack.enter_context(PartWriter(path, folder / f"{name}.zip"))
-            for path, (folder, _) in zip(paths, places, strict=True)
+            stack.enter_context(PartWriter(path, out / f"{name}.zip"))
+            for path, (out, _) in zip(paths, task.outs, strict=True)
         ]
-        for start in span[::batch]:
-            images = [frames.image(t) for t in range(start, min(start + batch, span.stop))]
-            for t, found in enumerate(_predict_kinds(segmenter, images, len(places)), start):
-                for archive, own, prediction in zip(archives, facts, found, strict=True):
+        for start in span[:: task.batch]:
+            images = [frames.image(t) for t in range(start, min(start + task.batch, span.stop))]
+            for t, found in enumerate(_predict_kinds(predictor, images, len(task.outs)), start):
+                for archive, rows, prediction in zip(archives, facts, found, strict=True):
                     archive.add(entry(t), encode_png((prediction.mask * 255).round().astype(np.uint8)))
-                    own.append((prediction.box, prediction.cell, prediction.p))
+                    rows.append((prediction.box, prediction.cell, prediction.p))
     return [
-        _Part(path, *(np.array(values) for values in zip(*own, strict=True)))
-        for path, own in zip(paths, facts, strict=True)
+        _SegmentPart(path, *(np.array(values) for values in zip(*rows, strict=True)))
+        for path, rows in zip(paths, facts, strict=True)
     ]
 
 
-def _predict_kinds(segmenter: Segmenter, images: Sequence[np.ndarray], kinds: int) -> Sequence[tuple[Prediction, ...]]:
-    """Of each image what ships; with two kinds also what D and S find alone."""
+def _predict_kinds(predictor: Predictor, images: Sequence[np.ndarray], kinds: int) -> Sequence[tuple[Prediction, ...]]:
+    """Per image what ships; with two kinds also what D and S find alone."""
     if kinds == 1:
-        return [(prediction,) for prediction in segmenter.predict_batch(images)]
-    return segmenter.predict_both(images)
+        return [(prediction,) for prediction in predictor.predict_batch(images)]
+    return predictor.predict_both(images)
 
 
 @contextmanager
 def _one_thread(device: torch.device) -> Iterator[None]:
-    """On the CPU one thread computes: sums of several differ in their last bits, by the number of cores. The others
-    have chunks of their own."""
+    """On the CPU one thread computes: with several, sums differ in their last bits by the number of cores.
+
+    The other cores have other chunks.
+    """
     before = torch.get_num_threads()
     if device.type == "cpu":
         torch.set_num_threads(1)

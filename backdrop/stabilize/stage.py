@@ -31,15 +31,17 @@ from backdrop.run.chunks import by_sequence, cached_open
 STABILIZE_COLUMNS = ("sequence", "frames", "valid", "median_inliers")
 
 FAILURES_TO_WARN = 1 / 3
+"""Share of failed pairs above which a sequence is warned of."""
 
 STABILIZE_CHUNK = 32
-"""Frames a task: the keypoints of `gap` frames after each chunk are found twice, once here and once in the next."""
+"""Frames per task. The keypoints of the `gap` frames after a chunk are found twice, in this task and in the next."""
 
 
 def stabilize_sequence(archive: Images, params: StabilizeParams, span: range | None = None) -> Homographies:
     """Homographies from each frame's neighbor to the frame, for the N frames of `span`; None: for all.
 
-    Every frame is decoded and its keypoints found once; only gap + 1 frames' keypoints live at a time.
+    Every frame is decoded once, and its keypoints are found once. The keypoints of only gap + 1 frames are held at a
+    time.
 
     Returns:
         `H` (N, 3, 3) float64, `neighbor` (N,) int, `valid` (N,) bool, `matches` and `inliers` (N,) int,
@@ -81,12 +83,16 @@ def stabilize_all(
 ) -> list[dict[str, Any]]:
     """Stabilize every usable sequence of `frames_dir` into `out_dir`/<sequence>.npz, with an `index.csv`.
 
-    Chunks of `CHUNK` frames run in `workers` processes (0: one a core).
+    Warns on stderr of each sequence in which more than a third of the pairs failed.
+
+    Args:
+        workers: processes, which take chunks of `STABILIZE_CHUNK` frames; 0: one per core.
 
     Returns:
         The rows of the index: sequence, frames, valid (pairs), median_inliers (of the valid pairs).
 
-    Warns on stderr of each sequence in which more than a third of the pairs failed.
+    Raises:
+        BackdropError: no sequence is usable, or a frame cannot be read.
     """
     names = usable_sequences(frames_dir)
     counts, rest = frame_counts(frames_dir, names), (Path(frames_dir), params)
@@ -114,7 +120,7 @@ def _stabilize_chunk(name: str, span: range, frames_dir: Path, params: Stabilize
 
 
 def _save_chunks(name: str, chunks: Iterable[Homographies], out: Path) -> dict[str, Any]:
-    """Write the file of a sequence; its row of the index, with the most frequent reason of failures."""
+    """Write the file of a sequence. Returns its row of the index, with the most frequent reason of failures."""
     parts = list(chunks)
     homographies = {key: np.concatenate([part[key] for part in parts]) for key in FIELDS}
     save_homographies(out, homographies)

@@ -15,7 +15,7 @@ from backdrop.motion.parameters import StabilizeParams
 
 
 def background_keypoints(image: UInt8[np.ndarray, "h w 3"], subject: np.ndarray, features: int) -> Keypoints:
-    """Keypoints of an image that do not lie on or right beside the subject (soft mask of any size)."""
+    """The keypoints that do not lie on the subject or right beside it (soft mask of any size)."""
     found = keypoints(image, features)
     height, width = image.shape[:2]
     margin = 2 * max(1, subject.shape[0] // 48) + 1
@@ -37,7 +37,7 @@ def refit(
 ) -> Homographies:
     """The homographies anew, from the keypoints of the background alone.
 
-    A pair that fails (too little background) keeps the homography it had. Arrays as in `stabilize_sequence`.
+    A pair that fails (too little background) keeps the homography it had. Arrays as `stabilize_sequence` returns them.
 
     Args:
         span: the frames to do; None: all. The others keep what they had.

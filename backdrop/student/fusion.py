@@ -52,10 +52,10 @@ def consensus(
     def subject(cue: Cue) -> Valid:
         return subject_component(cue.value, even, subjects=subjects)
 
-    own = [{name: subject(cue) for name, cue in cues.items()} for cues in frames]
+    subjects_of = [{name: subject(cue) for name, cue in cues.items()} for cues in frames]
     for _ in range(passes):
         agreed: dict[str, list[float]] = {name: [] for name in names}
-        for cues, alone in zip(frames, own, strict=True):
+        for cues, alone in zip(frames, subjects_of, strict=True):
             fused = subject(fuse(cues, size, weights))
             for name, part in alone.items():
                 either = np.count_nonzero(part | fused)

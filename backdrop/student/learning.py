@@ -17,7 +17,7 @@ IGNORED = 255
 def augment(
     image: Float[Tensor, "B 3 H W"], label: Float[Tensor, "B 2 H W"], generator: torch.Generator
 ) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B 2 H W"]]:
-    """Random affine and color changes, an image each.
+    """Random affine and color changes, drawn per image.
 
     Convention: image coordinates in [-1, 1], align_corners=False; the drawn matrices map output to input positions.
 
@@ -64,7 +64,7 @@ def targets(stored: UInt8[Tensor, "B H W"], band: tuple[float, float] | None) ->
 
 
 def student_loss(logits: Float[Tensor, "B 1 H W"], label: Float[Tensor, "B 2 H W"]) -> Tensor:
-    """Binary cross-entropy over the pixels of the whole batch that weigh something."""
+    """Binary cross-entropy over the pixels of all ranks' batches that weigh something."""
     mask, weight = label[:, :1], label[:, 1:]
     loss = F.binary_cross_entropy_with_logits(logits, mask, reduction="none")
     return (loss * weight).sum() / ranks.mean(weight.sum()).clamp(min=1)

@@ -1,7 +1,9 @@
-"""The section `student` of the parameters."""
+"""The section `student` of the parameters, and what the stage student reads and writes."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -54,3 +56,20 @@ class StudentStage(StageParams):
     stabilize: StabilizeParams
     seed: CountOrZero
     compute: ComputeParams
+
+
+@dataclass(frozen=True)
+class StudentFolders:
+    """What the stage student reads, and where its curves and resume states go; its model folder stands apart.
+
+    Attributes:
+        joint: model folder of the stage train.
+        checkpoints: holds, until the end, the resume state and the E-step's files.
+    """
+
+    joint: Path
+    frames: Path
+    homographies: Path
+    flow: Path
+    log: Path
+    checkpoints: Path

@@ -35,10 +35,21 @@ LABEL_CHUNK = 25
 
 
 class Detection(NamedTuple):
-    """What D says of a sequence. box: (N, 4) as in `backdrop.spatial`; confidence: (N,) largest cell probability."""
+    """What D says of a sequence. box: (N, 4) as in `networks.spatial`; confidence: (N,) largest cell probability."""
 
     box: np.ndarray
     confidence: np.ndarray
+
+
+class Trust(NamedTuple):
+    """How far the sources of a sequence's pseudo-masks are to be trusted.
+
+    cues: the weights of the cues by name. detection: what D says. detector: how far to follow D, in [0, 1].
+    """
+
+    cues: dict[str, float]
+    detection: Detection
+    detector: float
 
 
 def box_window(box: Float[np.ndarray, "4"], size: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
@@ -69,6 +80,7 @@ def pseudo_mask(
     median: Cue | None,
     weight: Float32[np.ndarray, "H W"],
     params: StudentParams,
+    *,
     student: Soft | None = None,
     trust: float = 1.0,
 ) -> tuple[Soft, Bool[np.ndarray, "H W"]]:
@@ -80,7 +92,7 @@ def pseudo_mask(
 
     Args:
         weight: where the subject is expected, in the choice of the component. Not asked where there may be several
-            subjects: D points at one of them, and the student may not know the others yet.
+            subjects: D finds one of them, and the student may not know the others yet.
         trust: weight of the median cue, in [0, 1].
     """
     evidence = fused.value
@@ -93,7 +105,7 @@ def pseudo_mask(
     if not component.any():
         return np.zeros(component.shape, np.float32), fused.valid & (evidence < 0.25)
     soft = component.astype(np.float32)
-    votes = [(1.0, soft), (2.0, refine(image, soft, 0.5, params.crf).astype(np.float32))]  # type: ignore[arg-type]
+    votes = [(1.0, soft), (2.0, refine(image, soft, 0.5, params.crf).astype(np.float32))]
     if median is not None:
         side = 2 * max(2, image.shape[0] // 24) + 1
         near = cv2.dilate(soft, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
@@ -128,24 +140,24 @@ def _stabilized(work: Work, size: tuple[int, int], params: StudentParams) -> Sta
 def gather_cues(work: Work, span: range, params: StudentParams) -> None:
     """The cues of some frames into `work.evidence`: (N, cues, H, W) uint8, in the order of `cue_names`."""
     cv2.setNumThreads(1)
-    footage = _stabilized(work, params.size, params)
+    sequence = _stabilized(work, params.size, params)
     stored = cached_open(FlowArchive, work.flow)
     out = np.load(work.evidence, mmap_mode="r+")
     for t in span:
         if t % params.every:
             continue
-        cues = frame_cues(footage, t, params, stored)  # type: ignore[arg-type]
-        for plane, name in zip(out[t], cue_names(params), strict=True):  # type: ignore[arg-type]
+        cues = frame_cues(sequence, t, params, stored)
+        for plane, name in zip(out[t], cue_names(params), strict=True):
             if name in cues:
                 plane[:] = np.where(cues[name].valid, np.rint(cues[name].value * (IGNORED - 1)), IGNORED)
     out.flush()
 
 
-def _read_cues(planes: UInt8[np.ndarray, "K H W"], params: StudentParams) -> dict[str, Cue]:
-    """The cues that `_gather` wrote of a frame; those it did not have are valid nowhere and left out."""
+def read_cues(planes: UInt8[np.ndarray, "K H W"], params: StudentParams) -> dict[str, Cue]:
+    """The cues that `gather_cues` wrote of a frame; those it did not have are valid nowhere and left out."""
     cues = {
         name: Cue((plane % IGNORED).astype(np.float32) / (IGNORED - 1), plane != IGNORED)
-        for name, plane in zip(cue_names(params), planes, strict=True)  # type: ignore[arg-type]
+        for name, plane in zip(cue_names(params), planes, strict=True)
     }
     return {name: cue for name, cue in cues.items() if cue.valid.any()}
 
@@ -156,38 +168,37 @@ def weigh_cues(work: Work, params: StudentParams) -> dict[str, float]:
     evidence = np.load(work.evidence, mmap_mode="r")
     used = np.arange(0, work.count, params.every)
     some = used[np.linspace(0, len(used) - 1, min(CONSENSUS_FRAMES, len(used))).round().astype(int)]
-    weights = consensus([_read_cues(evidence[t], params) for t in some], params.size, params.consensus, params.subjects)
-    return dict.fromkeys(cue_names(params), 1e-4) | weights  # type: ignore[arg-type]
+    weights = consensus([read_cues(evidence[t], params) for t in some], params.size, params.consensus, params.subjects)
+    return dict.fromkeys(cue_names(params), 1e-4) | weights
 
 
-def label_frames(
-    work: Work, span: range, params: StudentParams, weights: dict[str, float], detection: Detection, trust: float
-) -> None:
+def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -> None:
     """Pseudo-masks of some frames into `work.labels`: (N, H, W) uint8."""
+    box, confidence = trust.detection
     cv2.setNumThreads(1)
-    footage = _stabilized(work, params.size, params)
+    sequence = _stabilized(work, params.size, params)
     evidence = np.load(work.evidence, mmap_mode="r")
     out = np.load(work.labels, mmap_mode="r+")
     for t in span:
         if t % params.every:
             continue
-        cues = _read_cues(evidence[t], params)
-        fused = fuse(cues, params.size, weights)
-        weight = 1 - trust * detection.confidence[t] * (1 - box_window(detection.box[t], params.size))
+        cues = read_cues(evidence[t], params)
+        fused = fuse(cues, params.size, trust.cues)
+        weight = 1 - trust.detector * confidence[t] * (1 - box_window(box[t], params.size))
         soft, known = pseudo_mask(
-            footage.image(t),
+            sequence.image(t),
             fused,
             cues.get("median", fused),
             weight.astype(np.float32),
             params,
-            footage.subject(t),
-            weights.get("median", 1.0),
+            student=sequence.subject(t),
+            trust=trust.cues.get("median", 1.0),
         )
         out[t] = np.where(known, np.rint(soft * (IGNORED - 1)), IGNORED)
     out.flush()
 
 
-def refit_chunk(work: Work, span: range, params: StabilizeParams, size: tuple[int, int]) -> Homographies:
+def refit_chunk(work: Work, span: range, params: StabilizeParams) -> Homographies:
     """The homographies of some frames, from the background alone."""
     cv2.setNumThreads(1)
     masks = np.load(work.masks, mmap_mode="r")  # type: ignore[arg-type]

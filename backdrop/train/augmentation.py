@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from backdrop.learn import ranks
@@ -17,7 +17,7 @@ HUE = 0.5
 
 
 class ColorChange:
-    """An affine map of RGB an image: hue, saturation, contrast, brightness and tint, drawn once.
+    """An affine map of RGB per image: hue, saturation, contrast, brightness and tint, drawn once.
 
     The same map may be laid on several pictures of a frame (the image and its background), whose differences
     then stay differences.
@@ -49,9 +49,9 @@ class ColorChange:
 
 
 def mirrored(
-    pictures: tuple[Float[Tensor, "B _ H W"], ...], generator: torch.Generator | None = None
-) -> tuple[Float[Tensor, "B _ H W"], ...]:
-    """All pictures of an image mirrored left to right, or none, by the toss of a coin an image."""
+    pictures: tuple[Num[Tensor, "B _ H W"], ...], generator: torch.Generator | None = None
+) -> tuple[Num[Tensor, "B _ H W"], ...]:
+    """All pictures of a frame mirrored left to right, or none of them, by one toss of a coin per frame."""
     device = generator.device if generator is not None else torch.device("cpu")
     flip = ranks.rand(len(pictures[0]), generator=generator, device=device) < 0.5
     flip = flip.to(pictures[0].device, non_blocking=True)[:, None, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -10,13 +11,20 @@ import numpy as np
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import RGB, decode_image
-from backdrop.motion.homography import load_homographies
+from backdrop.motion.homography import Homographies, load_homographies
 from backdrop.motion.neighbors import StabilizedSequence, median_background, views
 from backdrop.train.parameters import BackgroundParams
 
 OVERSAMPLING = 2
-"""A median is taken at up to this many times the training resolution: laying frames over one another blurs by about a
-pixel, and at the training resolution's own pixels that is what fine textures then differ by."""
+"""A median is taken at up to this many times the training resolution. Laying frames over one another blurs by about a
+pixel: at the training resolution fine textures would differ by that much."""
+
+
+SEQUENCES = 8
+"""Sequences whose reduced frames are held at a time: the frames of a batch come from several."""
+
+FRAMES_BYTES = 256 * 2**20
+"""Memory for these frames, of all sequences together, in each process that loads frames."""
 
 
 def nearest_color(image: RGB, background: RGB, reach: int) -> RGB:
@@ -57,6 +65,8 @@ class Backgrounds:
 
     def __init__(self, params: BackgroundParams, homographies_dir: Path, size: tuple[int, int]) -> None:
         self.params, self.homographies_dir, self.size = params, homographies_dir, size
+        self._motions: dict[Path, Homographies] = {}
+        self._sequences: OrderedDict[Path, StabilizedSequence] = OrderedDict()
         self.image: RGB | None = None
         if params.kind == "known":
             path = Path(str(params.file))
@@ -79,13 +89,25 @@ class Backgrounds:
     def _median(self, frames: FrameArchive, t: int) -> tuple[RGB, np.ndarray]:
         """The median of the stabilized neighbors, and where at least two of them show the pixel."""
         width, height = self.size
-        stored = frames.image(t).shape
-        factor = max(1, min(OVERSAMPLING, stored[1] // width, stored[0] // height))
-        motion = load_homographies(self.homographies_dir / f"{Path(frames.path).stem}.npz")
-        footage = StabilizedSequence(frames, motion, (factor * width, factor * height), capacity=1)
-        found = views(footage, t, self.params.neighbors, self.params.spacing, parallax=False)
+        found = views(self._sequence(frames), t, self.params.neighbors, self.params.spacing, parallax=False)
         behind = median_background(found)
         if behind is None:
             return np.zeros((height, width, 3), np.uint8), np.zeros((height, width), bool)
         share = cv2.resize(behind.valid.astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
         return cv2.resize(behind.image, self.size, interpolation=cv2.INTER_AREA), share > 0.99
+
+    def _sequence(self, frames: FrameArchive) -> StabilizedSequence:
+        """The stabilized sequence of an archive; the last `SEQUENCES` of them hold their neighbors' frames."""
+        path = frames.path
+        if path not in self._motions:
+            self._motions[path] = load_homographies(self.homographies_dir / f"{path.stem}.npz")
+        if path not in self._sequences:
+            width, height = self.size
+            factor = max(1, min(OVERSAMPLING, frames.size[0] // width, frames.size[1] // height))
+            size = (factor * width, factor * height)
+            capacity = max(1, FRAMES_BYTES // (3 * size[0] * size[1] * SEQUENCES))
+            self._sequences[path] = StabilizedSequence(frames, self._motions[path], size, capacity=capacity)
+        self._sequences.move_to_end(path)
+        if len(self._sequences) > SEQUENCES:
+            self._sequences.popitem(last=False)
+        return self._sequences[path]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -32,8 +33,8 @@ from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.train.augmentation import ColorChange, mirrored
 from backdrop.train.background import Backgrounds
 from backdrop.train.losses import objective
-from backdrop.train.model import Model, Schedule, Step
-from backdrop.train.parameters import TrainParams, TrainStage
+from backdrop.train.model import JointNetworks, Model, Schedule, Step
+from backdrop.train.parameters import TrainFolders, TrainParams, TrainStage
 
 START_FRAMES = 12
 """Frames of a sequence that the boxes' first size is estimated from."""
@@ -42,17 +43,15 @@ START_FRAMES = 12
 def build_model(params: TrainStage, inpainter: Inpainter, inpainter_flow: Inpainter | None) -> Model:
     """D, S and the frozen inpainters with fresh or chosen encoder weights."""
     weights = params.encoder.weights
-    return Model(
+    networks = JointNetworks(
         Detector(params.detector, weights),
         SynthesisNetwork(params.synthesis, weights),
         inpainter,
         inpainter_flow if params.loss.alpha_flow else None,
         Features(weights),
-        params.loss,
-        params.sampling,
-        params.lambda_,
-        inpaint_unknown=params.background.kind in ("inpaint", "auto"),
     )
+    inpaint_unknown = params.background.kind in ("inpaint", "auto")
+    return Model(networks, params.loss, params.sampling, params.lambda_, inpaint_unknown=inpaint_unknown)
 
 
 def phase(train: TrainParams, iteration: int) -> tuple[str, Schedule]:
@@ -69,8 +68,7 @@ def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:
     """How large what moves is: width and height as shares of the image, of the largest moving blob.
 
     The median over frames spread over the sequences (parallax joins the blob in some of them), of thresholded
-    stabilized flow (`backdrop.baselines`).
-    None where nothing moves. No ground truth is read.
+    stabilized flow (`motion.blobs`). None where nothing moves. No ground truth is read.
     """
     sides = []
     for flow in flows:
@@ -110,28 +108,23 @@ def _pixels(image: Tensor) -> np.ndarray:
 
 
 class JointTraining:
-    """Joint training of D and S; `run` trains to the end and writes the model folder."""
+    """Joint training of D and S; `run` trains to the end and writes the model folder.
 
-    def __init__(
-        self,
-        params: TrainStage,
-        frames_dir: Path,
-        homographies_dir: Path,
-        flow_dir: Path,
-        inpainter_dirs: Mapping[str, Path],
-        log_dir: Path,
-        checkpoint_dir: Path,
-    ) -> None:
-        self.params, self.log_dir = params, log_dir
+    Args:
+        folders: what is read, and where curves and resume states go.
+    """
+
+    def __init__(self, params: TrainStage, folders: TrainFolders) -> None:
+        self.params, self.folders = params, folders
         self.fabric = make_fabric(params.compute, phases=True)
         self.fabric.seed_everything(params.seed, verbose=False)
         with_flow = params.loss.alpha_flow > 0
         background = None
         if params.background.kind != "inpaint":
-            background = Backgrounds(params.background, homographies_dir, params.train.size)
-        self.data = TrainingFrames(frames_dir, flow_dir if with_flow else None, params.train.size, background)
-        flow = load_inpainter(inpainter_dirs["flow"]) if with_flow else None
-        self.network = build_model(params, load_inpainter(inpainter_dirs["rgb"]), flow)
+            background = Backgrounds(params.background, folders.homographies, params.train.size)
+        self.data = TrainingFrames(folders.frames, folders.flow if with_flow else None, params.train.size, background)
+        flow = load_inpainter(folders.inpainter_flow) if with_flow else None
+        self.network = build_model(params, load_inpainter(folders.inpainter_rgb), flow)
         if params.train.box_start and self.data.flows:
             moving = moving_size(self.data.flows)
             if moving is not None:
@@ -139,28 +132,26 @@ class JointTraining:
         self.fabric.launch()
         self.learner = make_learner(self.fabric, self.network, params.train, params.compute.compile)
         self.rates = [params.train.rate, params.train.decoder_rate, params.train.box_rate]
-        sections = [
-            params.seed,
-            params.lambda_,
-            params.encoder,
-            params.detector,
-            params.synthesis,
-            params.sampling,
-        ]
-        sections += [params.loss, params.background, params.train, self.data.fingerprint()]
-        weights = [inpainter_dirs[kind] / "model.safetensors" for kind in sorted(inpainter_dirs)]
+        self.checkpoints = Checkpoints(folders.checkpoints, self._key(background))
+        self.total = params.train.detector_iterations + params.train.synthesis_iterations + params.train.iterations
+
+    def _key(self, background: Backgrounds | None) -> str:
+        """The name of the run's checkpoint: all that the run depends on."""
+        params, folders = self.params, self.folders
+        sections: list[Any] = [params.seed, params.lambda_, params.encoder, params.detector, params.synthesis]
+        sections += [params.sampling, params.loss, params.background, params.train, self.data.fingerprint()]
+        files = [folder / "model.safetensors" for folder in (folders.inpainter_flow, folders.inpainter_rgb)]
         if background is not None:
             seen = background.image is not None
-            weights += [Path(str(params.background.file))] if seen else sorted(homographies_dir.glob("*.npz"))
-        self.checkpoints = Checkpoints(checkpoint_dir, run_key("train", sections, *weights))
-        self.total = params.train.detector_iterations + params.train.synthesis_iterations + params.train.iterations
+            files += [Path(str(params.background.file))] if seen else sorted(folders.homographies.glob("*.npz"))
+        return run_key("train", sections, *files)
 
     def run(self, out_dir: Path) -> None:
         """Train from the last checkpoint (or the start) to the end and write `out_dir`."""
         train = self.params.train
         start, history = self._resume()
         bar = progress(self.total, start, "joint training")
-        with bar, open_live(self.log_dir, history) as live:
+        with bar, open_live(self.folders.log, history) as live:
             batches = self.data.batches(self.params.seed, start, self.total, train.batch, loader_workers(self.fabric))
             for iteration, batch in enumerate(batches, start):
                 name, schedule = phase(train, iteration)
@@ -171,12 +162,12 @@ class JointTraining:
                 if row and (iteration % train.log_every == 0 or last):
                     log_row(live, self._summary(iteration, row, step), history)
                 if live and step and train.overlay_every and ((iteration + 1) % train.overlay_every == 0 or last):
-                    with writing(self.log_dir):
+                    with writing(self.folders.log):
                         live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(step))
                 if (iteration + 1) % train.checkpoint_every == 0 and not last:
-                    self.learner.settle()
+                    self.learner.check_pending()
                     self._save(iteration + 1, history)
-        self.learner.settle()
+        self.learner.check_pending()
         if ranks.rank() == 0:
             self._write(out_dir)
 
@@ -208,7 +199,7 @@ class JointTraining:
             known = (behind, seen > 0) if self.data.background is not None else None
             with_flow = flow if self.params.loss.alpha_flow else None
             valid = batch.flow_valid.to(self.fabric.device, non_blocking=True)
-            step = self.learner.model(image, with_flow, valid, schedule, generator, known)
+            step = self.learner.model(image, with_flow, valid, schedule, generator=generator, known=known)
             terms = step.terms
             loss = objective(terms, self.params.loss)
         rates = [rate * self._decay(iteration) for rate in self.rates]
@@ -234,7 +225,7 @@ class JointTraining:
         return image, flow, behind, seen
 
     def _decay(self, iteration: int) -> float:
-        """Each phase has a cosine of its own."""
+        """The factor of the learning rates: each phase has its cosine."""
         train = self.params.train
         joint = train.detector_iterations + train.synthesis_iterations
         for begin, length in (

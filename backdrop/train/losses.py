@@ -1,7 +1,7 @@
 """The losses, each a pure function of tensors, and their weighted sum.
 
-Every function returns one number an image, (B,), before importance weighting; `objective` weights and sums.
-Who learns from what (002 section 3.3.2) is decided by what is detached, and that is in `model`.
+Every function returns one number per image, (B,), before importance weighting; `objective` weights and sums.
+Who learns from what (journal version, section 3.3.2) is decided by what is detached: see `train.model`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def foreground_loss(composed: Float[Tensor, "B 3 H W"], image: Float[Tensor, "B 
 
 
 def flow_foreground_loss(mask: Float[Tensor, "B 1 H W"], motion: Float[Tensor, "B 1 H W"]) -> Float[Tensor, "B"]:
-    """L2(F_c(I_f), I_f) of the flow image composed as `compose` does with the image, its own colors in the foreground.
+    """L2(F_c(I_f), I_f): the flow image is composed as the image is, its colors being those of the foreground.
 
     What is left is (1 - mask)^2 times `motion`, the square distance of the flow image from its inpainted background:
     motion that the mask leaves out costs. None of the papers has it (they use flow for L_bg alone).
@@ -55,7 +55,7 @@ def mask_prior(mask: Float[Tensor, "B 1 H W"], kind: str, threshold: float) -> F
     """Prior on the pasted mask T^-1(S).
 
     v: abs(mean - lambda) + lambda, larger masks wanted below `threshold` (lambda), smaller above (Eq. 6);
-    l1: the mean; l2: the mean square (002 Table 3); none: 0.
+    l1: the mean; l2: the mean square (journal version, Table 3); none: 0.
     """
     mean = mask.mean(dim=(1, 2, 3))
     if kind == "v":

@@ -18,8 +18,40 @@ from backdrop.train.parameters import LossParams, SamplingParams
 from backdrop.train.sampling import Draw, draw_cells, expectation
 
 
+class JointNetworks(NamedTuple):
+    """The networks of joint training: D, S, the inpainters of images and of flow images, phi."""
+
+    detector: Detector
+    synthesis: SynthesisNetwork
+    inpainter: Inpainter
+    inpainter_flow: Inpainter | None
+    features: Features
+
+
+class Pictures(NamedTuple):
+    """What a step sees. image, flow: (B, 3, H, W), normalized; flow_valid: (B,), which flow images count.
+
+    known: normalized backgrounds B, (B, 3, H, W), and where they are known, (B, 1, H, W); None: nowhere.
+    """
+
+    image: Tensor
+    flow: Tensor | None
+    flow_valid: Tensor | None
+    known: tuple[Tensor, Tensor] | None
+
+
+class Behind(NamedTuple):
+    """What is behind the subject for every drawn cell. background: Ibar, (K, B, 3, H, W).
+
+    motion: what moves, (I_f - its Ibar)^2, averaged over channels, (K, B, 1, H, W), 0 where flow does not count.
+    """
+
+    background: Tensor
+    motion: Tensor | None
+
+
 class Schedule(NamedTuple):
-    """What a start-up phase changes in a step; the papers have none of it."""
+    """What a start-up phase changes in a step. The papers have no such phases."""
 
     synthesis: bool = True  # False: only p learns, S is not run
     offsets_learn: bool = True
@@ -71,22 +103,19 @@ class Model(nn.Module):
 
     def __init__(
         self,
-        detector: Detector,
-        synthesis: SynthesisNetwork,
-        inpainter: Inpainter,
-        inpainter_flow: Inpainter | None,
-        features: Features,
+        networks: JointNetworks,
         loss: LossParams,
         sampling: SamplingParams,
         lambda_: float,
+        *,
         inpaint_unknown: bool = True,
     ) -> None:
         super().__init__()
-        self.detector = detector
-        self.synthesis = synthesis
-        self.inpainter = inpainter.freeze()
-        self.inpainter_flow = inpainter_flow.freeze() if inpainter_flow is not None else None
-        self.features = features
+        self.detector = networks.detector
+        self.synthesis = networks.synthesis
+        self.inpainter = networks.inpainter.freeze()
+        self.inpainter_flow = networks.inpainter_flow.freeze() if networks.inpainter_flow is not None else None
+        self.features = networks.features
         self.loss, self.sampling, self.lambda_ = loss, sampling, lambda_
         self.inpaint_unknown = inpaint_unknown
 
@@ -96,33 +125,37 @@ class Model(nn.Module):
         flow: Float[Tensor, "B 3 H W"] | None = None,
         flow_valid: Bool[Tensor, "B"] | None = None,
         schedule: Schedule = Schedule(),  # noqa: B008 - immutable
+        *,
         generator: torch.Generator | None = None,
         known: tuple[Float[Tensor, "B 3 H W"], Bool[Tensor, "B 1 H W"]] | None = None,
     ) -> Step:
         """One training step's losses.
 
         Args:
-            image: normalized images I. flow: normalized flow images I_f. flow_valid: which of them count.
+            image: normalized images I.
+            flow: normalized flow images I_f.
+            flow_valid: which of them count; None: all.
+            generator: draws the cells.
             known: normalized backgrounds B, and where they are known; None: nowhere.
         """
         proposals = self.detector(image)
         drawn = draw_cells(proposals.p, self.detector.live, self.sampling, generator)
-        entangled = not self.loss.disentangled
         proposals = _learning(proposals, schedule)
-        terms, background, motion = self._background_terms(image, flow, flow_valid, known, proposals, drawn, entangled)
+        terms, behind = self._background_terms(Pictures(image, flow, flow_valid, known), proposals, drawn)
         cell = drawn.cell[0]
         box = select(proposals.box, cell)
         terms["p"] = losses.probability_prior(
             proposals.p, self.loss.p_prior, select(proposals.p[..., None], cell)[:, 0]
         ).mean()
         if not schedule.synthesis:
-            return Step(image, terms, proposals, cell, box, None, background[0], None)
-        background = self._whole(background, known)
-        mask, composed = self._foreground_terms(image, proposals, drawn, background, motion, schedule, entangled, terms)
+            return Step(image, terms, proposals, cell, box, None, behind.background[0], None)
+        behind = behind._replace(background=self._where_known(behind.background, known))
+        learned, mask, composed = self._foreground_terms(image, proposals, drawn, behind, schedule)
+        terms |= learned
         terms["scale"], terms["offset"] = losses.box_priors(
             select(proposals.scale, cell), select(proposals.offset, cell), self.loss.scale_target
         )
-        return Step(image, terms, proposals, cell, box, mask, background[0], composed)
+        return Step(image, terms, proposals, cell, box, mask, behind.background[0], composed)
 
     def autoencode(self, image: Float[Tensor, "B 3 H W"], box: Float[Tensor, "B 4"]) -> Float[Tensor, ""]:
         """Loss of S as an auto-encoder on given boxes: L2 inside the focal window (start-up schedule)."""
@@ -130,19 +163,11 @@ class Model(nn.Module):
         return reconstruction(self.synthesis(crop).foreground, crop, self.synthesis.window)
 
     def _background_terms(
-        self,
-        image: Tensor,
-        flow: Tensor | None,
-        flow_valid: Tensor | None,
-        known: tuple[Tensor, Tensor] | None,
-        proposals: Proposals,
-        drawn: Draw,
-        entangled: bool,
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """L_bg on images and on flow images; Ibar for every drawn cell, (K, B, 3, H, W); what moves in it.
-
-        The latter is (I_f - its Ibar)^2, averaged over channels, (K, B, 1, H, W), 0 where flow does not count.
-        """
+        self, pictures: Pictures, proposals: Proposals, drawn: Draw
+    ) -> tuple[dict[str, Tensor], Behind]:
+        """L_bg on images and on flow images, and what is behind the subject."""
+        image, flow, flow_valid, known = pictures
+        entangled = not self.loss.disentangled
         count, batch = drawn.cell.shape
         size = (image.shape[2], image.shape[3])
         box = torch.cat([select(proposals.box, cell) for cell in drawn.cell])
@@ -171,7 +196,7 @@ class Model(nn.Module):
             terms["bg_flow"] = (expectation(drawn, value) * counts).mean()
             motion = (predicted - repeated).square().mean(dim=1, keepdim=True).unflatten(0, (count, batch))
             motion = motion * counts[:, None, None, None]
-        return terms, background.unflatten(0, (count, batch)), motion
+        return terms, Behind(background.unflatten(0, (count, batch)), motion)
 
     def _fill(self, image: Tensor, hole: Tensor, known: tuple[Tensor, Tensor] | None) -> Tensor:
         """Ibar: inside the hole the known background, or the inpainter's; outside it the image itself.
@@ -188,13 +213,13 @@ class Model(nn.Module):
         shown = hole * seen
         return shown * behind + (1 - shown) * background
 
-    def _whole(
+    def _where_known(
         self, background: Float[Tensor, "K B 3 H W"], known: tuple[Tensor, Tensor] | None
     ) -> Float[Tensor, "K B 3 H W"]:
         """Ibar for L_fg: the known background wherever it is known, as in Algorithm 1's exists(B).
 
-        What a box leaves out of the subject then costs: outside its hole the image explained itself, and nothing kept
-        a box from sliding off the subject or shrinking.
+        What a box leaves out of the subject then costs. Otherwise the image explains itself outside the hole, and
+        nothing hinders a box from sliding off the subject or shrinking.
         """
         if known is None or not self.loss.whole_background:
             return background
@@ -206,17 +231,16 @@ class Model(nn.Module):
         image: Tensor,
         proposals: Proposals,
         drawn: Draw,
-        background: Tensor,
-        motion: Tensor | None,
+        behind: Behind,
         schedule: Schedule,
-        entangled: bool,
-        terms: dict[str, Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        """L_fg, L_phi and the mask prior, written into `terms`.
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """L_fg, L_phi and the mask prior; the pasted mask and F(I) of the first drawn cell.
 
         Drawn cells after the first are for L_bg alone (S is the expensive part); where all cells are listed
         (sampling exact), all of them count here too.
         """
+        terms: dict[str, Tensor] = {}
+        entangled = not self.loss.disentangled
         exact = self.sampling.kind == "exact"
         count = len(drawn.cell) if exact else 1
         weight = drawn.weight[:count] * (1 if exact else len(drawn.weight))
@@ -234,10 +258,10 @@ class Model(nn.Module):
         if schedule.window_mask:
             mask = self.synthesis.window.expand_as(mask)
         pasted = spatial.paste(torch.cat([foreground * mask, mask], dim=1), box, size)
-        composed = losses.compose(pasted[:, :3], pasted[:, 3:], background[:count].flatten(0, 1))
+        composed = losses.compose(pasted[:, :3], pasted[:, 3:], behind.background[:count].flatten(0, 1))
         terms["fg"] = (weight.flatten() * losses.foreground_loss(composed, images)).sum() / len(image)
-        if motion is not None and self.loss.beta_flow:
-            unexplained = losses.flow_foreground_loss(pasted[:, 3:], motion[:count].flatten(0, 1))
+        if behind.motion is not None and self.loss.beta_flow:
+            unexplained = losses.flow_foreground_loss(pasted[:, 3:], behind.motion[:count].flatten(0, 1))
             terms["fg_flow"] = (weight.flatten() * unexplained).sum() / len(image)
         if self.loss.gamma:
             with torch.no_grad():
@@ -245,13 +269,13 @@ class Model(nn.Module):
             distance = feature_distance(self.features(composed), seen)
             terms["phi"] = (weight.flatten() * distance).sum() / len(image)
         if schedule.window_mask:
-            return pasted[: len(image), 3:], composed[: len(image)]
+            return terms, pasted[: len(image), 3:], composed[: len(image)]
         laid = pasted[:, 3:] if entangled else spatial.paste(mask, box.detach(), size)
         prior = losses.mask_prior(laid, self.loss.mask_prior, self.lambda_)
         prior = (weight.flatten() * prior).sum() / len(image) if exact else prior.mean()
         # The prior must shape the mask, not move the box to where masks are small.
         terms["mask"] = prior if entangled else without_gradient_to(prior, crop)
-        return pasted[: len(image), 3:], composed[: len(image)]
+        return terms, pasted[: len(image), 3:], composed[: len(image)]
 
 
 def _learning(proposals: Proposals, schedule: Schedule) -> Proposals:

@@ -1,7 +1,9 @@
-"""The sections `sampling`, `loss`, `train` and `background` of the parameters."""
+"""The sections `sampling`, `loss`, `train` and `background` of the parameters, and the folders of the stage train."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -101,3 +103,16 @@ class TrainStage(StageParams):
     background: BackgroundParams
     train: TrainParams
     compute: ComputeParams
+
+
+@dataclass(frozen=True)
+class TrainFolders:
+    """What the stage train reads, and where its curves and resume states go; its model folder stands apart."""
+
+    frames: Path
+    homographies: Path
+    flow: Path
+    inpainter_rgb: Path
+    inpainter_flow: Path
+    log: Path
+    checkpoints: Path

@@ -1,4 +1,4 @@
-"""Drawing cells: the distribution q and the importance weights p/q (002 section 3.4)."""
+"""Drawing cells: the distribution q and the importance weights p/q (journal version, section 3.4)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backdrop.train.parameters import SamplingParams
 
 
 class Draw(NamedTuple):
-    """K cells an image.
+    """K cells per image.
 
     cell: (K, B) the drawn cells.
     weight: (K, B) what the loss of each is multiplied by; its gradient reaches p. The sum over K estimates
@@ -43,7 +43,7 @@ def draw_cells(
     params: SamplingParams,
     generator: torch.Generator | None = None,
 ) -> Draw:
-    """Draw `sampling.cells` cells an image as `sampling.kind` says (for Eq. 8; Eq. 9: weights p_c / q_c, c ~ q)."""
+    """Draw `sampling.cells` cells per image as `sampling.kind` says (for Eq. 8; Eq. 9: weights p_c / q_c, c ~ q)."""
     batch = len(p)
     if params.kind == "exact":
         cells = live.nonzero().expand(-1, batch)
@@ -54,7 +54,7 @@ def draw_cells(
         q = (live / live.sum()).to(p).expand(batch, -1)
     else:
         q = sampling_distribution(p, live, params.epsilon)
-    # Every rank draws for the whole batch, by all ranks' q: the cells are those that a single process draws.
+    # Every rank draws for the batch of all ranks, by their q: the cells are those that a single process draws.
     drawn = torch.multinomial(ranks.gather(q), params.cells, replacement=True, generator=generator)
     cells = ranks.local_part(drawn).T
     return Draw(cells, _pick(p, cells) / _pick(q, cells) / params.cells, params.baseline == "leave_one_out")
@@ -79,7 +79,7 @@ def _pick(values: Tensor, cells: Tensor) -> Tensor:
 
 
 def expectation(draw: Draw, value: Float[Tensor, "K B"]) -> Float[Tensor, "B"]:
-    """The estimate of sum_c p_c f(c) from the drawn values f, an image each.
+    """The estimate of sum_c p_c f(c) from the drawn values f, per image.
 
     With the leave-one-out baseline, each f_k is taken relative to the mean of the other draws' values and
     that mean is added back as a constant: as E[p/q] = 1, the expectation of value and gradient stay what they

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backdrop.networks.segmenter import Segmenter
+from backdrop.app.segmenter import Segmenter
 from backdrop.report.report import write_report
 from benchmarks.long_video import hear_ctrl_c
 from tests.report.test_report import project

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import backdrop
-from backdrop.app.onnx import RANGES, Outputs, Predictor, area_weights, export_onnx, extent
+from backdrop.app.onnx import RANGES, Outputs, PredictorGraph, area_weights, export_onnx, extent
+from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
 from backdrop.io.masks import box_from_mask
 from backdrop.motion.blobs import near_subject
@@ -25,7 +26,7 @@ from backdrop.networks import student as networks_student
 from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import normalize
 from backdrop.networks.folders import save_network
-from backdrop.networks.segmenter import BOX_LEVEL, Segmenter, presence
+from backdrop.networks.predictor import BOX_LEVEL, presence
 from backdrop.networks.student import StudentNetwork, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork
 from tests.command import call
@@ -103,7 +104,7 @@ def tensor(name: str, images: np.ndarray) -> torch.Tensor:
 
 def by_pytorch(segmenter: Segmenter, x: torch.Tensor) -> Outputs:
     with torch.inference_mode():
-        return Outputs(*(value.numpy() for value in Predictor(segmenter)(x)))
+        return Outputs(*(value.numpy() for value in PredictorGraph(segmenter)(x)))
 
 
 def by_onnxruntime(path: Path, x: torch.Tensor) -> Outputs:

@@ -20,10 +20,10 @@ from typer.testing import CliRunner
 from backdrop.app import cli
 from backdrop.app.page import callbacks, drawing, segmented_file, server
 from backdrop.app.page.text import message, numbers
+from backdrop.app.segmenter import Segmenter
 from backdrop.crf.dense import refine
 from backdrop.draw import draw_mask
 from backdrop.errors import BackdropError
-from backdrop.networks.segmenter import Segmenter
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from tests.runs import HEIGHT, WIDTH, scene

@@ -22,11 +22,11 @@ from backdrop.app.pictures import PICTURES, picture_path
 from backdrop.app.predict import Job, predict_all, predict_source
 from backdrop.app.reader import frames_of
 from backdrop.app.records import Record, Settings, encoded, read_records, records_path
+from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source, find_sources
 from backdrop.errors import BackdropError
 from backdrop.io.masks import Mask
 from backdrop.networks import student
-from backdrop.networks.segmenter import Segmenter
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from tests.command import call

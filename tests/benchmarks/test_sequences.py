@@ -42,5 +42,5 @@ def test_the_table_says_where_both_baselines_are_beaten() -> None:
 def test_a_stage_that_fails_is_named_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequences, "commands", lambda: [("flow", "echo no flow here; exit 3")])
     with pytest.raises(BackdropError, match=r"stage flow failed; see .*flow\.log"):
-        run_one("davis2016", "/nowhere", "camel", tmp_path / "camel", "sequence", [])
+        run_one("davis2016", "/nowhere", "camel", tmp_path / "camel", scale="sequence", overrides=[])
     assert (tmp_path / "camel" / "flow.log").read_text() == "no flow here\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from zipfile import ZipFile
 
 import cv2
@@ -12,16 +11,18 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from backdrop.crf import dense
 from backdrop.crf.dense import reach, refine, unary_energy
+from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions, box_from_mask, read_threshold, write_threshold
 from backdrop.measures import jaccard
-from backdrop.refine.stage import choose_refined_threshold, refine_all
+from backdrop.refine.stage import RefineFolders, choose_refined_threshold, refine_all
 from tests.runs import make_run, write_predictions
-from tests.tiny import run_stage, small_values
+from tests.tiny import run_stage, small_params, small_values
 
 PAPERS = {
     "enabled": True,
@@ -38,8 +39,8 @@ PAPERS = {
 PLAIN = {"gaussian_compat": 0, "bilateral_compat": 0}  # no pairwise term
 
 
-def params(**changes: object) -> SimpleNamespace:
-    return SimpleNamespace(**{**PAPERS, **changes})
+def params(**changes: object) -> CRFParams:
+    return CRFParams.model_validate({**PAPERS, **changes})
 
 
 @pytest.fixture
@@ -86,19 +87,18 @@ def test_an_empty_or_full_mask_comes_back(scene: tuple[np.ndarray, ...]) -> None
     assert refine(image, np.ones_like(soft), 0.5, params()).all()
 
 
-def test_a_crf_that_is_told_to_do_nothing_does_nothing(scene: tuple[np.ndarray, ...]) -> None:
+def test_a_crf_that_is_off_does_nothing(scene: tuple[np.ndarray, ...]) -> None:
     image, _, soft = scene
-    for changes in ({"enabled": False}, {"iterations": 0}):
-        np.testing.assert_array_equal(refine(image, soft, 0.4, params(**changes)), soft > 0.4)
+    np.testing.assert_array_equal(refine(image, soft, 0.4, params(enabled=False)), soft > 0.4)
 
 
 def test_the_reach_scales_with_the_image() -> None:
-    assert reach(15, (192, 320), None) == 15
-    assert reach(15, (192, 320), 373) == 15  # exactly, though the diagonal is 373.18
-    assert reach(15, (384, 640), 373) == 30
-    assert reach(15, (480, 854), 373) == pytest.approx(15 * np.hypot(480, 854) / np.hypot(192, 320), rel=0.003)
-    assert reach(3, (20, 32), 373) == 1  # not below a pixel ...
-    assert reach(0.5, (20, 32), 373) == 0.5  # ... unless it is asked for
+    assert reach(15.0, (192, 320), None) == 15
+    assert reach(15.0, (192, 320), 373.0) == 15  # exactly, though the diagonal is 373.18
+    assert reach(15.0, (384, 640), 373.0) == 30
+    assert reach(15.0, (480, 854), 373.0) == pytest.approx(15 * np.hypot(480, 854) / np.hypot(192, 320), rel=0.003)
+    assert reach(3.0, (20, 32), 373.0) == 1  # not below a pixel ...
+    assert reach(0.5, (20, 32), 373.0) == 0.5  # ... unless it is asked for
 
 
 def test_a_reference_is_a_reach_in_pixels_of_the_image(scene: tuple[np.ndarray, ...]) -> None:
@@ -165,24 +165,31 @@ def test_memory_layout_does_not_matter(scene: tuple[np.ndarray, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "word"),
+    ("key", "value"),
     [
-        ({"gaussian_sxy": 0}, "crf.gaussian_sxy"),
-        ({"bilateral_sxy": -1}, "crf.bilateral_sxy"),
-        ({"bilateral_srgb": 0}, "crf.bilateral_srgb"),
-        ({"bilateral_srgb": None}, "crf.bilateral_srgb"),
-        ({"bilateral_sxy": float("nan")}, "crf.bilateral_sxy"),
-        ({"bilateral_compat": float("inf")}, "crf.bilateral_compat"),
-        ({"reference_diagonal": 0}, "crf.reference_diagonal"),
-        ({"confidence": 1}, "crf.confidence"),
-        ({"confidence": 0.5}, "crf.confidence"),
-        ({"iterations": -1}, "crf.iterations"),
-        ({"unary": "hard"}, "crf.unary"),
+        ("gaussian_sxy", 0),
+        ("gaussian_sxy", 1e-50),  # 0 in the 32 bits of the CRF
+        ("bilateral_sxy", -1),
+        ("bilateral_srgb", 0),
+        ("bilateral_srgb", None),
+        ("bilateral_sxy", float("nan")),
+        ("bilateral_sxy", float("inf")),
+        ("bilateral_compat", float("inf")),
+        ("gaussian_compat", float("nan")),
+        ("reference_diagonal", 0),
+        ("reference_diagonal", float("nan")),
+        ("confidence", 1),
+        ("confidence", 0.5),
+        ("confidence", float("nan")),
+        ("iterations", 0),
+        ("unary", "hard"),
     ],
 )
-def test_bad_parameters_are_named(scene: tuple[np.ndarray, ...], changes: dict, word: str) -> None:
-    with pytest.raises(BackdropError, match=word):
-        refine(scene[0], scene[2], 0.5, params(**changes))
+def test_parameters_that_would_crash_the_crf_are_named_before_it_is_called(key: str, value: object) -> None:
+    with pytest.raises(BackdropError, match=f"crf.{key}"):
+        small_params({f"crf.{key}": value})
+    with pytest.raises(ValidationError, match=key):
+        params(**{key: value})
 
 
 def test_bad_arrays_are_named(scene: tuple[np.ndarray, ...]) -> None:
@@ -210,8 +217,8 @@ def test_all_frames_of_all_sequences_are_refined(tmp_path: Path) -> None:
     written = {}
     for workers in (1, 2):
         out = tmp_path / f"out{workers}"
-        folders = (tmp_path / "frames", tmp_path / "predictions", out / "masks", out / "davis")
-        assert refine_all(*folders, params(), 0.5, workers) == ["a", "b"]
+        folders = RefineFolders(tmp_path / "frames", tmp_path / "predictions", out / "masks", out / "davis")
+        assert refine_all(folders, params(), 0.5, workers) == ["a", "b"]
         written[workers] = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert written[1] == written[2]
     names = [f"davis/Annotations/{s}/{t:05d}.png" for s in "ab" for t in range(11)] + ["masks/a.zip", "masks/b.zip"]
@@ -227,7 +234,7 @@ def test_all_frames_of_all_sequences_are_refined(tmp_path: Path) -> None:
 
 def test_without_a_davis_folder_there_are_archives_alone(tmp_path: Path) -> None:
     make_run(tmp_path, {"a": "test"}, frames=2)
-    refine_all(tmp_path / "frames", tmp_path / "predictions", tmp_path / "out", None, params(), 0.5, 1)
+    refine_all(RefineFolders(tmp_path / "frames", tmp_path / "predictions", tmp_path / "out"), params(), 0.5, 1)
     assert [path.name for path in (tmp_path / "out").rglob("*")] == ["a.zip"]
 
 
@@ -261,14 +268,14 @@ def test_the_threshold_is_chosen_again_after_the_crf_on_validation_sequences(tmp
     wide = [cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) for mask in truth]
     soft = {t: np.where(mask, 0.9, wide[t] * 0.55) for t, mask in enumerate(truth)}  # too wide below .55
     write_predictions(tmp_path / "predictions", "v", soft, [box_from_mask(mask) for mask in truth])
-    folders = (tmp_path / "frames", tmp_path / "predictions")
+    folders = RefineFolders(tmp_path / "frames", tmp_path / "predictions", tmp_path / "masks")
     for chosen_on in ("default", "params", "pseudo-masks"):
-        write_threshold(folders[1], 0.5, chosen_on)
-        assert choose_refined_threshold(*folders, params(), 1) == (0.5, chosen_on)
-    write_threshold(folders[1], 0.5, "validation")
-    assert choose_refined_threshold(*folders, params(enabled=False), 1) == (0.5, "validation")
-    assert choose_refined_threshold(*folders, params(unary="soft"), 1) == (0.6, "validation"), "ties: nearest to .5"
-    assert choose_refined_threshold(*folders, params(unary="soft"), 2) == (0.6, "validation"), "any number of processes"
+        write_threshold(folders.predictions, 0.5, chosen_on)
+        assert choose_refined_threshold(folders, params(), 1) == (0.5, chosen_on)
+    write_threshold(folders.predictions, 0.5, "validation")
+    assert choose_refined_threshold(folders, params(enabled=False), 1) == (0.5, "validation")
+    assert choose_refined_threshold(folders, params(unary="soft"), 1) == (0.6, "validation"), "ties: nearest to .5"
+    assert choose_refined_threshold(folders, params(unary="soft"), 2) == (0.6, "validation"), "any number of processes"
 
 
 @pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)])  # of the central directory: flags, method
@@ -288,18 +295,18 @@ def test_a_damaged_prediction_is_named_and_leaves_nothing_half_written(tmp_path:
     make_run(tmp_path, {"a": "test"}, frames=3)
     path = tmp_path / "predictions" / "a.zip"
     with ZipFile(path) as archive:
-        kept = {name: archive.read(name) for name in archive.namelist() if name != "000002.png"}
+        others = {name: archive.read(name) for name in archive.namelist() if name != "000002.png"}
     with ZipFile(path, "w") as archive:
-        for name, data in kept.items():
+        for name, data in others.items():
             archive.writestr(name, data)
+    folders = RefineFolders(tmp_path / "frames", tmp_path / "predictions", tmp_path / "out", tmp_path / "davis")
     with pytest.raises(BackdropError, match="000002.png is missing or damaged"):
-        refine_all(
-            tmp_path / "frames", tmp_path / "predictions", tmp_path / "out", tmp_path / "davis", params(), 0.5, 1
-        )
+        refine_all(folders, params(), 0.5, 1)
     assert not [path for folder in ("out", "davis") for path in (tmp_path / folder).rglob("*") if path.is_file()]
 
 
 def test_no_predictions_at_all_is_an_error(tmp_path: Path) -> None:
     make_run(tmp_path, {"a": "test"}, frames=2)
+    folders = RefineFolders(tmp_path / "frames", tmp_path / "none", tmp_path / "out")
     with pytest.raises(BackdropError, match="run segment first"):
-        refine_all(tmp_path / "frames", tmp_path / "none", tmp_path / "out", tmp_path / "davis", params(), 0.5, 1)
+        refine_all(folders, params(), 0.5, 1)

@@ -19,10 +19,11 @@ from backdrop.app.pictures import PICTURES, picture_path
 from backdrop.app.predict import Job, predict_source
 from backdrop.app.reader import frames_of
 from backdrop.app.records import Record, Settings, read_records, records_path
+from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source
 from backdrop.crf.instances import Linker, chosen_boxes, divide, find_instances
 from backdrop.motion.blobs import LESSER
-from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.networks.predictor import Prediction
 from backdrop.video.encode import encode_video
 
 HEIGHT, WIDTH = 60, 120

@@ -1,6 +1,6 @@
 """Scores that flatter: each test holds an honest rule, and beside it the cheating that breaks it, which must show.
 
-Who learns from what is in `test_model`, what counts in a score in `test_evaluation` and `test_scores`.
+Who learns from what is in `tests/train/test_model.py`, what counts in a score in `tests/score/test_evaluation.py`.
 """
 
 from __future__ import annotations
@@ -24,24 +24,23 @@ from backdrop.errors import BackdropError
 from backdrop.frames.stage import extract_all
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import read_index
-from backdrop.io.masks import MaskArchive, write_threshold
+from backdrop.io.masks import MaskArchive, box_from_mask, write_threshold
 from backdrop.learn import frames as learn_frames
 from backdrop.params import validate
 from backdrop.refine import stage as refine_stage
 from backdrop.score import frames as score_frames
 from backdrop.score import table
+from backdrop.score.table import score_all
 from backdrop.train.joint import JointTraining
 from backdrop.train.losses import objective
 from backdrop.train.model import Model
 from backdrop.video.encode import encode_video
-from tests import test_measures as test_scores
-from tests.runs import make_run, scene, write_frames, write_index, write_predictions
-from tests.score import test_evaluation
+from tests.runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
 from tests.tiny import run_stage, small_params, small_values, stage_names
-from tests.train.test_model import images
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
+FOLDERS = score_frames.Folders.__dataclass_fields__
 SPLITS = {"learned": "train", "tuned": "val", "first": "test", "second": "test"}
 
 
@@ -72,8 +71,8 @@ def tuning(tmp_path: Path) -> Path:
 
 
 def invert_truth(root: Path, split: str) -> None:
-    for seed, (name, own) in enumerate(SPLITS.items()):
-        if own == split:
+    for seed, (name, its) in enumerate(SPLITS.items()):
+        if its == split:
             frames, masks = scene(2, seed)
             write_frames(root / "frames", name, frames, {t: (~m).astype(np.uint8) * 255 for t, m in enumerate(masks)})
 
@@ -84,7 +83,8 @@ def before_crf(root: Path) -> Any:
 
 def after_crf(root: Path) -> Any:
     params = small_params({"crf.enabled": True, "crf.iterations": 1}).crf
-    return refine_stage.choose_refined_threshold(root / "frames", root / "predictions", params, 1)
+    folders = refine_stage.RefineFolders(root / "frames", root / "predictions", root / "masks")
+    return refine_stage.choose_refined_threshold(folders, params, 1)
 
 
 def check_blind(root: Path, choose: Callable[[Path], Any], split: str = "test") -> None:
@@ -113,10 +113,12 @@ def test_a_threshold_chosen_on_test_is_noticed(
         check_blind(tuning, choose)
 
 
-def test_the_example_of_the_threshold_notices_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_threshold_is_that_of_validation_and_choosing_it_on_test_shows(
+    tuning: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert before_crf(tuning) == (0.75, "validation")
     monkeypatch.setattr(thresholds, "read_index", confused(read_index, "test", "val"))
-    with pytest.raises(AssertionError):
-        test_scores.test_the_threshold_is_chosen_on_validation_sequences_only(tmp_path)
+    assert before_crf(tuning)[0] < 0.5
 
 
 # ------------------------------------------------------------------------------- who reads the truth
@@ -225,7 +227,7 @@ def trained_on(root: Path) -> set[str]:
 def test_training_takes_training_sequences_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path, SPLITS, frames=2)
     assert trained_on(tmp_path) == {"learned"}
-    monkeypatch.setattr(loop.datasets, "read_index", confused(read_index, "test", "train"))
+    monkeypatch.setattr(learn_frames, "read_index", confused(read_index, "test", "train"))
     assert trained_on(tmp_path) == {"learned", "first", "second"}
 
 
@@ -237,7 +239,7 @@ def test_a_sequence_in_two_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackdropError, match=r"index\.csv is not an index of frames"):
         trained_on(tmp_path)
     with pytest.raises(BackdropError, match=r"index\.csv is not an index of frames"):
-        test_evaluation.evaluate(tmp_path)
+        evaluate(tmp_path)
 
 
 # --------------------------------------------------------------------------------- frozen inpainters
@@ -249,7 +251,7 @@ def moved(model: Model, wake: Callable[[Model], Any]) -> set[str]:
     before = {key: value.clone() for key, value in model.state_dict().items() if key.startswith("inpainter")}
     assert any("running_mean" in key for key in before)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
-    image, flow = images()
+    image, flow = torch.randn(2, 3, 3, 48, 64, generator=torch.Generator().manual_seed(5))
     for _ in range(2):
         model.train()
         wake(model)
@@ -283,35 +285,47 @@ def test_frozen_inpainters_do_not_move_and_woken_ones_are_noticed(make_model: Ca
 # ------------------------------------------------------------------------------- missing predictions
 
 
+def evaluate(root: Path) -> dict[str, Any]:
+    """The summary of the scores of a run."""
+    return score_all(score_frames.Folders(**{name: root / name for name in FOLDERS}), "videos", 1).summary
+
+
+def score_with_a_mask_missing(root: Path) -> float:
+    """J of a sequence of four frames: three masks are perfect, one is not there."""
+    truth = make_run(root, {"a": "all"}, frames=4)["a"]
+    write_masks(root / "masks", "a", {t: truth[t] for t in (0, 1, 2)})
+    return evaluate(root)["method"]["J_mean"]
+
+
 def test_leaving_out_missing_predictions_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rule is `test_a_missing_prediction_is_wrong_not_absent`; here frames without a mask are not scored."""
+    """The rule is that a missing prediction is wrong. The cheat: frames without a mask are not scored."""
     original = table._scored_frames
 
-    def cheating(folders: score_frames.Folders, *args: Any) -> Any:
+    def cheating(folders: score_frames.ScoreFolders, *args: Any) -> Any:
         chunks, counts = original(folders, *args)
-        kept = []
+        left = []
         for chunk in chunks:
             path = folders.masks / f"{chunk.sequence}.zip"
             own = MaskArchive(path) if path.is_file() else None
             frames = [t for t in chunk.frames if own is not None and own.has(t)]
             if frames:
-                kept.append(chunk._replace(frames=frames))
-        return kept, counts
+                left.append(chunk._replace(frames=frames))
+        return left, counts
 
-    (tmp_path / "honest").mkdir()
-    (tmp_path / "cheat").mkdir()
-    test_evaluation.test_a_missing_prediction_is_wrong_not_absent(tmp_path / "honest")
+    assert score_with_a_mask_missing(tmp_path / "honest") == 0.75
     monkeypatch.setattr(table, "_scored_frames", cheating)
-    with pytest.raises(AssertionError):
-        test_evaluation.test_a_missing_prediction_is_wrong_not_absent(tmp_path / "cheat")
+    assert score_with_a_mask_missing(tmp_path / "cheat") == 1
 
 
 def test_the_oracle_never_stands_where_the_method_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best threshold on test is in a row of its own; taking it for the method's is noticed."""
-    (tmp_path / "honest").mkdir()
-    (tmp_path / "cheat").mkdir()
-    test_evaluation.test_the_oracle_threshold_is_the_best_and_is_called_so(tmp_path / "honest")
+    truth = make_run(tmp_path, {"a": "all"}, frames=3)["a"]
+    soft = {t: np.where(mask, 0.4, 0.28) for t, mask in enumerate(truth)}
+    write_predictions(tmp_path / "predictions", "a", soft, [box_from_mask(mask) for mask in truth])
+    summary = evaluate(tmp_path)
+    assert summary["method_raw"]["J_mean"] == 0
+    assert summary["method_best_threshold"]["J_mean"] == 1
+    assert summary["method_best_threshold"]["threshold_chosen_on"].startswith("oracle")
     monkeypatch.setattr(table, "read_threshold", lambda folder: (0.3, "validation"))
-    with pytest.raises(AssertionError):
-        test_evaluation.test_the_oracle_threshold_is_the_best_and_is_called_so(tmp_path / "cheat")
-    assert json.loads((tmp_path / "cheat" / "predictions" / "threshold.json").read_text())["threshold"] == 0.5
+    assert evaluate(tmp_path)["method_raw"]["J_mean"] == 1
+    assert json.loads((tmp_path / "predictions" / "threshold.json").read_text())["threshold"] == 0.5

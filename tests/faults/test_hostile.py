@@ -28,6 +28,7 @@ import torch
 import yaml
 from PIL import Image, PngImagePlugin
 
+from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
 from backdrop.frames.stage import extract_all
 from backdrop.io.archives import ArchiveWriter
@@ -41,7 +42,6 @@ from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import resnet
 from backdrop.networks.folders import save_network
 from backdrop.networks.inpainter import Inpainter, load_inpainter
-from backdrop.networks.segmenter import Segmenter
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import compose_params, read, validate
 from backdrop.video.encode import encode_video
@@ -491,7 +491,7 @@ LOAD_ALL = """
 import json, resource, sys
 from pathlib import Path
 from backdrop.errors import BackdropError
-from backdrop.networks.segmenter import Segmenter
+from backdrop.app.segmenter import Segmenter
 Segmenter.load(sys.argv[2], "cpu")
 found, peak = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for path in sorted(Path(sys.argv[1]).iterdir()):

@@ -1,6 +1,6 @@
 """Killed anywhere: `dvc repro` dies by SIGKILL at random moments, runs again, and gives what an undisturbed run gives.
 
-BACKDROP_KILLS is the number of kills a stage. What DVC itself can leave half-written is tested at the end.
+BACKDROP_KILLS is the number of kills per stage. What DVC itself can leave half-written is tested at the end.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def addresses() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """After an undisturbed `dvc repro`."""
     project = new_project(tmp_path_factory.mktemp("kills"), {})
     project("dvc", "repro")
@@ -130,10 +130,10 @@ def judge(name: str, counts: Counter[str], capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.slow
 @pytest.mark.parametrize("name", addresses())
 def test_a_killed_stage_gives_what_an_undisturbed_one_gives(
-    name: str, whole: Project, capsys: pytest.CaptureFixture[str]
+    name: str, finished: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    judge(name, kills_at_random(whole, name, KILLS), capsys)
-    assert whole("dvc", "status", "--json").strip() == "{}", "files and hashes differ"
+    judge(name, kills_at_random(finished, name, KILLS), capsys)
+    assert finished("dvc", "status", "--json").strip() == "{}", "files and hashes differ"
 
 
 HALF_WRITTEN = {

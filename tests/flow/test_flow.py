@@ -7,7 +7,6 @@ import pickle
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from urllib.error import URLError
 
@@ -25,13 +24,17 @@ from backdrop.flow import stage as flow_stage
 from backdrop.flow.correlation import row_correlation, use_row_correlation
 from backdrop.flow.dis import dense_inverse_search
 from backdrop.flow.models import load_flow_model
+from backdrop.flow.parameters import FlowParams
 from backdrop.flow.ptlflow import PtlflowModel
-from backdrop.flow.stage import flow_all, flow_sequence, pair_flow
+from backdrop.flow.stage import FlowFolders, flow_all, flow_sequence, pair_flow
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.motion.flow_field import FlowArchive, decode_flow, encode_flow, flow_image, magnitude, read_flow
 from backdrop.motion.homography import load_homographies, save_homographies
+from tests.frame_archives import damage_frame, write_sequences
 
 HEIGHT, WIDTH = 180, 320
+
+DIS = FlowParams(model="dis", checkpoint=None)
 
 
 class Frames:
@@ -251,18 +254,15 @@ def test_an_archive_that_is_encrypted_or_packed_by_unknown_means_is_named(tmp_pa
 
 
 def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
-    from tests.motion.test_homography import write_frames
-
-    write_frames(
+    write_sequences(
         tmp_path / "frames",
         {name: [view(4 * t, 0, seed) for t in range(3)] for seed, name in enumerate("ab")},
     )
     arrays = homographies([translation(-4, 0)] * 2 + [translation(4, 0)], [1, 2, 1], [True] * 3)
     for name in "ab":
         save_homographies(tmp_path / "H" / f"{name}.npz", arrays)
-    params = SimpleNamespace(model="dis", checkpoint=None)
     for workers in (1, 2):
-        flow_all(tmp_path / "frames", tmp_path / "H", tmp_path / f"out{workers}", params, workers)
+        flow_all(FlowFolders(tmp_path / "frames", tmp_path / "H", tmp_path / f"out{workers}"), DIS, workers)
     for name in ("a.zip", "b.zip"):
         assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
     flow, valid = read_flow(tmp_path / "out1" / "a.zip").read(0)
@@ -272,18 +272,13 @@ def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
 @pytest.fixture
 def walk(tmp_path: Path) -> Path:
     """Frames and homographies of a sequence of seven frames, one pair of which failed, and of one of two."""
-    from tests.motion.test_homography import write_frames
-
     views = [view(4 * t, 0) for t in range(7)]
-    write_frames(tmp_path / "frames", {"walk": views, "short": views[:2]})
+    write_sequences(tmp_path / "frames", {"walk": views, "short": views[:2]})
     for name, count in (("walk", 7), ("short", 2)):
         there, back = [translation(-4, 0)] * (count - 1), translation(4, 0)
         neighbors, valid = [*range(1, count), count - 2], [t != 3 for t in range(count)]
         save_homographies(tmp_path / "H" / f"{name}.npz", homographies([*there, back], neighbors, valid))
     return tmp_path
-
-
-DIS = SimpleNamespace(model="dis", checkpoint=None)
 
 
 def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(walk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,28 +288,26 @@ def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(walk: Path, monkeyp
     for number, (length, workers) in enumerate([(100, 1), (3, 1), (3, 2), (2, 2)]):
         monkeypatch.setattr(flow_stage, "FLOW_CHUNK", length)
         out = walk / f"out{number}"
-        flow_all(walk / "frames", walk / "H", out, DIS, workers)
+        flow_all(FlowFolders(walk / "frames", walk / "H", out), DIS, workers)
         assert sorted(path.name for path in out.iterdir()) == ["short.zip", "walk.zip"]
         for path in out.iterdir():
             assert path.read_bytes() == (walk / "whole" / path.name).read_bytes(), (length, workers)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_fault_in_a_middle_chunk_is_told_and_nothing_left(
+def test_a_fault_in_a_middle_chunk_is_named_and_nothing_left(
     workers: int, walk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.motion.test_homography import damage_frame
-
     monkeypatch.setattr(flow_stage, "FLOW_CHUNK", 2)
     damage_frame(walk / "frames" / "walk.zip", 3)
     with pytest.raises(BackdropError, match=r"walk\.zip: frame 3 is missing or damaged; run the stage frames again"):
-        flow_all(walk / "frames", walk / "H", walk / "out", DIS, workers)
+        flow_all(FlowFolders(walk / "frames", walk / "H", walk / "out"), DIS, workers)
     assert not (walk / "out").exists()
     (walk / "H" / "walk.npz").write_bytes((walk / "H" / "short.npz").read_bytes())
     with pytest.raises(
         BackdropError, match=r"7 frames but 2 homographies for .*out/walk\.zip: run the stage stabilize"
     ):
-        flow_all(walk / "frames", walk / "H", walk / "out", DIS, workers)
+        flow_all(FlowFolders(walk / "frames", walk / "H", walk / "out"), DIS, workers)
     assert not (walk / "out").exists()
 
 
@@ -418,7 +411,7 @@ def test_a_network_is_loaded_again_when_its_checkpoint_is_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = []
-    monkeypatch.setattr(flow_stage, "load_flow_model", lambda *given: loaded.append(given))
+    monkeypatch.setattr(flow_stage, "load_flow_model", lambda *given: loaded.append(given) or dense_inverse_search)
     path = tmp_path / "own.ckpt"
     for weights in ("one", "one", "others"):
         if not path.exists() or path.read_text() != weights:

@@ -44,9 +44,10 @@ to the other sign is soon seen in the losses. With small ones the gradients them
 MODELS = {"inpaint": ["inpainter_rgb", "inpainter_flow"], "train": ["joint"], "student": ["segmenter"]}
 KEEP = """
 import runpy, sys
-from backdrop import loop, pretraining
-loop.Checkpoints.clear = lambda self: None
-pretraining.CHECKPOINT_EVERY = 1
+from backdrop.inpaint import training
+from backdrop.learn import checkpoints
+checkpoints.Checkpoints.clear = lambda self: None
+training.CHECKPOINT_EVERY = 1
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

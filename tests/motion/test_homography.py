@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
-from zipfile import ZipFile
 
 import cv2
 import numpy as np
@@ -30,6 +29,7 @@ from backdrop.motion.homography import (
 from backdrop.run.chunks import spans
 from backdrop.stabilize import stage as stabilize_stage
 from backdrop.stabilize.stage import stabilize_all, stabilize_sequence
+from tests.frame_archives import damage_frame, write_sequences
 
 SIZE = (480, 270)
 PARAMS = SimpleNamespace(features=2000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
@@ -382,40 +382,10 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         load_homographies(path)
 
 
-def write_frames(folder: Path, sequences: dict[str, list[np.ndarray]]) -> None:
-    """Frame archives with their index, as the stage frames leaves them."""
-    from backdrop.io.archives import ArchiveWriter
-
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        "sequence,split,source,status,reason,frames,declared_frames,width,height,source_width,source_height,fps,masks"
-    ]
-    for name, images in sequences.items():
-        with ArchiveWriter(folder / f"{name}.zip") as writer:
-            lines = ["frame,name,time_s,has_mask"]
-            for t, image in enumerate(images):
-                coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-                writer.add(f"images/{t:06d}.jpg", coded.tobytes())
-                lines.append(f"{t},{t:06d},{t / 25},0")
-            writer.add("frames.csv", ("\n".join(lines) + "\n").encode())
-        count, (height, width) = len(images), images[0].shape[:2]
-        rows.append(f"{name},train,{name}.mp4,ok,,{count},{count},{width},{height},{width},{height},25,0")
-    rows.append("broken,train,broken.mp4,skipped,no video,0,0,0,0,0,0,0,0")
-    (folder / "index.csv").write_text("\n".join(rows) + "\n")
-
-
-def damage_frame(path: Path, t: int) -> None:
-    """Flip a bit in a stored frame."""
-    data = bytearray(path.read_bytes())
-    with ZipFile(path) as archive:
-        data[archive.getinfo(f"images/{t:06d}.jpg").header_offset + 300] ^= 1
-    path.write_bytes(data)
-
-
 def test_all_sequences_with_any_number_of_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flat = np.full((270, 480, 3), 90, np.uint8)
     walk = [shoot(camera(x=9 * t), t) for t in range(4)]
-    write_frames(tmp_path / "frames", {"walk": walk, "gray": [flat] * 3})
+    write_sequences(tmp_path / "frames", {"walk": walk, "gray": [flat] * 3})
     for workers in (1, 2):
         stabilize_all(tmp_path / "frames", tmp_path / f"out{workers}", PARAMS, workers)
     for name in ("walk.npz", "gray.npz", "index.csv"):
@@ -454,7 +424,7 @@ def test_chunks_of_a_sequence_are_the_whole(gap: int) -> None:
 def test_a_sequence_longer_than_a_chunk_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     walk = small_walk(7)
     walk[3] = np.full_like(walk[3], 90)  # reasons of several lengths
-    write_frames(tmp_path / "frames", {"walk": walk, "short": walk[:2]})
+    write_sequences(tmp_path / "frames", {"walk": walk, "short": walk[:2]})
     for name in ("walk", "short"):
         stored = FrameArchive(tmp_path / "frames" / f"{name}.zip")
         save_homographies(tmp_path / "whole" / f"{name}.npz", stabilize_sequence(stored, FEW))
@@ -475,7 +445,7 @@ def test_a_damaged_frame_in_a_middle_chunk_is_named(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stabilize_stage, "STABILIZE_CHUNK", 2)
-    write_frames(tmp_path / "frames", {"walk": small_walk(7)})
+    write_sequences(tmp_path / "frames", {"walk": small_walk(7)})
     damage_frame(tmp_path / "frames" / "walk.zip", 3)
     with pytest.raises(BackdropError, match=r"walk\.zip: frame 3 is missing or damaged; run the stage frames again"):
         stabilize_all(tmp_path / "frames", tmp_path / "out", FEW, workers)

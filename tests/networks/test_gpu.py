@@ -77,7 +77,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Waits]:
 
     Backwards they cannot go: the gradient that is taken within the forward pass is left out.
     """
-    monkeypatch.setattr("backdrop.model.without_gradient_to", lambda loss, tensor: loss)
+    monkeypatch.setattr("backdrop.train.model.without_gradient_to", lambda loss, tensor: loss)
     with FakeTensorMode(), Waits() as found:
         yield found
 
@@ -106,7 +106,7 @@ def test_a_joint_step_does_not_wait_for_the_device(waits: Waits) -> None:
     image, flow, behind, seen = JointTraining._pictures(run, batch, 0)
     valid = batch.flow_valid.to("cuda", non_blocking=True)
     for known in (None, (behind, seen > 0)):
-        objective(network(image, flow, valid, Schedule(), None, known).terms, params.loss)
+        objective(network(image, flow, valid, Schedule(), known=known).terms, params.loss)
     network.autoencode(image, torch.full((4, 4), 0.5, device="cuda"))
     assert not waits.found
 

@@ -18,8 +18,9 @@ from backdrop.app import cli
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.report import report
-from backdrop.report.report import margin, verdict, write_report
-from backdrop.score.frames import Folders
+from backdrop.report.report import write_report
+from backdrop.report.scores import margin, verdict
+from backdrop.score.frames import ScoreFolders
 from backdrop.score.table import score_all
 from tests.runs import make_run, write_frames, write_masks
 
@@ -44,7 +45,7 @@ def project(tmp_path: Path) -> Path:
 
 
 def score(project: Path) -> None:
-    folders = Folders(**{name: project / "data" / name for name in Folders.__dataclass_fields__})
+    folders = ScoreFolders(**{name: project / "data" / name for name in ScoreFolders.__dataclass_fields__})
     scores, metrics = score_all(folders, "videos", 1), project / "metrics"
     scores.per_sequence.to_csv(metrics / "per_sequence.csv", index=False)
     scores.per_frame.to_csv(metrics / "per_frame.csv", index=False)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -8,17 +8,21 @@ import pytest
 
 from backdrop.motion.homography import resampling
 from backdrop.motion.neighbors import NeighborView, StabilizedSequence, background_flow, median_background
+from backdrop.motion.parameters import StabilizeParams
 from backdrop.render.clip import Clip
 from backdrop.stabilize.stage import stabilize_sequence
 from backdrop.student.camera import background_keypoints, refit
-from backdrop.student.cues import cue_names, frame_cues
-from backdrop.student.cues.cue import Cue, scaled
+from backdrop.student.cues import CUES, cue_names, frame_cues
+from backdrop.student.cues.cue import Cue, CueFrame, scaled
 from backdrop.student.cues.flow import flow_cues
 from backdrop.student.fusion import consensus, fuse
+from backdrop.student.parameters import StudentParams
+from tests.tiny import small_params
 
 SIZE = (160, 96)
-PARAMS = SimpleNamespace(cues=["flow", "median", "mog2"], gaps=[1, 2], neighbors=8, spacing=3, parallax=True)
-STABILIZE = SimpleNamespace(features=1000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
+CHOICE = {"cues": ["flow", "median", "mog2"], "gaps": [1, 2], "neighbors": 8, "spacing": 3, "parallax": True}
+PARAMS = small_params().student.model_copy(update=CHOICE)
+STABILIZE = StabilizeParams(features=1000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
 
 
 class Pictures:
@@ -73,18 +77,18 @@ def still(count: int) -> Pictures:
 
 def test_cues_are_silent_on_a_static_scene() -> None:
     homographies = exact(Clip(0, "static", SIZE, 14))
-    footage = StabilizedSequence(still(14), homographies, SIZE)
-    cues = frame_cues(footage, 6, PARAMS)
+    sequence = StabilizedSequence(still(14), homographies, SIZE)
+    cues = frame_cues(sequence, 6, PARAMS)
     assert set(cues) == {"flow1", "flow2", "median", "mog2"}
     for name, cue in cues.items():
         assert (cue.value[cue.valid] > 0.5).mean() < 0.005, name
 
 
 def test_each_cue_sees_the_subject_and_their_mean_sees_it_better_than_flow(clip: Rendered) -> None:
-    footage = StabilizedSequence(clip, exact(clip.clip), SIZE)
+    sequence = StabilizedSequence(clip, exact(clip.clip), SIZE)
     rows = []
     for t in (4, 10, 15):
-        cues = frame_cues(footage, t, PARAMS)
+        cues = frame_cues(sequence, t, PARAMS)
         truth = clip.clip.mask(t)
         for name, cue in cues.items():
             inside, outside = cue.value[truth & cue.valid].mean(), cue.value[~truth & cue.valid].mean()
@@ -114,7 +118,7 @@ def test_a_slow_subject_is_seen_further_ahead() -> None:
     }
     truth = np.zeros((96, 160), bool)
     truth[26:64, 34:80] = True
-    cues = flow_cues(StabilizedSequence(Pictures(images), still_camera, SIZE), 8, [1, 2])
+    cues = flow_cues(CueFrame(StabilizedSequence(Pictures(images), still_camera, SIZE), 8, PARAMS))
     assert jaccard(cues["flow2"].value, truth) > 0.6
 
 
@@ -161,11 +165,16 @@ def test_consensus_trusts_those_who_agree() -> None:
 
 
 def test_mosaic_sees_the_subject_and_is_named(clip: Rendered) -> None:
-    choice = SimpleNamespace(**vars(PARAMS) | {"cues": ["flow", "mosaic"]})
+    choice = PARAMS.model_copy(update={"cues": ["flow", "mosaic"]})
     assert cue_names(choice) == ["flow1", "flow2", "mosaic"]
     cues = frame_cues(StabilizedSequence(clip, exact(clip.clip), SIZE), 10, choice)
     assert list(cues) == cue_names(choice)
     assert jaccard(cues["mosaic"].value, clip.clip.mask(10)) > 0.4
+
+
+def test_the_parameters_name_the_cues_that_there_are() -> None:
+    (kinds,) = get_args(StudentParams.model_fields["cues"].annotation)
+    assert get_args(kinds) == tuple(CUES)
 
 
 def test_scaling_does_not_depend_on_the_unit_above_the_floor() -> None:

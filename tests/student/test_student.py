@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
-from backdrop.motion.blobs import subject_component
+from backdrop.motion.blobs import near_subject, subject_component
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.networks.detector import Detector
 from backdrop.networks.folders import save_network
-from backdrop.networks.segmenter import Segmenter
 from backdrop.networks.student import Student, StudentNetwork, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params
@@ -24,7 +23,7 @@ from backdrop.student.cues import frame_cues
 from backdrop.student.cues.cue import Cue
 from backdrop.student.fusion import fuse
 from backdrop.student.learning import IGNORED, augment, student_loss, targets
-from backdrop.student.parameters import StudentParams
+from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
 from backdrop.student.pseudo_masks import agreement, box_window, pseudo_mask
 from backdrop.student.rounds import SelfTraining, pass_through
 from tests.runs import make_run
@@ -50,9 +49,9 @@ def small(params: Params) -> StudentParams:
 
 def training(root: Path, joint: Path, params: Params, student: StudentParams, tag: str = "a") -> SelfTraining:
     compute = params.compute.model_copy(update={"workers": 1, "device": "cpu", "precision": "32"})
-    section = SimpleNamespace(student=student, stabilize=params.stabilize, seed=3, compute=compute)
-    folders = (root / name for name in ("frames", "homographies", "flow"))
-    return SelfTraining(section, joint, *folders, root / f"log_{tag}", root / f"runs_{tag}")
+    stage = StudentStage(student=student, stabilize=params.stabilize, seed=3, compute=compute)
+    data = (root / name for name in ("frames", "homographies", "flow"))
+    return SelfTraining(stage, StudentFolders(joint, *data, root / f"log_{tag}", root / f"runs_{tag}"))
 
 
 def test_a_crash_changes_nothing(
@@ -60,12 +59,12 @@ def test_a_crash_changes_nothing(
 ) -> None:
     make_run(tmp_path, {"one": "train", "two": "all", "three": "test"}, frames=8)
     training(tmp_path, joint, params, small, "whole").run(tmp_path / "whole")
-    calls = 0
+    losses = 0
 
     def crash(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 10:  # in the second round
+        nonlocal losses
+        losses += 1
+        if losses == 10:  # in the second round
             raise KeyboardInterrupt
         return student_loss(logits, label)
 
@@ -74,7 +73,7 @@ def test_a_crash_changes_nothing(
         training(tmp_path, joint, params, small, "cut").run(tmp_path / "cut")
     assert not (tmp_path / "cut").exists()
     training(tmp_path, joint, params, small, "cut").run(tmp_path / "cut")
-    assert calls < 10 + 6
+    assert losses < 10 + 6
     first, second = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not any((tmp_path / "runs_cut").iterdir())
@@ -125,12 +124,12 @@ def test_what_is_no_number_stops_before_the_weights_take_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     make_run(tmp_path, {"one": "train"}, frames=6)
-    calls = []
+    losses = []
 
     def spoiled(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
+        losses.append(1)
         loss = student_loss(logits, label)
-        if len(calls) < 4:  # iterations 0 to 2 are good; every second one is logged and saved
+        if len(losses) < 4:  # iterations 0 to 2 are good; every second one is logged and saved
             return loss
         return loss * float("nan") if broken == "loss" else loss + (logits - logits.detach()).sqrt().sum()
 
@@ -154,7 +153,7 @@ def test_an_estep_gone_wrong_does_not_undo_the_student(small: StudentParams) -> 
     partial = Cue(learned * 0.45, known)  # just below the cues' own threshold
     even = np.ones((40, 64), np.float32)
     alone, _ = pseudo_mask(image, partial, partial, even, small)
-    backed, _ = pseudo_mask(image, partial, partial, even, small.model_copy(update={"memory": 0.3}), learned)
+    backed, _ = pseudo_mask(image, partial, partial, even, small.model_copy(update={"memory": 0.3}), student=learned)
     assert not alone.any()
     assert jaccard(backed, learned > 0) > 0.9
 
@@ -171,9 +170,9 @@ def test_no_rounds_pass_the_papers_model_through(tmp_path: Path, joint: Path) ->
 def test_pseudo_masks_are_better_than_any_single_cue(small: StudentParams) -> None:
     clip = Rendered(Clip(5, "handheld", (160, 96), 24, subject=2))
     choice = small.model_copy(update={"size": (160, 96), "neighbors": 8, "spacing": 3})
-    footage, rows = StabilizedSequence(clip, exact(clip.clip), choice.size), []
+    sequence, rows = StabilizedSequence(clip, exact(clip.clip), choice.size), []
     for t in (4, 9, 14, 19):
-        cues, truth = frame_cues(footage, t, choice), clip.clip.mask(t)
+        cues, truth = frame_cues(sequence, t, choice), clip.clip.mask(t)
         even = np.ones(truth.shape, np.float32)
         fused = fuse(cues, choice.size)
         soft, _ = pseudo_mask(clip.image(t), fused, cues["median"], even, choice)
@@ -276,7 +275,7 @@ def test_the_threshold_is_where_the_student_agrees_with_its_pseudo_masks(
 
 
 def test_no_subject_is_passed_over_for_another(small: StudentParams) -> None:
-    """D points at the left one and the student of the round before knows it alone."""
+    """D finds the left one and the student of the round before knows it alone."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 40, (60, 100, 3)).astype(np.uint8)
     image[10:50, 10:30], image[10:50, 60:80] = 200, 120
@@ -287,7 +286,7 @@ def test_no_subject_is_passed_over_for_another(small: StudentParams) -> None:
     fused = Cue(value, np.ones(value.shape, bool))
     for subjects, expected in ((1, False), (2, True)):
         choice = small.model_copy(update={"subjects": subjects, "size": (100, 60)})
-        soft, _ = pseudo_mask(image, fused, None, left, choice, known)
+        soft, _ = pseudo_mask(image, fused, None, left, choice, student=known)
         assert soft[30, 20] > 0.5
         assert (soft[30, 70] > 0.4) == expected
 
@@ -312,8 +311,6 @@ def test_student_sees_one_subject() -> None:
     two = np.zeros((40, 64), np.float32)
     two[2:20, 2:20] = 0.9
     two[30:38, 50:60] = 0.9
-    from backdrop.motion.blobs import near_subject
-
-    kept = near_subject(two)
-    assert kept[10, 10] > 0.5
-    assert kept[34, 55] == 0
+    near = near_subject(two)
+    assert near[10, 10] > 0.5
+    assert near[34, 55] == 0

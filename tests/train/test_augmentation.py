@@ -33,8 +33,8 @@ def test_pictures_of_an_image_are_mirrored_together() -> None:
     first, second = mirrored((image, image[:, :1]), torch.Generator().manual_seed(2))
     assert torch.equal(first[:, :1], second)
     flipped = torch.tensor([torch.equal(a, b.flip(2)) for a, b in zip(first, image, strict=True)])
-    kept = torch.tensor([torch.equal(a, b) for a, b in zip(first, image, strict=True)])
-    assert (flipped ^ kept).all()
+    same = torch.tensor([torch.equal(a, b) for a, b in zip(first, image, strict=True)])
+    assert (flipped ^ same).all()
     assert 4 < flipped.sum() < 28
 
 

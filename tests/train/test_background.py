@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -12,6 +11,7 @@ import pytest
 
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.train.background import Backgrounds, nearest_color
+from backdrop.train.parameters import BackgroundParams
 from tests.runs import HEIGHT, WIDTH
 from tests.tiny import write_material
 
@@ -25,7 +25,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def backgrounds(root: Path, size: tuple[int, int], **changes: Any) -> Backgrounds:
     values = {"kind": "median", "file": None, "neighbors": 12, "spacing": 1, "tolerance": 0} | changes
-    return Backgrounds(SimpleNamespace(**values), root / "homographies", size)  # type: ignore[arg-type]
+    return Backgrounds(BackgroundParams(**values), root / "homographies", size)
 
 
 def difference(root: Path, behind: Backgrounds, t: int) -> tuple[np.ndarray, np.ndarray]:

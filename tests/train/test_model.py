@@ -35,7 +35,7 @@ def images(batch: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
 
 def gradients(model: Model, cells: int = 1) -> tuple[bool, bool, bool]:
     """Whether one backward pass of the whole objective reaches p, b and S's parameters."""
-    kept: dict[str, torch.Tensor] = {}
+    held: dict[str, torch.Tensor] = {}
     torch.nn.init.normal_(model.detector.box_head.weight, std=0.01)  # at its start all offsets are 0: no gradient
     detect = model.detector.forward
 
@@ -43,7 +43,7 @@ def gradients(model: Model, cells: int = 1) -> tuple[bool, bool, bool]:
         proposals = detect(image)
         for name in ("p", "box", "scale", "offset"):
             getattr(proposals, name).retain_grad()
-            kept[name] = getattr(proposals, name)
+            held[name] = getattr(proposals, name)
         return proposals
 
     model.detector.forward = spy  # type: ignore[method-assign]
@@ -57,8 +57,8 @@ def gradients(model: Model, cells: int = 1) -> tuple[bool, bool, bool]:
     def reached(*tensors: torch.Tensor | None) -> bool:
         return any(t is not None and bool(t.abs().max() > 0) for t in tensors)
 
-    boxes = reached(kept["box"].grad, kept["scale"].grad, kept["offset"].grad)
-    return reached(kept["p"].grad), boxes, reached(*(p.grad for p in model.synthesis.parameters()))
+    boxes = reached(held["box"].grad, held["scale"].grad, held["offset"].grad)
+    return reached(held["p"].grad), boxes, reached(*(p.grad for p in model.synthesis.parameters()))
 
 
 @pytest.mark.parametrize("draws", [{"cells": 1}, {"cells": 4, "baseline": "leave_one_out"}], ids=["one", "several"])
@@ -205,8 +205,8 @@ def test_without_gradient_to_keeps_the_value_and_the_other_gradients() -> None:
     changed = without_gradient_to(loss, middle)
     assert changed == loss
     (expected,) = torch.autograd.grad(loss, w, retain_graph=True)
-    kept, cut = torch.autograd.grad(changed, (w, x))
-    assert torch.equal(kept, expected)
+    left, cut = torch.autograd.grad(changed, (w, x))
+    assert torch.equal(left, expected)
     assert not cut.any()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import shutil
 import signal
@@ -9,23 +10,26 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
+from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import nn
 
 from backdrop.errors import BackdropError
 from backdrop.inpaint import training
-from backdrop.inpaint.training import train_inpainter
+from backdrop.inpaint.parameters import InpaintFolders, InpaintStage
+from backdrop.inpaint.training import InpainterTraining
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import box_from_mask
 from backdrop.learn import frames as learn_frames
+from backdrop.learn import source_files
 from backdrop.learn.checkpoints import Checkpoints, run_key
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.frames import TrainingFrames
@@ -37,6 +41,8 @@ from backdrop.networks.inpainter import load_inpainter
 from backdrop.train import joint as train_joint
 from backdrop.train import losses
 from backdrop.train.joint import JointTraining
+from backdrop.train.parameters import TrainFolders
+from tests.graph import library_files
 from tests.runs import HEIGHT, SIDE, WIDTH, write_motion
 from tests.tiny import ROOT, environment, small_params, small_values, training_params, write_material
 
@@ -62,16 +68,16 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def inpaint(root: Path, kind: str, out: Path, log: Path, runs: Path, **changes: Any) -> None:
-    params = small_params({f"inpainter.{key}": value for key, value in changes.items()})
-    folders = (root / "frames", root / "flow", out, log)
-    train_inpainter(kind, *folders, params.inpainter, params.train.size, "none", params.seed, params.compute, runs)
+    inpainter = {f"inpainter.{key}": value for key, value in changes.items()}
+    params = small_params(inpainter | {"encoder.weights": "none"})
+    folders = InpaintFolders(root / "frames", root / "flow", log, runs)
+    InpainterTraining(kind, params.of_stage(InpaintStage), folders).run(out)
 
 
 def joint(root: Path, work: Path, changes: dict[str, Any] | None = None) -> JointTraining:
-    inpainters = {kind: root / f"inpainter_{kind}" for kind in ("rgb", "flow")}
-    params = training_params(STEPS | (changes or {}))
-    folders = (root / "frames", root / "homographies", root / "flow")
-    return JointTraining(params, *folders, inpainters, work / "log", work / "runs")
+    names = ("frames", "homographies", "flow", "inpainter_rgb", "inpainter_flow")
+    folders = TrainFolders(*(root / name for name in names), work / "log", work / "runs")
+    return JointTraining(training_params(STEPS | (changes or {})), folders)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -141,15 +147,9 @@ def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -
     assert scale[0, 0].tolist() == pytest.approx([0.5, 0.5])
 
 
-def test_nothing_that_moves_has_no_size() -> None:
-    class Still:
-        def __len__(self) -> int:
-            return 3
-
-        def read(self, t: int) -> tuple[np.ndarray, np.ndarray]:
-            return np.zeros((20, 30, 2), np.float32), np.ones((20, 30), bool)
-
-    assert train_joint.moving_size([Still()]) is None
+def test_nothing_that_moves_has_no_size(tmp_path: Path) -> None:
+    write_motion(tmp_path, "still", [np.zeros((20, 30), bool)] * 3)
+    assert train_joint.moving_size([read_flow(tmp_path / "flow" / "still.zip")]) is None
 
 
 # ----------------------------------------------------------------------------------------- taken up again
@@ -274,16 +274,44 @@ def test_changed_data_do_not_take_the_old_checkpoint(material: Path, tmp_path: P
     assert joint(copy, tmp_path)._resume() == (0, [])
 
 
-def test_changed_code_does_not_take_the_old_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file = tmp_path / "part.py"
-    module = ModuleType("backdrop.part")
-    module.__file__ = str(file)
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    keys = []
-    for text in ("x = 1\n", "x = 2\n", "x = 1\n"):
-        file.write_text(text)
-        keys.append(run_key("train", []))
-    assert keys[0] == keys[2] != keys[1]
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("train/losses.py", True),
+        ("networks/spatial.py", True),
+        ("io/files.py", True),
+        ("student/rounds.py", False),
+        ("app/cli.py", False),
+        ("run/processes.py", False),
+    ],
+)
+def test_code_that_the_stage_runs_changes_its_key_and_no_other_code_does(
+    file: str, changes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "backdrop"
+    shutil.copytree(source_files.LIBRARY, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source_files, "LIBRARY", copy)
+    before = run_key("train", [])
+    text = (copy / file).read_text()
+    (copy / file).write_text(text + "x = 1\n")
+    assert (run_key("train", []) != before) == changes
+    (copy / file).write_text(text)
+    assert run_key("train", []) == before
+
+
+def test_what_else_is_imported_does_not_change_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = run_key("train", [])
+    monkeypatch.delitem(sys.modules, "backdrop.app.reference", raising=False)
+    importlib.import_module("backdrop.app.reference")
+    assert run_key("train", []) == before
+
+
+@pytest.mark.parametrize("package", ["inpaint", "train", "student"])
+def test_the_key_covers_all_that_the_stage_imports(package: str) -> None:
+    """Compared with the list that dvc.yaml is written from, which is found by other code."""
+    (stage,) = (ROOT / "stages").glob(f"s*_{package}.py")
+    hashed = {path.relative_to(ROOT).as_posix() for path in source_files.source_files(package)}
+    assert library_files(stage) <= hashed
 
 
 def test_a_damaged_checkpoint_is_set_aside(
@@ -354,10 +382,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(
     forward = type(run.network).forward
     count = 0
 
-    def broken(self: Any, *args: Any) -> Any:
+    def broken(self: Any, *args: Any, **options: Any) -> Any:
         nonlocal count
         count += 1
-        step = forward(self, *args)
+        step = forward(self, *args, **options)
         if count == 5:  # iterations 0, 1, 4, 5, 6 run the model
             step.terms[term] = step.terms[term] * float("nan")
         return step
@@ -372,18 +400,18 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_take_it(
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_take_it(material: Path, tmp_path: Path) -> None:
-    """The loss is a number, its slope is none: only the gradient tells."""
+    """The loss is finite and its slope is not: only the gradient tells."""
     run = joint(material, tmp_path)
-    weight, calls = run.network.detector.head.weight, []
+    weight, seen = run.network.detector.head.weight, []
 
     def broken(gradient: torch.Tensor) -> torch.Tensor:
-        calls.append(1)
-        return gradient * float("inf") if len(calls) == 3 else gradient
+        seen.append(1)
+        return gradient * float("inf") if len(seen) == 3 else gradient
 
     weight.register_hook(broken)
     with pytest.raises(BackdropError, match=r"iteration \d: the gradient of detector\.head\.weight .*:\d.*goes on"):
         run.run(tmp_path / "joint")
-    assert len(calls) == 3
+    assert len(seen) == 3
     assert all(torch.isfinite(value).all() for value in run.network.state_dict().values())
 
 
@@ -397,7 +425,7 @@ LONG = {"iterations": 60, "channels": [2, 4]}
 def test_processes_of_a_machine_share_its_cores(processes: int, expected: int, monkeypatch: pytest.MonkeyPatch) -> None:
     compute = training_params().compute.model_copy(update={"devices": processes})
     monkeypatch.setattr("os.cpu_count", lambda: 16)
-    fabric: Any = SimpleNamespace(device=torch.device("cuda"), strategy=make_fabric(compute).strategy)
+    fabric = Mock(spec=Fabric, device=torch.device("cuda"), strategy=make_fabric(compute).strategy)
     assert loader_workers(fabric) == expected
 
 
@@ -420,13 +448,13 @@ def test_a_late_look_at_the_numbers_leaves_the_weights_alone() -> None:
         learn(3, 1.0)
     learn(4, math.nan)
     with pytest.raises(BackdropError, match=r"iteration 4"):  # before anything is saved
-        learner.settle()
+        learner.check_pending()
 
 
 def test_an_inpainter_stops_at_a_gradient_that_is_not_finite(
     material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    apart = pretraining.square_distance
+    apart = training.square_distance
     steep = lambda a, b: apart(a, b) + (a - a.detach()).sqrt().sum()  # noqa: E731 - 0, with an endless slope
     monkeypatch.setattr(training, "square_distance", steep)
     with pytest.raises(
@@ -443,7 +471,7 @@ def test_the_inpainter_goes_on_where_it_was(
     a, b = tmp_path / "a", tmp_path / "b"
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 25)
     inpaint(material, kind, a / "model", a / "log", a / "runs", **LONG)
-    draws = pretraining.random_holes
+    draws = training.random_holes
     seen = 0
 
     def crash(*args: Any) -> torch.Tensor:

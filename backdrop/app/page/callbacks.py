@@ -17,10 +17,10 @@ from backdrop.app.page.drawing import FrameView, draw_frame, write_clip, write_m
 from backdrop.app.page.segmented_file import FRAMES, Progress, SegmentedFile, segment_file
 from backdrop.app.page.text import message, numbers_html, status_line
 from backdrop.app.reader import Found
+from backdrop.app.segmenter import Segmenter
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.files import show
-from backdrop.networks.segmenter import Segmenter
 
 
 class Choices(NamedTuple):

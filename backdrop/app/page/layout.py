@@ -11,9 +11,9 @@ from typing import Any
 from backdrop.app.page.callbacks import Choices, Page, forget
 from backdrop.app.page.segmented_file import FRAMES, MOST
 from backdrop.app.page.text import EMPTY, PAGE_HEADER
+from backdrop.app.segmenter import Segmenter
 from backdrop.crf.parameters import CRFParams
 from backdrop.io.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
-from backdrop.networks.segmenter import Segmenter
 
 KEEP_S = 3600
 """Seconds that files of a session stay on the disk."""

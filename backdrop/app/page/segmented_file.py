@@ -12,13 +12,14 @@ from typing import NamedTuple
 import numpy as np
 
 from backdrop.app.reader import Found, Frame, find_subjects, frames_of
+from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source, find_sources
 from backdrop.errors import BackdropError
 from backdrop.io.archives import ArchiveWriter
 from backdrop.io.files import show
 from backdrop.io.images import decode_image, encode_jpeg, encode_png
 from backdrop.io.masks import entry
-from backdrop.networks.segmenter import Prediction, Segmenter
+from backdrop.networks.predictor import Prediction
 from backdrop.video.decode import Tally, damage, probe
 
 BATCH = 4

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 from backdrop.app.page.layout import build
 from backdrop.app.page.style import KEYS, PAGE_CSS
+from backdrop.app.segmenter import Segmenter
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
-from backdrop.networks.segmenter import Segmenter
 
 PORTS = 100
 """How many ports are tried from the one asked for."""

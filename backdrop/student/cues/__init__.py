@@ -1,44 +1,51 @@
 """Label-free cues of the moving subject: what one frame owes to its stabilized neighbors.
 
-Four kinds of evidence, each weak alone, wrong in different places, and computed without any label: flow, median, mog2
-and mosaic (the baseline `motion.mog2.Mog2`: a longer window in the order of time, which never sees a mask). A new cue
-is a file here and a line in `CUES`.
+Each cue is weak alone, wrong in other places than the others, and computed without any label. A new cue is a file here,
+a line in `CUES`, and its name in `StudentParams.cues`.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
 from backdrop.motion.flow_field import FlowArchive
-from backdrop.motion.neighbors import StabilizedSequence, median_background, views
-from backdrop.student.cues.cue import Cue
+from backdrop.motion.neighbors import StabilizedSequence
+from backdrop.student.cues.cue import Cue, CueFrame
 from backdrop.student.cues.flow import flow_cues
 from backdrop.student.cues.median import median_cue
 from backdrop.student.cues.mog2 import mog2_cue
+from backdrop.student.cues.mosaic import mosaic_cue
 from backdrop.student.parameters import StudentParams
+
+CUES: dict[str, Callable[[CueFrame], dict[str, Cue]]] = {
+    "flow": flow_cues,
+    "median": median_cue,
+    "mog2": mog2_cue,
+    "mosaic": mosaic_cue,
+}
+"""Kind of cue, as `student.cues` names it -> what computes it: the cues of a frame by name, empty where there is
+nothing to compare with. They are computed in this order."""
 
 
 def frame_cues(
-    footage: StabilizedSequence, t: int, params: StudentParams, stored: FlowArchive | None = None
+    sequence: StabilizedSequence, t: int, params: StudentParams, stored: FlowArchive | None = None
 ) -> dict[str, Cue]:
-    """All cues of frame t that `params.cues` names and that its neighbors allow: flow<gap>, median, mog2, mosaic."""
-    cues: dict[str, Cue] = {}
-    if "flow" in params.cues:
-        cues |= flow_cues(footage, t, params.gaps, stored)
-    if "median" in params.cues or "mog2" in params.cues:
-        found = views(footage, t, params.neighbors, params.spacing, params.parallax)
-        behind = median_background(found)
-        if behind is not None and "median" in params.cues:
-            cues["median"] = median_cue(footage.image(t), behind)
-        if behind is not None and "mog2" in params.cues:
-            cues["mog2"] = mog2_cue(footage.image(t), found, behind)
-    if "mosaic" in params.cues and cues:  # without cues no neighbor could be laid over the frame
-        value = footage.mosaic(t)
-        cues["mosaic"] = Cue(value, np.ones(value.shape, bool))
-    return cues
+    """All cues of frame t that `params.cues` names and that its neighbors allow, by the names of `cue_names`.
+
+    Args:
+        stored: flow of the stage flow, where there is some.
+    """
+    frame = CueFrame(sequence, t, params, stored)
+    for kind, compute in CUES.items():
+        if kind in params.cues:
+            frame.found |= compute(frame)
+    return frame.found
 
 
 def cue_names(params: StudentParams) -> list[str]:
-    """The names that `frame_cues` may give."""
-    flows = [f"flow{gap}" for gap in params.gaps] if "flow" in params.cues else []
-    return flows + [name for name in ("median", "mog2", "mosaic") if name in params.cues]
+    """The names that `frame_cues` may give, in its order: the kind, or for flow one for each gap (flow<gap>)."""
+    names: list[str] = []
+    for kind in CUES:
+        if kind in params.cues:
+            names += [f"flow{gap}" for gap in params.gaps] if kind == "flow" else [kind]
+    return names

@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
-from backdrop.motion.neighbors import Background
-from backdrop.student.cues.cue import Cue, scaled
+from backdrop.student.cues.cue import Cue, CueFrame, scaled
 
 COLOR_FLOOR = 16.0
 """Least threshold of the color difference in gray levels: sensor noise and JPEG stay below."""
 
 
-def median_cue(image: UInt8[np.ndarray, "H W 3"], behind: Background) -> Cue:
+def median_cue(frame: CueFrame) -> dict[str, Cue]:
     """Color difference to the median of the neighbors.
 
     The difference counts only as far as no pixel of the background nearby has the frame's color: a misfit of a
     pixel at an edge of the background is no subject.
     """
-    background, valid = behind
+    if frame.background is None:
+        return {}
+    image = frame.sequence.image(frame.t)
+    background, valid = frame.background
     around = np.ones((3, 3), np.uint8)
     low, high = cv2.erode(background, around), cv2.dilate(background, around)
     beyond = np.maximum(cv2.subtract(image, high), cv2.subtract(low, image)).astype(np.float32)
     exact = cv2.absdiff(image, background).astype(np.float32)
     difference = 0.5 * (beyond.sum(axis=2) + exact.sum(axis=2))
-    return scaled(cv2.GaussianBlur(difference, (0, 0), 1), valid, COLOR_FLOOR)
+    return {"median": scaled(cv2.GaussianBlur(difference, (0, 0), 1), valid, COLOR_FLOOR)}

@@ -1,16 +1,16 @@
 """Inference: a single image -> box, cell probabilities, soft mask. No video, no inpainter.
 
 Cell probabilities are the detector's. Without a student, so is the box, and the mask is the synthesis network's. With
-one, the mask is the student's, and the box is the extent of the student's subject; the detector's where it shows none.
-The same folder then also gives what detector and synthesis network find alone: the papers' method.
+a student, the mask is the student's, and the box is the extent of the student's subject. Where the student shows no
+subject, the box is the detector's. The same folder then also gives what detector and synthesis network find alone: the
+papers' method.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -30,11 +30,12 @@ from backdrop.networks.folders import load_network, with_weights
 from backdrop.networks.parameters import DetectorParams, SynthesisParams
 from backdrop.networks.student import Student
 from backdrop.networks.synthesis import SynthesisNetwork
-from backdrop.video.decode import decode_video
 
 BOX_LEVEL = 0.3
-"""A shipped box holds what the student's mask shows above this: faint limbs belong to it. On three validation videos
-its average precision was .92; at 0.5 it was .76, and .61 where D's box had to meet the subject."""
+"""A shipped box holds what the student's mask shows above this level: faint limbs belong to the box. On three
+validation videos its average precision was .92. At 0.5 it was .76, and .61 where D's box had to meet the subject."""
+
+PredictorKind = TypeVar("PredictorKind", bound="Predictor")
 
 ImageLike = np.ndarray | torch.Tensor | Image.Image | str | Path
 
@@ -47,7 +48,7 @@ def to_rgb(image: ImageLike) -> RGB:
             floats in [0, 1]; a Pillow image; the path of an image file. Rotation that Exif asks for is done.
 
     Raises:
-        BackdropError: anything else, or a file that is no image.
+        BackdropError: anything else, or a file that is not an image.
     """
     if isinstance(image, str | Path):
         return decode_image(Path(image))
@@ -90,8 +91,11 @@ class Prediction(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """What D finds in a batch: normalized images at its size (B, 3, h, w), and of each the chosen box (B, 4) and cell
-    (B,), and of all its cells probabilities (B, C) and boxes (B, C, 4)."""
+    """What D finds in a batch.
+
+    x: normalized images at the size of D (B, 3, h, w). box (B, 4) and cell (B,): those chosen per image.
+    p (B, C) and boxes (B, C, 4): the probabilities and boxes of all C cells.
+    """
 
     x: torch.Tensor
     box: torch.Tensor
@@ -100,12 +104,14 @@ class _Found(NamedTuple):
     boxes: torch.Tensor
 
 
-class Segmenter:
+class Predictor:
     """D, S and (after self-training) the student of a model folder, ready to predict.
 
+    The public class is `app.segmenter.Segmenter`, which adds videos.
+
     Example:
-        >>> segmenter = Segmenter.load("models/joint")
-        >>> mask = segmenter.predict(image).mask > 0.5
+        >>> predictor = Predictor.load("models/joint")
+        >>> mask = predictor.predict(image).mask > 0.5
     """
 
     def __init__(
@@ -122,11 +128,14 @@ class Segmenter:
         self.size, self.device = size, device
 
     @classmethod
-    def load(cls, folder: str | Path, device: str = "auto") -> Segmenter:
+    def load(cls: type[PredictorKind], folder: str | Path, device: str = "auto") -> PredictorKind:
         """Read a model folder that stage train or stage student wrote.
 
+        Args:
+            device: "auto", "cpu" or "cuda[:n]"; auto takes the GPU where there is one.
+
         Raises:
-            BackdropError: the folder is no model folder, its weights do not fit its config, or there is no GPU.
+            BackdropError: the folder is not a model folder, its weights do not fit its config, or there is no GPU.
         """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise BackdropError(f"device {device}: PyTorch sees no GPU here; set compute.device to auto or cpu")
@@ -137,10 +146,10 @@ class Segmenter:
                 part: {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
                 for part in ("detector", "synthesis", "student")
             }
-            own_d = DetectorParams.model_validate(config["detector"])
-            own_s = SynthesisParams.model_validate(config["synthesis"])
-            detector = with_weights(lambda: Detector(own_d, "none"), of["detector"])
-            synthesis = with_weights(lambda: SynthesisNetwork(own_s, "none"), of["synthesis"])
+            of_detector = DetectorParams.model_validate(config["detector"])
+            of_synthesis = SynthesisParams.model_validate(config["synthesis"])
+            detector = with_weights(lambda: Detector(of_detector, "none"), of["detector"])
+            synthesis = with_weights(lambda: SynthesisNetwork(of_synthesis, "none"), of["synthesis"])
             width, height = TypeAdapter(Size).validate_python(config["size"])
             chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
             student = None
@@ -152,9 +161,9 @@ class Segmenter:
 
     @property
     def box_level(self) -> float:
-        """The shipped box holds what the mask shows above it: `BOX_LEVEL`, or the student's threshold if lower."""
-        own = None if self.student is None else self.student.threshold
-        return BOX_LEVEL if own is None else min(BOX_LEVEL, own)
+        """The shipped box holds what the mask shows above this: `BOX_LEVEL`, or the student's threshold if lower."""
+        threshold = None if self.student is None else self.student.threshold
+        return BOX_LEVEL if threshold is None else min(BOX_LEVEL, threshold)
 
     def predict(self, image: ImageLike, subjects: int | None = None) -> Prediction:
         """Box and mask of one image.
@@ -165,7 +174,7 @@ class Segmenter:
                 student, a mask has the one subject that D chose.
 
         Raises:
-            BackdropError: it is none of these.
+            BackdropError: `image` is nothing that `to_rgb` takes.
         """
         return self.predict_batch([image], subjects)[0]
 
@@ -180,30 +189,14 @@ class Segmenter:
             return self._by_synthesis(pictures, found)
         return self._by_student(pictures, found, subjects)
 
-    def stream(
-        self, video: str | Path, every: int = 1, batch: int = 8, subjects: int | None = None
-    ) -> Iterator[tuple[int, float, RGB, Prediction]]:
-        """The frames of a video as they are decoded: number in the file, seconds since the first, image, prediction.
-
-        Each frame is segmented by itself; a batch of them is held at a time, whatever the video's length.
-
-        Args:
-            video: the file. every: frames 0, every, 2 every, ...
-
-        Raises:
-            BackdropError: it cannot be read; what came before the fault has been given.
-        """
-        frames = decode_video(Path(video), every)
-        while some := list(islice(frames, batch)):
-            images = [np.ascontiguousarray(image) for _, _, image in some]
-            for (number, time, _), image, found in zip(some, images, self.predict_batch(images, subjects), strict=True):
-                yield number, time, image, found
-
     @torch.inference_mode()
     def predict_both(self, images: Sequence[np.ndarray]) -> list[tuple[Prediction, Prediction]]:
-        """For each image what `predict` gives, and what D and S find without the student; D runs once.
+        """Per image what `predict` gives, and what D and S find without the student. D runs once.
 
-        D's box is as it is in the second, not drawn to any mask. Without a student, both are the same.
+        The second has D's box as it is, not tightened to a mask. Without a student, both are the same.
+
+        Args:
+            images: (H, W, 3) uint8 RGB each; sizes may differ.
         """
         found = self._detect(images)
         alone = self._by_synthesis(images, found)
@@ -217,7 +210,7 @@ class Segmenter:
 
     @torch.inference_mode()
     def masks_at(self, image: ImageLike, boxes: np.ndarray) -> np.ndarray:
-        """What S makes of given boxes of an image: (K, H, W) float32 in [0, 1], each mask 0 outside its box.
+        """What S makes of given boxes in one image: (K, H, W) float32 in [0, 1], each mask 0 outside its box.
 
         Args:
             boxes: (K, 4) cx, cy, w, h in [-1, 1] image coordinates.
@@ -269,9 +262,10 @@ class Segmenter:
 
 
 def presence(mask: np.ndarray) -> float:
-    """How sure a soft mask is that there is a subject: the value that its surest pixels reach, a speck of them.
+    """How sure a soft mask is that there is a subject, in [0, 1].
 
-    The cells' probabilities cannot tell, since they sum to one.
+    It is the value that the surest pixels reach, as many as make a speck (`motion.blobs.SPECK`). The cells'
+    probabilities cannot tell, since they sum to one.
 
     Args:
         mask: (H, W) in [0, 1].
@@ -281,9 +275,9 @@ def presence(mask: np.ndarray) -> float:
 
 
 def tighten(box: np.ndarray, mask: np.ndarray, level: float = BOX_LEVEL) -> np.ndarray:
-    """The extent of the subject that a soft mask shows; the box itself where it shows none.
+    """The extent of the subject that a soft mask shows; `box` itself where the mask shows no subject.
 
-    The subject is one component (`unet.subject_component`), of values above `level`.
+    The subject is one component of the values above `level` (`motion.blobs.subject_component`).
 
     Args:
         box: (4,) cx, cy, w, h in [-1, 1] image coordinates. mask: (H, W) in [0, 1].

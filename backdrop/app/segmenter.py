@@ -1,0 +1,43 @@
+"""The public `Segmenter`: what a model folder finds in images, and in videos frame by frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from backdrop.io.images import RGB
+from backdrop.networks.predictor import Prediction, Predictor
+from backdrop.video.decode import decode_video
+
+
+class Segmenter(Predictor):
+    """D, S and (after self-training) the student of a model folder, ready to segment images and videos.
+
+    Only `stream` decodes video. It stands here, apart from `Predictor`, so that no stage depends on the decoder.
+
+    Example:
+        >>> segmenter = Segmenter.load("models/segmenter")
+        >>> mask = segmenter.predict(image).mask > 0.5
+    """
+
+    def stream(
+        self, video: str | Path, every: int = 1, batch: int = 8, subjects: int | None = None
+    ) -> Iterator[tuple[int, float, RGB, Prediction]]:
+        """The frames of a video as they are decoded: number in the file, seconds since the first, image, prediction.
+
+        Each frame is segmented by itself; a batch of them is held at a time, whatever the video's length.
+
+        Args:
+            video: the file. every: frames 0, every, 2 every, ...
+
+        Raises:
+            BackdropError: it cannot be read; what came before the fault has been given.
+        """
+        frames = decode_video(Path(video), every)
+        while some := list(islice(frames, batch)):
+            images = [np.ascontiguousarray(image) for _, _, image in some]
+            for (number, time, _), image, found in zip(some, images, self.predict_batch(images, subjects), strict=True):
+                yield number, time, image, found

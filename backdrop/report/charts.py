@@ -1,0 +1,85 @@
+"""The charts on the report's page, as SVG: scores by sequence, and curves of the training."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import matplotlib
+import pandas as pd
+from matplotlib.figure import Figure
+
+from backdrop.report.scores import NAMES, j_mean
+
+CHART_COLORS = {"method": "#e8890c", "flow_threshold": "#7d8fb3", "mog2": "#7aa88c"}
+
+CURVES = (
+    ("losses", {"loss/bg": "L_bg", "loss/bg_flow": "L_bg, flow", "loss/fg": "L_fg", "loss/fg_flow": "L_fg, flow"}),
+    ("probabilities of cells", {"p/max": "largest p", "p/entropy": "entropy of p"}),
+    ("boxes and masks, shares of the image", {"box/width": "width", "box/height": "height", "mask/area": "mask"}),
+)
+"""A chart each: title, and the logged values with their labels."""
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element; the same figure gives the same text."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "backdrop", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def score_bars(table: pd.DataFrame) -> str:
+    """J by sequence, of what ships and of the baselines, as an <svg> element."""
+    names = list(dict.fromkeys(table["sequence"]))
+    shown = [result for result in CHART_COLORS if any(j_mean(table, name, result) is not None for name in names)]
+    figure = Figure(figsize=(8, 1 + 0.5 * len(names)))
+    axes = figure.subplots()
+    height = 0.8 / len(shown)
+    for k, result in enumerate(shown):
+        values = [j_mean(table, name, result) or 0.0 for name in names]
+        axes.barh(
+            [i + k * height for i in range(len(names))],
+            values,
+            height * 0.9,
+            color=CHART_COLORS[result],
+            label=NAMES[result],
+        )
+    axes.set_yticks([i + 0.8 / 2 - height / 2 for i in range(len(names))], names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("J")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown), frameon=False)
+    return _svg(figure)
+
+
+def training_curves(project: Path) -> list[dict[str, str]]:
+    """The curves that the training logged, as charts: svg and caption of each. What is missing is left out."""
+    folder = project / "metrics" / "train" / "plots" / "metrics"
+    charts = []
+    for title, lines in CURVES:
+        drawn = _line_chart(title, {label: folder / f"{name}.tsv" for name, label in lines.items()})
+        if drawn:
+            charts.append(drawn)
+    student = project / "metrics" / "student" / "plots" / "metrics" / "bce.tsv"
+    drawn = _line_chart("self-training: binary cross-entropy", {"binary cross-entropy": student})
+    return [*charts, drawn] if drawn else charts
+
+
+def _line_chart(title: str, files: Mapping[str, Path]) -> dict[str, str] | None:
+    """Curves over iterations in one chart; None where no file is there."""
+    present = {label: path for label, path in files.items() if path.is_file()}
+    if not present:
+        return None
+    figure = Figure(figsize=(8, 2.6))
+    axes = figure.subplots()
+    for label, path in present.items():
+        curve = pd.read_csv(path, sep="\t")
+        axes.plot(curve.iloc[:, 0], curve.iloc[:, 1], label=label, linewidth=1.4)
+    axes.set_xlabel("iteration")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=8)
+    return {"svg": _svg(figure), "caption": title.capitalize()}
