@@ -17,6 +17,7 @@ from backdrop.student.cues.cue import Cue, CueFrame, scaled
 from backdrop.student.cues.flow import flow_cues
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
+from tests.student.clips import Pictures, Rendered, exact, jaccard
 from tests.tiny import small_params
 
 SIZE = (160, 96)
@@ -25,45 +26,9 @@ PARAMS = small_params().student.model_copy(update=CHOICE)
 STABILIZE = StabilizeParams(features=1000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
 
 
-class Pictures:
-    """Images as a sequence of frames."""
-
-    def __init__(self, frames: list[np.ndarray]) -> None:
-        self.frames = frames
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def image(self, t: int) -> np.ndarray:
-        return self.frames[t]
-
-
-class Rendered(Pictures):
-    """A clip, each frame rendered once."""
-
-    def __init__(self, clip: Clip) -> None:
-        super().__init__([clip.frame(t) for t in range(len(clip))])
-        self.clip = clip
-
-
-def exact(clip: Clip) -> dict[str, np.ndarray]:
-    """The renderer's homographies in the pipeline's arrays."""
-    count = len(clip)
-    neighbor = np.array([*range(1, count), count - 2])
-    H = np.stack([clip.homography(int(u), t) for t, u in enumerate(neighbor)])
-    nothing = np.zeros(count, np.int64)
-    arrays = {"H": H, "neighbor": neighbor, "valid": np.ones(count, bool), "matches": nothing, "inliers": nothing}
-    return arrays | {"reason": np.array([""] * count)}
-
-
 @pytest.fixture(scope="module")
 def clip() -> Rendered:
     return Rendered(Clip(3, "ptz", SIZE, 20, subject=1))
-
-
-def jaccard(value: np.ndarray, truth: np.ndarray) -> float:
-    found = value > 0.5
-    return (found & truth).sum() / max((found | truth).sum(), 1)
 
 
 def still(count: int) -> Pictures:

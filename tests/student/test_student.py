@@ -27,7 +27,7 @@ from backdrop.student.parameters import StudentFolders, StudentParams, StudentSt
 from backdrop.student.pseudo_masks import agreement, box_window, pseudo_mask
 from backdrop.student.rounds import SelfTraining, pass_through
 from tests.runs import make_run
-from tests.student.test_cues import Rendered, exact, jaccard
+from tests.student.clips import Rendered, exact, jaccard
 
 
 @pytest.fixture

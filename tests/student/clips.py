@@ -1,0 +1,43 @@
+"""Rendered clips as sequences of frames, their exact homographies, and how well a mask fits the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backdrop.render.clip import Clip
+
+
+class Pictures:
+    """Images as a sequence of frames."""
+
+    def __init__(self, frames: list[np.ndarray]) -> None:
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def image(self, t: int) -> np.ndarray:
+        return self.frames[t]
+
+
+class Rendered(Pictures):
+    """A clip, each frame rendered once."""
+
+    def __init__(self, clip: Clip) -> None:
+        super().__init__([clip.frame(t) for t in range(len(clip))])
+        self.clip = clip
+
+
+def exact(clip: Clip) -> dict[str, np.ndarray]:
+    """The renderer's homographies in the pipeline's arrays."""
+    count = len(clip)
+    neighbor = np.array([*range(1, count), count - 2])
+    H = np.stack([clip.homography(int(u), t) for t, u in enumerate(neighbor)])
+    nothing = np.zeros(count, np.int64)
+    arrays = {"H": H, "neighbor": neighbor, "valid": np.ones(count, bool), "matches": nothing, "inliers": nothing}
+    return arrays | {"reason": np.array([""] * count)}
+
+
+def jaccard(value: np.ndarray, truth: np.ndarray) -> float:
+    found = value > 0.5
+    return (found & truth).sum() / max((found | truth).sum(), 1)
