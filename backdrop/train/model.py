@@ -28,7 +28,7 @@ class JointNetworks(NamedTuple):
     features: Features
 
 
-class Pictures(NamedTuple):
+class StepImages(NamedTuple):
     """What a step sees. image, flow: (B, 3, H, W), normalized; flow_valid: (B,), which flow images count.
 
     known: normalized backgrounds B, (B, 3, H, W), and where they are known, (B, 1, H, W); None: nowhere.
@@ -141,7 +141,7 @@ class Model(nn.Module):
         proposals = self.detector(image)
         drawn = draw_cells(proposals.p, self.detector.live, self.sampling, generator)
         proposals = _learning(proposals, schedule)
-        terms, behind = self._background_terms(Pictures(image, flow, flow_valid, known), proposals, drawn)
+        terms, behind = self._background_terms(StepImages(image, flow, flow_valid, known), proposals, drawn)
         cell = drawn.cell[0]
         box = select(proposals.box, cell)
         terms["p"] = losses.probability_prior(
@@ -163,7 +163,7 @@ class Model(nn.Module):
         return reconstruction(self.synthesis(crop).foreground, crop, self.synthesis.window)
 
     def _background_terms(
-        self, pictures: Pictures, proposals: Proposals, drawn: Draw
+        self, pictures: StepImages, proposals: Proposals, drawn: Draw
     ) -> tuple[dict[str, Tensor], Behind]:
         """L_bg on images and on flow images, and what is behind the subject."""
         image, flow, flow_valid, known = pictures
