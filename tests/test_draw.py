@@ -14,7 +14,7 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.score.frames import ScoreFolders
 from backdrop.score.sheets import contact_sheet, contact_sheet_all
-from tests.runs import make_run, scene, write_frames
+from tests.handmade_run import make_run, scene, write_frames
 
 GRAY = np.full((160, 320, 3), 128, np.uint8)
 

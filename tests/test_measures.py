@@ -17,7 +17,7 @@ from hypothesis.extra.numpy import arrays
 from backdrop.io.masks import box_from_mask, box_pixels, resize_mask, split_truth
 from backdrop.measures import average_precision, boundary_f, box_iou, jaccard, precision_recall, statistics
 from backdrop.thresholds import GRID, best_threshold, choose_threshold, jaccard_grid
-from tests.runs import make_run, write_frames, write_predictions
+from tests.handmade_run import make_run, write_frames, write_predictions
 
 masks = arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 30)))
 

@@ -18,8 +18,8 @@ from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.motion.flow_field import magnitude, read_flow
 from backdrop.params import compose_params
 from tests.graph import library_files
-from tests.project import Project, new_project
-from tests.tiny import ROOT, commands, run_stage, small_values, stage_names
+from tests.project_copy import Project, new_project
+from tests.small_pipeline import ROOT, commands, run_stage, small_values, stage_names
 
 FIELDS = {"J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "precision", "recall", "threshold"}
 CLIPS = {"train", "val", "test"}

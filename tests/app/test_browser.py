@@ -20,9 +20,9 @@ from PIL import Image
 from backdrop.app.segmenter import Segmenter
 from backdrop.report.report import write_report
 from benchmarks.long_video import hear_ctrl_c
+from tests.handmade_run import HEIGHT, WIDTH, scene
 from tests.report.test_report import project
-from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import ROOT, environment, write_model
+from tests.small_pipeline import ROOT, environment, write_model
 
 pytestmark = pytest.mark.slow
 assert project  # a fixture

@@ -29,9 +29,9 @@ from backdrop.networks.folders import save_network
 from backdrop.networks.predictor import BOX_LEVEL, presence
 from backdrop.networks.student import StudentNetwork, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork
-from tests.command import call
-from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import small_params
+from tests.backdrop_command import call
+from tests.handmade_run import HEIGHT, WIDTH, scene
+from tests.small_pipeline import small_params
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -26,8 +26,8 @@ from backdrop.draw import draw_mask
 from backdrop.errors import BackdropError
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
-from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import small_params, write_model
+from tests.handmade_run import HEIGHT, WIDTH, scene
+from tests.small_pipeline import small_params, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

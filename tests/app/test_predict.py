@@ -29,9 +29,9 @@ from backdrop.io.masks import Mask
 from backdrop.networks import student
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
-from tests.command import call
-from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import ROOT, write_model
+from tests.backdrop_command import call
+from tests.handmade_run import HEIGHT, WIDTH, scene
+from tests.small_pipeline import ROOT, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -6,7 +6,7 @@ import yaml
 
 from backdrop.app.reference import CONFIG, PAGE, page
 from backdrop.params import Params
-from tests.tiny import ROOT
+from tests.small_pipeline import ROOT
 
 
 def keys(values: dict, prefix: str = "") -> set[str]:

@@ -14,8 +14,8 @@ from backdrop.networks.predictor import Prediction
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from tests.graph import ROOT, library_files
-from tests.runs import scene
-from tests.tiny import write_model
+from tests.handmade_run import scene
+from tests.small_pipeline import write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -10,7 +10,7 @@ import pytest
 from backdrop.errors import BackdropError
 from benchmarks import sequences
 from benchmarks.sequences import RESULTS, commands, run_one, table
-from tests.tiny import ROOT, stage_names
+from tests.small_pipeline import ROOT, stage_names
 
 
 def test_commands_are_those_of_dvc_yaml_with_nothing_left_to_fill_in() -> None:

@@ -21,8 +21,8 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions, box_from_mask, read_threshold, write_threshold
 from backdrop.measures import jaccard
 from backdrop.refine.stage import RefineFolders, choose_refined_threshold, refine_all
-from tests.runs import make_run, write_predictions
-from tests.tiny import run_stage, small_params, small_values
+from tests.handmade_run import make_run, write_predictions
+from tests.small_pipeline import run_stage, small_params, small_values
 
 PAPERS = {
     "enabled": True,

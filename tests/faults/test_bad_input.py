@@ -18,8 +18,8 @@ import torch
 import yaml
 
 from backdrop.video.encode import encode_video
-from tests.runs import make_run
-from tests.tiny import (
+from tests.handmade_run import make_run
+from tests.small_pipeline import (
     commands,
     contents,
     run_stage,

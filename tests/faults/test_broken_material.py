@@ -1,6 +1,6 @@
 """A corpus of broken and odd footage through the stages, and generated damage to every kind of file that is read.
 
-What a single fault says and does is in `test_bad_input`, `test_datasets` and `test_video`; here all faults lie side by
+What a single fault says and does is in `test_bad_input`, `test_frames` and `test_video`; here all faults lie side by
 side, and whatever is whole among them comes out as if it lay alone.
 """
 
@@ -38,8 +38,8 @@ from backdrop.motion.homography import load_homographies
 from backdrop.params import Params, read, validate
 from backdrop.video.decode import probe
 from backdrop.video.encode import encode_video
-from tests.runs import make_run, scene
-from tests.tiny import ROOT, run_stage, small_values, stage_names
+from tests.handmade_run import make_run, scene
+from tests.small_pipeline import ROOT, run_stage, small_values, stage_names
 
 FRAMES = 6
 VIDEOS = {"data.layout": "videos", "data.root": "clips", "data.protocol": "self"}

@@ -1,6 +1,6 @@
 """The same seed gives the same scores, another seed others; what is recorded of a run is what it was.
 
-That stages give the same bytes with any number of processes is in `test_datasets`, `test_homography`, `test_flow`,
+That stages give the same bytes with any number of processes is in `test_frames`, `test_homography`, `test_flow`,
 `test_crf` and `test_evaluation`; that a crash changes nothing in `test_training` and `test_student`.
 """
 
@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from backdrop.score.provenance import PACKAGES, provenance
-from tests.tiny import environment, run_stage, small_values, stage_names
+from tests.small_pipeline import environment, run_stage, small_values, stage_names
 
 RESULTS = ("metrics/scores.json", "metrics/per_frame.csv", "metrics/per_sequence.csv")
 

@@ -29,10 +29,10 @@ from backdrop.errors import WriteError
 from backdrop.io.files import sweep
 from backdrop.learn.checkpoints import Checkpoints
 from backdrop.video.encode import encode_video
-from tests.command import call
-from tests.project import TIMED, remove
-from tests.runs import scene
-from tests.tiny import ROOT, contents, environment, run_stage, write_model, write_outputs, write_params
+from tests.backdrop_command import call
+from tests.handmade_run import scene
+from tests.project_copy import TIMED, remove
+from tests.small_pipeline import ROOT, contents, environment, run_stage, write_model, write_outputs, write_params
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

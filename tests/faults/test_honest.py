@@ -35,8 +35,8 @@ from backdrop.train.joint import JointTraining
 from backdrop.train.losses import objective
 from backdrop.train.model import Model
 from backdrop.video.encode import encode_video
-from tests.runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
-from tests.tiny import run_stage, small_params, small_values, stage_names
+from tests.handmade_run import make_run, scene, write_frames, write_index, write_masks, write_predictions
+from tests.small_pipeline import run_stage, small_params, small_values, stage_names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -1,7 +1,7 @@
 """Material made to do harm: nothing of it runs, nothing is written outside of its folder, memory stays bounded.
 
 Beside these: `test_flow.test_a_checkpoint_cannot_run_code`, `test_video.test_any_file_name_is_only_a_name`,
-`test_datasets.test_odd_file_names_make_unique_archives_inside_the_folder`, and for uploads
+`test_frames.test_odd_file_names_make_unique_archives_inside_the_folder`, and for uploads
 `test_page.test_uploads_above_the_limit_are_refused`.
 """
 
@@ -45,9 +45,9 @@ from backdrop.networks.inpainter import Inpainter, load_inpainter
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import compose_params, read, validate
 from backdrop.video.encode import encode_video
-from tests.command import call
-from tests.runs import make_run, scene, write_frames, write_index
-from tests.tiny import ROOT, environment, run_stage, small_params, small_values, stage
+from tests.backdrop_command import call
+from tests.handmade_run import make_run, scene, write_frames, write_index
+from tests.small_pipeline import ROOT, environment, run_stage, small_params, small_values, stage
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

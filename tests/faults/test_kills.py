@@ -15,8 +15,8 @@ from collections import Counter
 import pytest
 import yaml
 
-from tests.project import Project, kill, new_project, remove
-from tests.tiny import ROOT
+from tests.project_copy import Project, kill, new_project, remove
+from tests.small_pipeline import ROOT
 
 MENDED_BY = {
     r"dvc\.lock' (is invalid|validation failed)": ("git", "checkout", "dvc.lock"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from backdrop.video.encode import encode_video
-from tests.runs import scene
-from tests.tiny import ROOT, environment, write_model
+from tests.handmade_run import scene
+from tests.small_pipeline import ROOT, environment, write_model
 
 
 @pytest.mark.slow

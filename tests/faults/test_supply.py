@@ -18,7 +18,7 @@ from backdrop.flow.models import load_flow_model
 from backdrop.flow.ptlflow import import_ptlflow
 from backdrop.networks.encoder import resnet
 from benchmarks.licenses import LOCK, OURS, PAGE, PROJECT, declared, locked, page, plain
-from tests.tiny import ROOT
+from tests.small_pipeline import ROOT
 
 FOLDERS = ("backdrop", "stages", "benchmarks", "tests", "conf/plugins")
 NEEDED = declared(ROOT / PROJECT)

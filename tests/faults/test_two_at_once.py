@@ -14,10 +14,10 @@ import pytest
 from backdrop.app.predict import LOCK, alone_in
 from backdrop.errors import BackdropError
 from backdrop.video.encode import encode_video
-from tests.command import call
-from tests.project import kill, new_project
-from tests.runs import scene
-from tests.tiny import contents, environment, write_model
+from tests.backdrop_command import call
+from tests.handmade_run import scene
+from tests.project_copy import kill, new_project
+from tests.small_pipeline import contents, environment, write_model
 
 FRAMES = 12
 

@@ -14,8 +14,8 @@ from backdrop.errors import BackdropError, WriteError
 from backdrop.io import archives, frame_archive, images
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.motion.flow_field import FlowArchive
+from tests.handmade_run import make_run
 from tests.moving_picture import distance, moving_picture
-from tests.runs import make_run
 
 
 def _archive(path: Path, count: int = 4) -> list[np.ndarray]:

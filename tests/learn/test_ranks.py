@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import distributed, nn
 
 from backdrop.learn import ranks
-from tests.tiny import ROOT, commands, contents, environment, stage, write_material, write_params
+from tests.small_pipeline import ROOT, commands, contents, environment, stage, write_material, write_params
 
 CHANGES = {
     "inpainter.iterations": 3,

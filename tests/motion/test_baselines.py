@@ -16,7 +16,7 @@ from backdrop.motion.blobs import clean, flow_mask, flow_soft, otsu
 from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.homography import load_homographies, resampling
 from backdrop.motion.mog2 import Mog2
-from tests.runs import HEIGHT, WIDTH, make_run, scene, write_frames
+from tests.handmade_run import HEIGHT, WIDTH, make_run, scene, write_frames
 
 
 def square() -> np.ndarray:

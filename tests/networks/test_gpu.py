@@ -29,7 +29,7 @@ from backdrop.train.losses import objective
 from backdrop.train.model import Schedule
 from benchmarks.bench import joint_model
 from benchmarks.gpu import chosen, disagreement
-from tests.tiny import ROOT, environment
+from tests.small_pipeline import ROOT, environment
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from backdrop.errors import BackdropError
 from backdrop.networks.folders import save_network
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.predictor import Prediction, Predictor, presence, tighten, to_rgb
-from tests.runs import HEIGHT, WIDTH, scene
-from tests.tiny import write_model
+from tests.handmade_run import HEIGHT, WIDTH, scene
+from tests.small_pipeline import write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

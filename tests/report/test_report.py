@@ -22,7 +22,7 @@ from backdrop.report.report import write_report
 from backdrop.report.scores import margin, verdict
 from backdrop.score.frames import ScoreFolders
 from backdrop.score.table import score_all
-from tests.runs import make_run, write_frames, write_masks
+from tests.handmade_run import make_run, write_frames, write_masks
 
 FRAMES = 8
 SCRIPT = "<script>alert(1)</script>"

@@ -12,7 +12,7 @@ from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import parts_folder
 from backdrop.io.frame_archive import frame_counts
 from backdrop.run.chunks import by_sequence, cached_open, spans
-from tests.runs import scene, write_frames
+from tests.handmade_run import scene, write_frames
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 COUNTS = {"a": 7, "b": 0, "c": 3, "d": 1}

@@ -22,9 +22,9 @@ from backdrop.run import cluster
 from backdrop.run.cluster import inside
 from backdrop.run.compute import ComputeParams
 from backdrop.run.processes import collect, each, pool
-from tests import calls
-from tests.project import alive
-from tests.tiny import ROOT, contents, environment, run_stage, small_values, write_model, write_params
+from tests import worker_functions as calls
+from tests.project_copy import alive
+from tests.small_pipeline import ROOT, contents, environment, run_stage, small_values, write_model, write_params
 
 BACKENDS = pytest.mark.parametrize("backend", ["dask", "ray"], indirect=True)
 STAGES = ("render", "frames", "stabilize", "flow", "segment", "refine", "score")

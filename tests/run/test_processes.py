@@ -17,8 +17,8 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from backdrop.errors import BackdropError, WriteError
 from backdrop.run import processes
 from backdrop.run.processes import collect, device_there, each, threads_each
-from tests import calls
-from tests.tiny import ROOT
+from tests import worker_functions as calls
+from tests.small_pipeline import ROOT
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
 

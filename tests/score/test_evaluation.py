@@ -13,7 +13,7 @@ from backdrop.errors import BackdropError
 from backdrop.io.masks import box_from_mask, write_threshold
 from backdrop.score.frames import BOXED, ScoreFolders
 from backdrop.score.table import RESULTS, SUMMARY, Evaluation, score_all
-from tests.runs import make_run, scene, write_frames, write_index, write_masks, write_predictions
+from tests.handmade_run import make_run, scene, write_frames, write_index, write_masks, write_predictions
 
 
 def evaluate(root: Path, layout: str = "videos", workers: int = 1) -> Evaluation:

@@ -17,7 +17,7 @@ from backdrop.segment import stage as segment_stage
 from backdrop.segment.parameters import SegmentParams
 from backdrop.segment.stage import SegmentFolders, segment_all
 from tests.frame_archives import damage_frame
-from tests.tiny import contents, write_material, write_model
+from tests.small_pipeline import contents, write_material, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

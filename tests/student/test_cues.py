@@ -17,8 +17,8 @@ from backdrop.student.cues.cue import Cue, CueFrame, scaled
 from backdrop.student.cues.flow import flow_cues
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
+from tests.small_pipeline import small_params
 from tests.student.clips import Pictures, Rendered, exact, jaccard
-from tests.tiny import small_params
 
 SIZE = (160, 96)
 CHOICE = {"cues": ["flow", "median", "mog2"], "gaps": [1, 2], "neighbors": 8, "spacing": 3, "parallax": True}

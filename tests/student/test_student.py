@@ -26,7 +26,7 @@ from backdrop.student.learning import IGNORED, augment, student_loss, targets
 from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
 from backdrop.student.pseudo_masks import agreement, box_window, pseudo_mask
 from backdrop.student.rounds import SelfTraining, pass_through
-from tests.runs import make_run
+from tests.handmade_run import make_run
 from tests.student.clips import Rendered, exact, jaccard
 
 

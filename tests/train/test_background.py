@@ -12,8 +12,8 @@ import pytest
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.train.background import Backgrounds, nearest_color
 from backdrop.train.parameters import BackgroundParams
-from tests.runs import HEIGHT, WIDTH
-from tests.tiny import write_material
+from tests.handmade_run import HEIGHT, WIDTH
+from tests.small_pipeline import write_material
 
 
 @pytest.fixture(scope="module")

@@ -43,8 +43,8 @@ from backdrop.train import losses
 from backdrop.train.joint import JointTraining
 from backdrop.train.parameters import TrainFolders
 from tests.graph import library_files
-from tests.runs import HEIGHT, SIDE, WIDTH, write_motion
-from tests.tiny import ROOT, environment, small_params, small_values, training_params, write_material
+from tests.handmade_run import HEIGHT, SIDE, WIDTH, write_motion
+from tests.small_pipeline import ROOT, environment, small_params, small_values, training_params, write_material
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -23,7 +23,7 @@ from backdrop.networks.student import StudentNetwork
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params, validate
 from backdrop.train.parameters import TrainStage
-from tests.runs import HEIGHT, WIDTH, make_run, scene, write_frames, write_index, write_motion
+from tests.handmade_run import HEIGHT, WIDTH, make_run, scene, write_frames, write_index, write_motion
 
 ROOT = Path(__file__).parent.parent
 
@@ -85,7 +85,7 @@ def training_params(changes: Mapping[str, Any] | None = None) -> TrainStage:
 
 
 def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> None:
-    """`root`/frames, homographies and flow of `tests.runs.scene` (128 x 80 pixels), sequence -> split, with truth."""
+    """`root`/frames, homographies and flow of `tests.handmade_run.scene` (128 x 80 pixels), sequence -> split, with truth."""
     for seed, (name, _) in enumerate(splits.items()):
         images, masks = scene(frames, seed)
         write_frames(root / "frames", name, images, {t: mask.astype("uint8") * 255 for t, mask in enumerate(masks)})

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from tests.tiny import copy_project, environment
+from tests.small_pipeline import copy_project, environment
 
 TIMED = ("metrics/provenance.json", "metrics/report.html")
 """Outputs that name the time and the revision of the run."""
