@@ -85,7 +85,7 @@ def training_params(changes: Mapping[str, Any] | None = None) -> TrainStage:
 
 
 def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> None:
-    """`root`/frames, homographies and flow of `tests.handmade_run.scene` (128 x 80 pixels), sequence -> split, with truth."""
+    """`root`/frames, homographies and flow of `handmade_run.scene` (128 x 80 pixels), sequence -> split, with truth."""
     for seed, (name, _) in enumerate(splits.items()):
         images, masks = scene(frames, seed)
         write_frames(root / "frames", name, images, {t: mask.astype("uint8") * 255 for t, mask in enumerate(masks)})
