@@ -22,7 +22,7 @@ from backdrop.run import cluster
 from backdrop.run.cluster import inside
 from backdrop.run.compute import ComputeParams
 from backdrop.run.processes import collect, each, pool
-from tests import worker_functions
+from tests import worker_functions as work
 from tests.project_copy import alive
 from tests.small_pipeline import ROOT, contents, environment, run_stage, small_values, write_model, write_params
 
@@ -99,29 +99,25 @@ def test_a_cluster_gives_what_processes_give(backend: str, tmp_path: Path, monke
     Path("note").write_text("found")
     with pool(compute(backend)) as workers:
         assert workers == 2
-        assert collect(worker_functions.read, [(Path("note"),)], workers, title="relative paths", unit="call") == [
-            "found"
-        ]
-        found = collect(
-            worker_functions.noted, [(Path("."), n, 4) for n in range(9)], workers, title="a death", unit="call"
-        )
+        assert collect(work.read, [(Path("note"),)], workers, title="relative paths", unit="call") == ["found"]
+        found = collect(work.noted, [(Path("."), n, 4) for n in range(9)], workers, title="a death", unit="call")
         assert found == list(range(9))
-        assert worker_functions.starts(tmp_path) == sorted([*range(9), 4]), "only the call that died was begun again"
-        assert os.getpid() not in collect(worker_functions.process, [()] * 4, 1, title="elsewhere", unit="call")
+        assert work.starts(tmp_path) == sorted([*range(9), 4]), "only the call that died was begun again"
+        assert os.getpid() not in collect(work.process, [()] * 4, 1, title="elsewhere", unit="call")
         with pytest.raises(BackdropError, match="number 3"):
-            collect(worker_functions.faulty, [(n, 3) for n in range(9)], workers, title="a fault", unit="call")
+            collect(work.faulty, [(n, 3) for n in range(9)], workers, title="a fault", unit="call")
         with pytest.raises(ZeroDivisionError, match="of the program"):
-            list(each(worker_functions.broken, [()]))
+            list(each(work.broken, [()]))
         with pytest.raises(BackdropError, match=r"no worker .* declares a GPU.*compute\.device"):
-            list(each(worker_functions.process, [()], gpu=True))
-    assert collect(worker_functions.process, [()], workers, title="here again", unit="call") == [os.getpid()]
+            list(each(work.process, [()], gpu=True))
+    assert collect(work.process, [()], workers, title="here again", unit="call") == [os.getpid()]
 
 
 @pytest.mark.slow
 @BACKENDS
 def test_a_call_that_kills_every_worker_is_told(backend: str) -> None:
     with pool(compute(backend)), pytest.raises(BackdropError, match=r"killed its worker process 4 times"):
-        list(each(worker_functions.deadly, [()]))
+        list(each(work.deadly, [()]))
 
 
 def run_stages(folder: Path, monkeypatch: pytest.MonkeyPatch, chosen: ComputeParams) -> dict[str, bytes | None]:
@@ -165,8 +161,8 @@ def test_stages_on_a_cluster_started_by_hand_give_the_same_bytes(
 def test_calls_that_need_a_gpu_go_to_the_dask_worker_that_has_one(dask_by_hand: str) -> None:
     with pool(compute("dask", dask_by_hand)) as workers:
         assert workers == 2
-        assert len(set(each(worker_functions.process, [()] * 8))) == 2
-        assert len(set(each(worker_functions.process, [()] * 8, gpu=True))) == 1
+        assert len(set(each(work.process, [()] * 8))) == 2
+        assert len(set(each(work.process, [()] * 8, gpu=True))) == 1
 
 
 @pytest.mark.slow
@@ -174,8 +170,8 @@ def test_workers_started_here_have_a_gpu_each(monkeypatch: pytest.MonkeyPatch) -
     pytest.importorskip("distributed", reason="distributed is not installed: pip install -e '.[cluster]'")
     monkeypatch.setattr(cluster, "_visible_gpus", lambda: ["7"])
     with pool(compute("dask")):
-        assert len(set(each(worker_functions.process, [()] * 8))) == 2
-        assert len(set(each(worker_functions.process, [()] * 8, gpu=True))) == 1
+        assert len(set(each(work.process, [()] * 8))) == 2
+        assert len(set(each(work.process, [()] * 8, gpu=True))) == 1
         assert set(each(os.getenv, [("CUDA_VISIBLE_DEVICES",)] * 4, gpu=True)) == {"7"}
 
 
@@ -198,7 +194,7 @@ def test_calls_that_need_a_gpu_share_those_of_ray(tmp_path: Path, monkeypatch: p
         with answering(compute("ray", f"127.0.0.1:{port}")) as workers:
             assert workers == 2
             begun = time.monotonic()
-            found = each(worker_functions.noted, [(tmp_path, number, -1, 1.0) for number in range(4)], gpu=True)
+            found = each(work.noted, [(tmp_path, number, -1, 1.0) for number in range(4)], gpu=True)
             assert list(found) == [0, 1, 2, 3]
             assert time.monotonic() - begun > 4, "one at a time: there is one GPU"
     finally:
@@ -211,11 +207,12 @@ def test_calls_that_need_a_gpu_share_those_of_ray(tmp_path: Path, monkeypatch: p
 def test_no_process_outlives_the_program(backend: str, sign: signal.Signals, tmp_path: Path) -> None:
     program = (
         "from pathlib import Path; from backdrop.run.compute import ComputeParams\n"
-        "from backdrop.stage import run; from backdrop.run.processes import collect, pool; from tests import worker_functions\n"
+        "from backdrop.stage import run; from backdrop.run.processes import collect, pool\n"
+        "from tests import worker_functions as work\n"
         "def main():\n"
         f"  with pool(ComputeParams(**{compute(backend).model_dump()})) as workers:\n"
         "    print('up', flush=True)\n"
-        "    collect(worker_functions.noted, [(Path('.'), n, -1, 2.0) for n in range(20)], workers, title='x', unit='call')\n"
+        "    collect(work.noted, [(Path('.'), n, -1, 2.0) for n in range(20)], workers, title='x', unit='call')\n"
         "if __name__ == '__main__': run(main)\n"
     )
     (tmp_path / "program.py").write_text(program)

@@ -17,7 +17,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from backdrop.errors import BackdropError, WriteError
 from backdrop.run import processes
 from backdrop.run.processes import collect, device_there, each, threads_each
-from tests import worker_functions
+from tests import worker_functions as work
 from tests.small_pipeline import ROOT
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2])
@@ -82,22 +82,22 @@ def test_processes_share_the_cores() -> None:
 
 
 def test_a_killed_process_costs_what_was_not_yet_handed_out(tmp_path: Path) -> None:
-    found = each(worker_functions.noted, [(tmp_path, number, 6) for number in range(12)], 2)
+    found = each(work.noted, [(tmp_path, number, 6) for number in range(12)], 2)
     assert [next(found) for _ in range(4)] == [0, 1, 2, 3]
     assert list(found) == list(range(4, 12))
-    begun = worker_functions.starts(tmp_path)
+    begun = work.starts(tmp_path)
     assert [begun.count(number) for number in (0, 1, 2, 3, 6)] == [1, 1, 1, 1, 2]
     assert max(begun.count(number) for number in range(12)) == 2
 
 
 def test_a_second_death_is_told() -> None:
     with pytest.raises(TerminatedWorkerError):
-        list(each(worker_functions.deadly, [(), ()], 2))
-    assert list(each(worker_functions.faulty, [(1, 0), (2, 0)], 2)) == [1, 2]
+        list(each(work.deadly, [(), ()], 2))
+    assert list(each(work.faulty, [(1, 0), (2, 0)], 2)) == [1, 2]
 
 
 def test_the_callers_fault_counts_where_a_process_dies_as_well(tmp_path: Path) -> None:
-    found = each(worker_functions.noted, [(tmp_path, number, 3) for number in range(12)], 2)
+    found = each(work.noted, [(tmp_path, number, 3) for number in range(12)], 2)
 
     def use() -> None:
         with closing(found):
@@ -107,11 +107,11 @@ def test_the_callers_fault_counts_where_a_process_dies_as_well(tmp_path: Path) -
     with pytest.raises(WriteError, match="disk full"):
         use()
     assert (tmp_path / "killed").exists()
-    assert len(worker_functions.starts(tmp_path)) < 12
+    assert len(work.starts(tmp_path)) < 12
 
 
 def test_without_a_cluster_calls_for_the_gpu_share_this_process() -> None:
-    assert set(each(worker_functions.process, [(), (), ()], 2, gpu=True)) == {os.getpid()}
+    assert set(each(work.process, [(), (), ()], 2, gpu=True)) == {os.getpid()}
     assert list(each(threads, [(), ()], 2, gpu=True)) == [2, 2], "one after another, with all cores"
 
 
