@@ -1,4 +1,7 @@
-"""The choice of a threshold for soft masks: J at every threshold of a grid."""
+"""The choice of a threshold for soft masks before the CRF: J at every threshold of a grid.
+
+The threshold of the masks after the CRF is chosen in `refine.stage.choose_refined_threshold`.
+"""
 
 from __future__ import annotations
 

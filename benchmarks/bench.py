@@ -269,8 +269,8 @@ def inference(folder: Path) -> tuple[Side, Side]:
 
 def data_waits(folder: Path) -> tuple[Side, Side]:
     """Twelve joint iterations of the demo's networks, with batches from the archives and with batches at hand."""
-    from backdrop.networks.folders import save_network
     from backdrop.networks.inpainter import Inpainter
+    from backdrop.networks.model_folders import save_network
     from backdrop.train.joint import JointTraining, phase
     from backdrop.train.parameters import TrainFolders
 

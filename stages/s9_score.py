@@ -8,7 +8,7 @@ from backdrop.io.files import atomic_path, sweep
 from backdrop.io.index import read_index
 from backdrop.params import load_params
 from backdrop.run.processes import pool
-from backdrop.score.frames import ScoreFolders
+from backdrop.score.frame_scores import ScoreFolders
 from backdrop.score.parameters import ScoreStage
 from backdrop.score.provenance import provenance
 from backdrop.score.sheets import contact_sheet_all

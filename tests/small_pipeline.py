@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from backdrop.networks.detector import Detector
-from backdrop.networks.folders import save_network
 from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.model_folders import save_network
 from backdrop.networks.student import StudentNetwork
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params, validate

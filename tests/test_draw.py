@@ -12,7 +12,7 @@ import pytest
 from backdrop.draw import BLUE, GREEN, RED, SHEET_WIDTH, draw_detection, draw_mask
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions
-from backdrop.score.frames import ScoreFolders
+from backdrop.score.frame_scores import ScoreFolders
 from backdrop.score.sheets import contact_sheet, contact_sheet_all
 from tests.handmade_run import make_run, scene, write_frames
 

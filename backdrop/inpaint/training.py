@@ -17,12 +17,12 @@ from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints, run_key
 from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
-from backdrop.learn.frames import Batch, TrainingFrames, frame_names, to_images
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.learn.training_frames import Batch, TrainingFrames, frame_names, to_images
 from backdrop.networks import spatial
 from backdrop.networks.encoder import Features, feature_distance, normalize, square_distance
-from backdrop.networks.folders import save_network
 from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.model_folders import save_network
 
 CHECKPOINT_EVERY = 500
 """Iterations between two resume checkpoints."""

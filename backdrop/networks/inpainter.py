@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from backdrop.errors import BackdropError
-from backdrop.networks.folders import load_network, with_weights
+from backdrop.networks.model_folders import load_network, with_weights
 
 
 class _Block(nn.Sequential):

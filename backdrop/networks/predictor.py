@@ -26,7 +26,7 @@ from backdrop.motion.blobs import SPECK, subject_component
 from backdrop.networks import spatial
 from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import normalize
-from backdrop.networks.folders import load_network, with_weights
+from backdrop.networks.model_folders import load_network, with_weights
 from backdrop.networks.parameters import DetectorParams, SynthesisParams
 from backdrop.networks.student import Student
 from backdrop.networks.synthesis import SynthesisNetwork

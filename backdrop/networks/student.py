@@ -18,7 +18,7 @@ from backdrop.config.sections import Count, Fraction, Size
 from backdrop.io.masks import within
 from backdrop.motion.blobs import near_subject
 from backdrop.networks.encoder import normalize
-from backdrop.networks.folders import with_weights
+from backdrop.networks.model_folders import with_weights
 
 GUIDE_EPSILON = 1e-2
 """Guided filter: variance of colors in [0, 1] below which a window counts as flat. (At 1e-3 and below, OpenCV's filter

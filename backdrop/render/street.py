@@ -19,7 +19,7 @@ from functools import lru_cache
 import cv2
 import numpy as np
 
-from backdrop.render.house import paint_house
+from backdrop.render.buildings import paint_house
 from backdrop.render.painting import (
     BASE,
     DENSITY,

@@ -30,7 +30,7 @@ from backdrop.io.files import atomic_path
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_png
 from backdrop.io.masks import MaskArchive, Predictions, split_truth
-from backdrop.score.frames import ScoreFolders
+from backdrop.score.frame_scores import ScoreFolders
 
 SUPERSAMPLING = 3
 """Thumbnails are drawn this many times larger and then reduced, so that thin lines survive."""

@@ -21,7 +21,7 @@ from backdrop.io.index import read_index
 from backdrop.io.masks import MaskArchive, read_threshold
 from backdrop.measures import average_precision, statistics
 from backdrop.run.processes import each
-from backdrop.score.frames import (
+from backdrop.score.frame_scores import (
     BOXED,
     MEASURES,
     SCORE_CHUNK,

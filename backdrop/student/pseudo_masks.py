@@ -1,4 +1,4 @@
-"""Pseudo-masks: the E-step of self-training, for one frame and over the frames of a sequence."""
+"""Pseudo-masks of frames, from their cues. `e_step` calls this for all training frames."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from backdrop.student.camera import refit
 from backdrop.student.cues import cue_names, frame_cues
 from backdrop.student.cues.cue import Cue
 from backdrop.student.fusion import consensus, fuse
-from backdrop.student.learning import IGNORED
 from backdrop.student.parameters import StudentParams
+from backdrop.student.targets import IGNORED
 
 CONSENSUS_FRAMES = 40
 """Frames of a sequence, spread over it, by which the weights of its cues are judged."""

@@ -26,17 +26,17 @@ from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints, run_key
 from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
-from backdrop.learn.frames import TrainingFrames, frame_names
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.learn.training_frames import TrainingFrames, frame_names
 from backdrop.measures import jaccard
 from backdrop.motion.blobs import near_subject
-from backdrop.networks.folders import load_network, save_network
+from backdrop.networks.model_folders import load_network, save_network
 from backdrop.networks.predictor import Predictor
 from backdrop.networks.student import StudentNetwork
-from backdrop.student.expectation import Expectation, working_student
-from backdrop.student.learning import IGNORED, augment, student_loss, targets, to_normal
+from backdrop.student.e_step import Expectation, working_student
 from backdrop.student.parameters import StudentFolders, StudentStage
 from backdrop.student.pseudo_masks import CONSENSUS_FRAMES
+from backdrop.student.targets import IGNORED, augment, student_loss, targets, to_normal
 from backdrop.thresholds import best_threshold
 
 THRESHOLD_FRAMES = 120

@@ -21,14 +21,14 @@ from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints, run_key
 from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
-from backdrop.learn.frames import Batch, TrainingFrames, frame_names
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.learn.training_frames import Batch, TrainingFrames, frame_names
 from backdrop.motion.blobs import flow_mask, flow_soft, otsu
 from backdrop.motion.flow_field import FlowArchive
 from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import Features, denormalize, normalize
-from backdrop.networks.folders import save_network
 from backdrop.networks.inpainter import Inpainter, load_inpainter
+from backdrop.networks.model_folders import save_network
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.train.augmentation import ColorChange, mirrored
 from backdrop.train.background import Backgrounds

@@ -23,7 +23,7 @@ def area(box: Float[Tensor, "B 4"], margin: float = 0.0) -> Float[Tensor, "B"]:
 
 
 def background_loss(distance: Float[Tensor, "B"], box_area: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """- L2(Ibar_c, I) / area(b_c): low where inpainting fails (Eq. 3, sampled: Eq. 11).
+    """L_bg = - L2(Ibar_c, I) / area(b_c): low where inpainting fails (Eq. 3, sampled: Eq. 11).
 
     With both as shares of the image this is minus the mean square error inside the hole.
     """
@@ -31,7 +31,7 @@ def background_loss(distance: Float[Tensor, "B"], box_area: Float[Tensor, "B"]) 
 
 
 def foreground_loss(composed: Float[Tensor, "B 3 H W"], image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B"]:
-    """L2(F_c(I), I) (Eq. 2, sampled: Eq. 12)."""
+    """L_fg = L2(F_c(I), I) (Eq. 2, sampled: Eq. 12)."""
     return square_distance(composed, image)
 
 

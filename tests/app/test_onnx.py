@@ -25,7 +25,7 @@ from backdrop.motion.blobs import near_subject
 from backdrop.networks import student as networks_student
 from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import normalize
-from backdrop.networks.folders import save_network
+from backdrop.networks.model_folders import save_network
 from backdrop.networks.predictor import BOX_LEVEL, presence
 from backdrop.networks.student import StudentNetwork, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork

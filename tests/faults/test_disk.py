@@ -386,7 +386,7 @@ def test_maps_that_the_disk_has_no_room_for_kill_no_process(tmp_path: Path) -> N
 import sys
 from pathlib import Path
 from backdrop.errors import WriteError
-from backdrop.learn import frames
+from backdrop.learn import training_frames
 from backdrop.student import pseudo_masks
 folder = Path(sys.argv[1])
 assert frames._scratch_map((100, 10000)) is None

@@ -25,11 +25,10 @@ from backdrop.frames.stage import extract_all
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import read_index
 from backdrop.io.masks import MaskArchive, box_from_mask, write_threshold
-from backdrop.learn import frames as learn_frames
+from backdrop.learn import training_frames
 from backdrop.params import validate
 from backdrop.refine import stage as refine_stage
-from backdrop.score import frames as score_frames
-from backdrop.score import table
+from backdrop.score import frame_scores, table
 from backdrop.score.table import score_all
 from backdrop.train.joint import JointTraining
 from backdrop.train.losses import objective
@@ -40,7 +39,7 @@ from tests.small_pipeline import run_stage, small_params, small_values, stage_na
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FOLDERS = score_frames.Folders.__dataclass_fields__
+FOLDERS = frame_scores.Folders.__dataclass_fields__
 SPLITS = {"learned": "train", "tuned": "val", "first": "test", "second": "test"}
 
 
@@ -220,14 +219,14 @@ def test_the_embedded_footage_shares_no_frame_among_its_splits(tmp_path: Path, m
 
 
 def trained_on(root: Path) -> set[str]:
-    frames = learn_frames.TrainingFrames(root / "frames", root / "flow", (48, 32))
+    frames = training_frames.TrainingFrames(root / "frames", root / "flow", (48, 32))
     return {frames.name(index).split(":")[0] for index in range(len(frames))}
 
 
 def test_training_takes_training_sequences_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path, SPLITS, frames=2)
     assert trained_on(tmp_path) == {"learned"}
-    monkeypatch.setattr(learn_frames, "read_index", confused(read_index, "test", "train"))
+    monkeypatch.setattr(training_frames, "read_index", confused(read_index, "test", "train"))
     assert trained_on(tmp_path) == {"learned", "first", "second"}
 
 
@@ -287,7 +286,7 @@ def test_frozen_inpainters_do_not_move_and_woken_ones_are_noticed(make_model: Ca
 
 def evaluate(root: Path) -> dict[str, Any]:
     """The summary of the scores of a run."""
-    return score_all(score_frames.Folders(**{name: root / name for name in FOLDERS}), "videos", 1).summary
+    return score_all(frame_scores.Folders(**{name: root / name for name in FOLDERS}), "videos", 1).summary
 
 
 def score_with_a_mask_missing(root: Path) -> float:
@@ -301,7 +300,7 @@ def test_leaving_out_missing_predictions_is_noticed(tmp_path: Path, monkeypatch:
     """The rule is that a missing prediction is wrong. The cheat: frames without a mask are not scored."""
     original = table._scored_frames
 
-    def cheating(folders: score_frames.ScoreFolders, *args: Any) -> Any:
+    def cheating(folders: frame_scores.ScoreFolders, *args: Any) -> Any:
         chunks, counts = original(folders, *args)
         left = []
         for chunk in chunks:

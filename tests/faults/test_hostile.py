@@ -40,8 +40,8 @@ from backdrop.learn.checkpoints import Checkpoints
 from backdrop.motion.homography import load_homographies
 from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import resnet
-from backdrop.networks.folders import save_network
 from backdrop.networks.inpainter import Inpainter, load_inpainter
+from backdrop.networks.model_folders import save_network
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import compose_params, read, validate
 from backdrop.video.encode import encode_video

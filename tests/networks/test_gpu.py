@@ -18,12 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from backdrop.inpaint.training import random_holes
-from backdrop.learn.frames import Batch
+from backdrop.learn.training_frames import Batch
 from backdrop.networks import spatial
 from backdrop.networks.encoder import Features, feature_distance
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.student import StudentNetwork
-from backdrop.student.learning import augment, student_loss, targets, to_normal
+from backdrop.student.targets import augment, student_loss, targets, to_normal
 from backdrop.train.joint import JointTraining
 from backdrop.train.losses import objective
 from backdrop.train.model import Schedule

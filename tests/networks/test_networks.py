@@ -16,8 +16,8 @@ from backdrop.inpaint.training import random_holes
 from backdrop.networks import encoder as networks_encoder
 from backdrop.networks.detector import Detector, cell_centers, live_cells
 from backdrop.networks.encoder import Features, denormalize, normalize, resnet
-from backdrop.networks.folders import load_network, save_network
 from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.model_folders import load_network, save_network
 from backdrop.networks.parameters import DetectorParams, SynthesisParams
 from backdrop.networks.spatial import hole
 from backdrop.networks.synthesis import SynthesisNetwork

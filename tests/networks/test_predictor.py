@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from backdrop.errors import BackdropError
-from backdrop.networks.folders import save_network
 from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.model_folders import save_network
 from backdrop.networks.predictor import Prediction, Predictor, presence, tighten, to_rgb
 from tests.handmade_run import HEIGHT, WIDTH, scene
 from tests.small_pipeline import write_model

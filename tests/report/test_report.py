@@ -20,7 +20,7 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.report import report
 from backdrop.report.report import write_report
 from backdrop.report.scores import margin, verdict
-from backdrop.score.frames import ScoreFolders
+from backdrop.score.frame_scores import ScoreFolders
 from backdrop.score.table import score_all
 from tests.handmade_run import make_run, write_frames, write_masks
 

@@ -11,7 +11,7 @@ import pytest
 
 from backdrop.errors import BackdropError
 from backdrop.io.masks import box_from_mask, write_threshold
-from backdrop.score.frames import BOXED, ScoreFolders
+from backdrop.score.frame_scores import BOXED, ScoreFolders
 from backdrop.score.table import RESULTS, SUMMARY, Evaluation, score_all
 from tests.handmade_run import make_run, scene, write_frames, write_index, write_masks, write_predictions
 

@@ -11,7 +11,7 @@ import pytest
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import Predictions, read_threshold, same_predictions
-from backdrop.networks.folders import load_network, save_network
+from backdrop.networks.model_folders import load_network, save_network
 from backdrop.networks.predictor import Predictor
 from backdrop.segment import stage as segment_stage
 from backdrop.segment.parameters import SegmentParams

@@ -13,7 +13,7 @@ from backdrop.errors import BackdropError
 from backdrop.motion.blobs import near_subject, subject_component
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.networks.detector import Detector
-from backdrop.networks.folders import save_network
+from backdrop.networks.model_folders import save_network
 from backdrop.networks.student import Student, StudentNetwork, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params
@@ -22,10 +22,10 @@ from backdrop.student import rounds
 from backdrop.student.cues import frame_cues
 from backdrop.student.cues.cue import Cue
 from backdrop.student.fusion import fuse
-from backdrop.student.learning import IGNORED, augment, student_loss, targets
 from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
 from backdrop.student.pseudo_masks import agreement, box_window, pseudo_mask
 from backdrop.student.rounds import SelfTraining, pass_through
+from backdrop.student.targets import IGNORED, augment, student_loss, targets
 from tests.handmade_run import make_run
 from tests.student.clips import Rendered, exact, jaccard
 

@@ -28,12 +28,11 @@ from backdrop.inpaint.parameters import InpaintFolders, InpaintStage
 from backdrop.inpaint.training import InpainterTraining
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import box_from_mask
-from backdrop.learn import frames as learn_frames
-from backdrop.learn import source_files
+from backdrop.learn import source_files, training_frames
 from backdrop.learn.checkpoints import Checkpoints, run_key
 from backdrop.learn.fabric import loader_workers, make_fabric
-from backdrop.learn.frames import TrainingFrames
 from backdrop.learn.learner import Learner
+from backdrop.learn.training_frames import TrainingFrames
 from backdrop.motion.flow_field import flow_image, read_flow
 from backdrop.networks import encoder, spatial
 from backdrop.networks.encoder import normalize
@@ -124,7 +123,7 @@ def test_image_and_background_are_augmented_alike_and_left_alone_without(materia
         batch = next(run.data.batches(0, 0, 1, 8, 0))
         twin = batch._replace(background=batch.image.clone())  # a background that is the image, changed alike, stays it
         image, flow, behind, _ = run._pictures(twin, 0)
-        plain, plain_flow = (learn_frames.to_images(run.fabric, picture) for picture in (batch.image, batch.flow))
+        plain, plain_flow = (training_frames.to_images(run.fabric, picture) for picture in (batch.image, batch.flow))
         assert torch.equal(image, behind)
         assert torch.allclose(image, plain) != augment
         assert torch.allclose(flow, plain_flow) != augment
@@ -596,7 +595,7 @@ def test_batches_hold_the_archives_frames(frames: TrainingFrames, material: Path
 def test_the_scratch_file_gives_what_decoding_gives(
     frames: TrainingFrames, material: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learn_frames, "CACHE_LIMIT", 0)
+    monkeypatch.setattr(training_frames, "CACHE_LIMIT", 0)
     direct = TrainingFrames(material / "frames", material / "flow", SIZE, half_background)
     assert frames._scratch is not None
     assert direct._scratch is None

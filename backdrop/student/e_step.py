@@ -17,7 +17,6 @@ from backdrop.run.chunks import spans
 from backdrop.run.processes import collect, pool
 from backdrop.student.cues import cue_names
 from backdrop.student.fusion import fuse
-from backdrop.student.learning import IGNORED
 from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
 from backdrop.student.pseudo_masks import (
     LABEL_CHUNK,
@@ -33,6 +32,7 @@ from backdrop.student.pseudo_masks import (
     refit_chunk,
     weigh_cues,
 )
+from backdrop.student.targets import IGNORED
 
 
 def working_student(network: StudentNetwork, params: StudentParams, device: torch.device) -> Student:
