@@ -38,8 +38,8 @@ def page(values: Mapping[str, Any]) -> str:
         "",
         "Every key of `params.yaml`. Edit `conf/config.yaml` (or a file of its groups) and run `make params`, or give",
         "`dvc exp run -S key=value`. Defaults are those of `conf/config.yaml`; `scale`, `data`, `paper` change some.",
-        "Made by `python -m backdrop.app.reference` from the models that check the file (`parameters.py` in the packages)",
-        "and from the words in `backdrop/config/descriptions.yaml`.",
+        "Made by `python -m backdrop.app.reference` from the models that check the file (`parameters.py` in each",
+        "package) and from the words in `backdrop/config/descriptions.yaml`.",
         "",
     ]
     plain = {name: part for name, part in schema["properties"].items() if "$ref" not in part}
