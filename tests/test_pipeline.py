@@ -15,7 +15,7 @@ import yaml
 
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions
-from backdrop.motion.flow_field import magnitude, read_flow
+from backdrop.motion.flow_field import FlowArchive, magnitude
 from backdrop.params import compose_params
 from tests.graph import library_files
 from tests.project_copy import Project, new_project
@@ -205,7 +205,7 @@ def test_davis_from_image_folders(real_data: Path, tmp_path: Path, monkeypatch: 
 def contrast(folder: Path, name: str) -> float:
     """Mean speed on the subject over that elsewhere: stabilized flow shows the runner, not the camera."""
     frames = FrameArchive(folder / "data" / "frames" / f"{name}.zip")
-    flow = read_flow(folder / "data" / "flow" / f"{name}.zip")
+    flow = FlowArchive(folder / "data" / "flow" / f"{name}.zip")
     inside, outside = [], []
     for t in range(len(frames)):
         truth = frames.mask(t)

@@ -94,11 +94,6 @@ class FlowArchive(ArchiveReader):
         return self.read(t)[1]
 
 
-def read_flow(path: str | Path) -> FlowArchive:
-    """Open the flow archive of a sequence."""
-    return FlowArchive(path)
-
-
 def flow_image(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]) -> torch.Tensor:
     """The papers' flow image I_f: direction as hue, magnitude as saturation, RGB.
 

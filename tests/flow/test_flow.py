@@ -28,7 +28,7 @@ from backdrop.flow.parameters import FlowParams
 from backdrop.flow.ptlflow import PtlflowModel
 from backdrop.flow.stage import FlowFolders, flow_all, flow_sequence, pair_flow
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.motion.flow_field import FlowArchive, decode_flow, encode_flow, flow_image, magnitude, read_flow
+from backdrop.motion.flow_field import FlowArchive, decode_flow, encode_flow, flow_image, magnitude
 from backdrop.motion.homography import load_homographies, save_homographies
 from tests.frame_archives import damage_frame, write_sequences
 
@@ -193,7 +193,7 @@ def test_a_sequence_is_written_and_a_failed_pair_is_invalid(tmp_path: Path) -> N
     arrays = homographies([translation(-5, 0), np.eye(3), translation(5, 0)], [1, 2, 1], [True, False, True])
     path = tmp_path / "walk.zip"
     assert flow_sequence(frames, arrays, dense_inverse_search, path) == {"frames": 3, "valid": 2}
-    archive = pickle.loads(pickle.dumps(read_flow(path)))
+    archive = pickle.loads(pickle.dumps(FlowArchive(path)))
     assert len(archive) == 3
     for t in range(3):
         flow, valid = archive.read(t)
@@ -227,16 +227,16 @@ def test_nothing_is_left_of_an_interrupted_sequence(tmp_path: Path) -> None:
 def test_damaged_archives_are_named(tmp_path: Path) -> None:
     path = tmp_path / "walk.zip"
     with pytest.raises(BackdropError, match=r"walk\.zip does not exist"):
-        read_flow(path)
+        FlowArchive(path)
     path.write_bytes(b"no zip")
     with pytest.raises(BackdropError, match=r"walk\.zip is no archive"):
-        read_flow(path)
+        FlowArchive(path)
     flow_sequence(Frames([view()] * 2), homographies([np.eye(3)] * 2, [1, 0], [True] * 2), dense_inverse_search, path)
     data = bytearray(path.read_bytes())
     data[200:400] = bytes(200)
     path.write_bytes(bytes(data))
     with pytest.raises(BackdropError, match=r"walk\.zip, frame 0"):
-        read_flow(path).flow(0)
+        FlowArchive(path).flow(0)
     with pytest.raises(BackdropError, match="frame 2"):
         FlowArchive(path).flow(2)
 
@@ -265,7 +265,7 @@ def test_all_sequences_with_any_number_of_workers(tmp_path: Path) -> None:
         flow_all(FlowFolders(tmp_path / "frames", tmp_path / "H", tmp_path / f"out{workers}"), DIS, workers)
     for name in ("a.zip", "b.zip"):
         assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
-    flow, valid = read_flow(tmp_path / "out1" / "a.zip").read(0)
+    flow, valid = FlowArchive(tmp_path / "out1" / "a.zip").read(0)
     assert np.abs(flow[valid]).mean() < 0.2
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -26,13 +25,14 @@ from backdrop.motion.homography import (
     save_homographies,
     warp,
 )
+from backdrop.motion.parameters import StabilizeParams
 from backdrop.run.chunks import spans
 from backdrop.stabilize import stage as stabilize_stage
 from backdrop.stabilize.stage import stabilize_all, stabilize_sequence
 from tests.frame_archives import damage_frame, write_sequences
 
 SIZE = (480, 270)
-PARAMS = SimpleNamespace(features=2000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
+PARAMS = StabilizeParams(features=2000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
 
 
 class Frames:
@@ -288,7 +288,7 @@ def test_a_neighbor_is_gap_frames_away_or_missing(count: int, gap: int) -> None:
 def test_each_frame_is_read_once_and_pairs_match_the_camera(gap: int) -> None:
     poses = [camera(x=6 * t, zoom=1 + 0.01 * t) for t in range(5)]
     frames = Frames([shoot(pose, t) for t, pose in enumerate(poses)])
-    arrays = stabilize_sequence(frames, SimpleNamespace(**{**vars(PARAMS), "gap": gap}))
+    arrays = stabilize_sequence(frames, PARAMS.model_copy(update={"gap": gap}))
     assert frames.reads == list(range(5))
     for t in range(5):
         neighbor = arrays["neighbor"][t]
@@ -399,7 +399,7 @@ def test_all_sequences_with_any_number_of_workers(tmp_path: Path, capsys: pytest
     assert "walk" not in warning
 
 
-FEW = SimpleNamespace(**{**vars(PARAMS), "features": 300})
+FEW = PARAMS.model_copy(update={"features": 300})
 
 
 def small_walk(count: int) -> list[np.ndarray]:
@@ -408,7 +408,7 @@ def small_walk(count: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("gap", [1, 4, 9])
 def test_chunks_of_a_sequence_are_the_whole(gap: int) -> None:
-    frames, params = Frames(small_walk(7)), SimpleNamespace(**{**vars(FEW), "gap": gap})
+    frames, params = Frames(small_walk(7)), FEW.model_copy(update={"gap": gap})
     whole = stabilize_sequence(frames, params)
     assert whole["valid"].any() == (gap < 7)
     parts = [stabilize_sequence(frames, params, span) for span in spans(7, 3)]

@@ -33,7 +33,7 @@ from backdrop.learn.checkpoints import Checkpoints, run_key
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.learner import Learner
 from backdrop.learn.training_frames import TrainingFrames
-from backdrop.motion.flow_field import flow_image, read_flow
+from backdrop.motion.flow_field import FlowArchive, flow_image
 from backdrop.networks import encoder, spatial
 from backdrop.networks.encoder import normalize
 from backdrop.networks.inpainter import load_inpainter
@@ -133,7 +133,7 @@ def test_image_and_background_are_augmented_alike_and_left_alone_without(materia
 
 
 def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -> None:
-    flows = [read_flow(material / "flow" / f"{name}.zip") for name in ("first", "second")]
+    flows = [FlowArchive(material / "flow" / f"{name}.zip") for name in ("first", "second")]
     width, height = train_joint.moving_size(flows)
     assert width == pytest.approx(SIDE / WIDTH, rel=0.35)
     assert height == pytest.approx(SIDE / HEIGHT, rel=0.35)
@@ -148,7 +148,7 @@ def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -
 
 def test_nothing_that_moves_has_no_size(tmp_path: Path) -> None:
     write_motion(tmp_path, "still", [np.zeros((20, 30), bool)] * 3)
-    assert train_joint.moving_size([read_flow(tmp_path / "flow" / "still.zip")]) is None
+    assert train_joint.moving_size([FlowArchive(tmp_path / "flow" / "still.zip")]) is None
 
 
 # ----------------------------------------------------------------------------------------- taken up again
@@ -577,7 +577,7 @@ def test_batches_hold_the_archives_frames(frames: TrainingFrames, material: Path
     for image, flow, valid, index in zip(batch.image, batch.flow, batch.flow_valid, batch.index, strict=True):
         name, t = frames.name(int(index)).split(":")
         stored = FrameArchive(material / "frames" / f"{name}.zip").image(int(t))
-        colored = flow_image(*read_flow(material / "flow" / f"{name}.zip").read(int(t)))
+        colored = flow_image(*FlowArchive(material / "flow" / f"{name}.zip").read(int(t)))
         colored = (colored.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
         assert valid
         for tensor, source in ((image, stored), (flow, colored)):
