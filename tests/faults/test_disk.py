@@ -389,7 +389,7 @@ from backdrop.errors import WriteError
 from backdrop.learn import training_frames
 from backdrop.student import pseudo_masks
 folder = Path(sys.argv[1])
-assert frames._scratch_map((100, 10000)) is None
+assert training_frames._scratch_map((100, 10000)) is None
 try:
     pseudo_masks.allocate(folder / "labels.npy", (100, 100, 100), 255)
 except WriteError as fault:

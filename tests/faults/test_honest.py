@@ -39,7 +39,7 @@ from tests.small_pipeline import run_stage, small_params, small_values, stage_na
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FOLDERS = frame_scores.Folders.__dataclass_fields__
+FOLDERS = frame_scores.ScoreFolders.__dataclass_fields__
 SPLITS = {"learned": "train", "tuned": "val", "first": "test", "second": "test"}
 
 
@@ -286,7 +286,7 @@ def test_frozen_inpainters_do_not_move_and_woken_ones_are_noticed(make_model: Ca
 
 def evaluate(root: Path) -> dict[str, Any]:
     """The summary of the scores of a run."""
-    return score_all(frame_scores.Folders(**{name: root / name for name in FOLDERS}), "videos", 1).summary
+    return score_all(frame_scores.ScoreFolders(**{name: root / name for name in FOLDERS}), "videos", 1).summary
 
 
 def score_with_a_mask_missing(root: Path) -> float:
