@@ -109,6 +109,7 @@ def test_compiled_files_make_no_stage_stale() -> None:
         ("backdrop/score/table.py", {"score"}),
         ("backdrop/report/report.py", {"report"}),
         ("backdrop/networks/synthesis.py", {"train", "student", "segment"}),
+        ("backdrop/motion/flow_field.py", {"flow", "inpaint", "train", "student", "score"}),
     ],
 )
 def test_an_edit_makes_stale_exactly_the_stages_whose_result_can_change(file: str, stages: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""Connected components: thresholded flow, cleaning, and the component that is the subject.
+"""Connected components: cleaning of masks, and the component that is the subject.
 
 Masks say True for foreground.
 """
@@ -10,33 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from backdrop.io.masks import Mask, Soft, resize_mask
-from backdrop.motion.flow_field import magnitude
 
 WORKING_DIAGONAL = 490.0
 """Diagonal in pixels of the images that MOG2 and the cleaning see (480p by half): a quarter of the time, and
 the errors of chained homographies shrink with the image while subjects stay large enough."""
-
-
-def flow_soft(flow: Float32[np.ndarray, "H W 2"], valid: Bool[np.ndarray, "H W"]) -> Soft:
-    """Speed against the background, in shares of the frame's 95th percentile, clipped to [0, 1].
-
-    Clipping there keeps the few fastest pixels, a limb, from being all that Otsu's rule finds.
-
-    Args:
-        flow: pixels, of the stabilized pair (zero where the background is).
-        valid: where it is known. Elsewhere, and within 1 % of the diagonal of elsewhere, the result
-            is 0: at the border of the warped view flow models see motion that is not.
-    """
-    margin = round(0.01 * float(np.hypot(*valid.shape)))
-    disk = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * margin + 1, 2 * margin + 1))
-    known = cv2.erode(valid.view(np.uint8), disk) > 0  # the image's own border does not erode
-    speed = magnitude(flow, known)
-    largest = float(np.percentile(speed[known], 95)) if known.any() else 0.0
-    if largest <= 1e-3:  # less than 5 % moves: a small subject, or none
-        largest = float(speed.max())
-    if largest <= 1e-3:
-        return np.zeros(valid.shape, np.float32)
-    return np.minimum(speed / np.float32(largest), 1)
 
 
 def otsu(soft: Soft, valid: Bool[np.ndarray, "H W"]) -> float:
@@ -45,11 +22,6 @@ def otsu(soft: Soft, valid: Bool[np.ndarray, "H W"]) -> float:
         return 1.0
     values = np.rint(soft[valid] * 255).astype(np.uint8).reshape(-1, 1)
     return float(cv2.threshold(values, 0, 255, cv2.THRESH_BINARY | cv2.THRESH_OTSU)[0]) / 255
-
-
-def flow_mask(soft: Soft, threshold: float) -> Mask:
-    """Foreground where `flow_soft` is above the threshold, cleaned."""
-    return clean(soft > threshold)
 
 
 def clean(mask: Mask) -> Mask:

@@ -12,10 +12,11 @@ import numpy as np
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import Mask, MaskArchive, Predictions, Soft, box_from_mask, resize_mask, resize_soft, split_truth
 from backdrop.measures import boundary_f, box_iou, contains_center, jaccard, precision_recall
-from backdrop.motion.blobs import flow_mask, flow_soft, otsu
+from backdrop.motion.blobs import otsu
 from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.homography import load_homographies
 from backdrop.motion.mog2 import MOG2_VARIANCE, Mog2
+from backdrop.motion.moving import flow_mask, flow_soft
 from backdrop.run.chunks import cached_open
 from backdrop.thresholds import GRID, jaccard_grid
 

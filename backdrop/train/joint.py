@@ -23,8 +23,9 @@ from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.learner import Learner, cosine, generator_at
 from backdrop.learn.training_frames import Batch, TrainingFrames, frame_names
-from backdrop.motion.blobs import flow_mask, flow_soft, otsu
+from backdrop.motion.blobs import otsu
 from backdrop.motion.flow_field import FlowArchive
+from backdrop.motion.moving import flow_mask, flow_soft
 from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import Features, denormalize, normalize
 from backdrop.networks.inpainter import Inpainter, load_inpainter

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.measures import jaccard
-from backdrop.motion.blobs import clean, flow_mask, flow_soft, otsu
+from backdrop.motion.blobs import clean, otsu
 from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.homography import load_homographies, resampling
 from backdrop.motion.mog2 import Mog2
+from backdrop.motion.moving import flow_mask, flow_soft
 from tests.handmade_run import HEIGHT, WIDTH, make_run, scene, write_frames
 
 
