@@ -198,8 +198,8 @@ def test_each_equation_stands_in_exactly_one_docstring() -> None:
 def test_no_tracked_file_names_a_path_of_a_machine() -> None:
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *map(ROOT.joinpath, LIBRARY), ROOT / "requirements.lock"]:
         text = path.read_text()
-        assert str(ROOT.parent) + "/" not in text
-        assert str(Path.home()) + "/" not in text
+        for folder in (ROOT.parent, Path.home()):  # `.dvc/tmp/` is none of them, wherever the clone lies
+            assert not re.search(rf"(?<![\w.]){re.escape(str(folder))}/", text), path
     line = re.compile(r"#.*|\s+#.*|[\w.-]+(\[[\w,-]+\])?==\S+( ; .+)? \\|\s+--hash=sha256:[0-9a-f]{64}( \\)?")
     lock = (ROOT / "requirements.lock").read_text()
     assert [found for found in lock.splitlines() if not line.fullmatch(found)] == []
