@@ -6,7 +6,7 @@ import ast
 from functools import cache
 from pathlib import Path
 
-LIBRARY = Path(__file__).parent.parent
+PACKAGE = Path(__file__).parent.parent
 
 CANNOT_CHANGE_A_RESULT = ("errors.py", "run/")
 """What a fault is called, and who runs a call."""
@@ -21,10 +21,10 @@ def source_files(package: str) -> list[Path]:
         package: folder of the library, such as "train".
     """
     found: set[Path] = set()
-    waiting = set((LIBRARY / package).rglob("*.py"))
+    waiting = set((PACKAGE / package).rglob("*.py"))
     while waiting:
         path = waiting.pop()
-        if path not in found and not path.relative_to(LIBRARY).as_posix().startswith(CANNOT_CHANGE_A_RESULT):
+        if path not in found and not path.relative_to(PACKAGE).as_posix().startswith(CANNOT_CHANGE_A_RESULT):
             found.add(path)
             waiting |= _imported(path, path.stat().st_mtime_ns)
     return sorted(found)
@@ -39,6 +39,6 @@ def _imported(path: Path, _changed: int) -> frozenset[Path]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    places = [LIBRARY.joinpath(*name.split(".")[1:]) for name in names if name.startswith("backdrop.")]
+    places = [PACKAGE.joinpath(*name.split(".")[1:]) for name in names if name.startswith("backdrop.")]
     files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
     return frozenset(file for file in files if file.is_file())

@@ -288,8 +288,8 @@ def test_code_that_the_stage_runs_changes_its_key_and_no_other_code_does(
     file: str, changes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     copy = tmp_path / "backdrop"
-    shutil.copytree(source_files.LIBRARY, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(source_files, "LIBRARY", copy)
+    shutil.copytree(source_files.PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source_files, "PACKAGE", copy)
     before = run_key("train", [])
     text = (copy / file).read_text()
     (copy / file).write_text(text + "x = 1\n")
