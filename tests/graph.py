@@ -5,60 +5,28 @@
 
 from __future__ import annotations
 
-import ast
 import re
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 
+from backdrop.learn.source_files import CANNOT_CHANGE_A_RESULT, imported_files, reached_from
+
 ROOT = Path(__file__).parent.parent
-EXEMPT = ("backdrop/errors.py", "backdrop/params.py", "backdrop/stage.py", "backdrop/run/")
-"""Who runs a call, what a fault is called, and the check of params.yaml: none of these can change a result. (That `run`
-cannot is what the comparisons of bytes in test_cluster.py guard.)"""
-
-
-def library_file(name: str) -> Path | None:
-    """The file of a module by its dotted name; of a package, its __init__.py where that holds code."""
-    path = ROOT.joinpath(*name.split("."))
-    if path.with_suffix(".py").exists():
-        return path.with_suffix(".py")
-    file = path / "__init__.py"
-    if path == ROOT / "backdrop" or not file.exists():
-        return None  # the package itself offers names lazily and holds no code that a stage runs
-    holds_code = any(not isinstance(node, ast.Expr) for node in ast.parse(file.read_text(encoding="utf-8")).body)
-    return file if holds_code else None
-
-
-@cache
-def _imported(path: Path, _changed: int) -> frozenset[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        for name in names:
-            file = library_file(name) if name.split(".")[0] == "backdrop" else None
-            if file is not None:
-                found.add(file.relative_to(ROOT).as_posix())
-    return frozenset(found)
+EXEMPT = tuple(f"backdrop/{place}" for place in CANNOT_CHANGE_A_RESULT)
 
 
 def imported(path: Path) -> set[str]:
     """Library files that a file imports anywhere, in functions too."""
-    return set(_imported(path, path.stat().st_mtime_ns))
+    return _names(imported_files(path))
 
 
 def library_files(stage: Path) -> set[str]:
     """All library files that running a stage file can import and that can change its result."""
-    reached: set[str] = set()
-    waiting = imported(stage)
-    while waiting:
-        file = waiting.pop()
-        if file not in reached and not file.startswith(EXEMPT):
-            reached.add(file)
-            waiting |= imported(ROOT / file)
-    return reached
+    return _names(reached_from(imported_files(stage)))
+
+
+def _names(files: Iterable[Path]) -> set[str]:
+    return {file.relative_to(ROOT).as_posix() for file in files}
 
 
 def library_deps(name: str, stage: Path) -> list[str]:

@@ -97,23 +97,14 @@ class InpainterTraining:
         return self.inpainting.step(iteration, image, boxes.to(image, non_blocking=True), known, names)
 
     def _save(self, iteration: int, history: list) -> None:
-        self.inpainting.learner.check_pending()
-        self.checkpoints.save(
-            {
-                "network": self.network.state_dict(),
-                "optimizer": self.inpainting.learner.optimizer.state_dict(),
-                "iteration": iteration,
-                "history": history,
-            }
-        )
+        self.checkpoints.save(self.inpainting.learner.state() | {"iteration": iteration, "history": history})
 
     def _resume(self) -> tuple[int, list]:
         """The first iteration that is left to do, and the curves so far."""
         state = self.checkpoints.load()
         if state is None:
             return 0, []
-        self.network.load_state_dict(state["network"])
-        self.inpainting.learner.optimizer.load_state_dict(state["optimizer"])
+        self.inpainting.learner.restore(state)
         return state["iteration"], state["history"]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch._functorch.config
 from lightning_fabric import Fabric
@@ -107,6 +107,28 @@ class Learner:
         """
         while len(self._pending) > leave:
             self._pending.popleft().check()
+
+    def state(self, without: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Weights and the optimizer's state, for a checkpoint; the numbers of all iterations are looked at before.
+
+        Args:
+            without: prefixes of weights that are left out: of parts that never learn.
+
+        Raises:
+            BackdropError: see `learn`.
+        """
+        self.check_pending()
+        weights = {name: value for name, value in self.network.state_dict().items() if not name.startswith(without)}
+        return {"network": weights, "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Take up what `state` gave.
+
+        Args:
+            strict: False: some weights were left out.
+        """
+        self.network.load_state_dict(state["network"], strict=strict)
+        self.optimizer.load_state_dict(state["optimizer"])
 
 
 class _IterationNumbers(NamedTuple):

@@ -89,8 +89,7 @@ class SelfTraining:
         first, start, history = 0, 0, []
         # Within a round the pseudo-masks must be at hand: the weights they came from are gone.
         if state is not None and (not state["iteration"] or ranks.broadcast(self.expectation.complete(state["round"]))):
-            self.network.load_state_dict(state["network"])
-            self.learner.optimizer.load_state_dict(state["optimizer"])
+            self.learner.restore(state)
             first, start, history = state["round"], state["iteration"], state["history"]
         with open_live(self.folders.log, history) as live:
             for number in range(first, self.student.rounds):
@@ -152,17 +151,9 @@ class SelfTraining:
                     self._checkpoint(number, iteration + 1, history)
 
     def _checkpoint(self, number: int, iteration: int, history: list) -> None:
-        self.learner.check_pending()
         done = iteration == self.student.iterations
-        self.checkpoints.save(
-            {
-                "network": self.network.state_dict(),
-                "optimizer": self.learner.optimizer.state_dict(),
-                "round": number + 1 if done else number,
-                "iteration": 0 if done else iteration,
-                "history": history,
-            }
-        )
+        place = {"round": number + 1 if done else number, "iteration": 0 if done else iteration}
+        self.checkpoints.save(self.learner.state() | place | {"history": history})
 
     def _model(self, threshold: float) -> tuple[dict[str, torch.nn.Module], dict[str, Any]]:
         """Parts and config of the model folder: those of stage train, and the student."""

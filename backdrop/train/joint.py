@@ -166,7 +166,6 @@ class JointTraining:
                     with writing(self.folders.log):
                         live.log_image(f"iteration_{iteration + 1:06d}.png", self._overlays(step))
                 if (iteration + 1) % train.checkpoint_every == 0 and not last:
-                    self.learner.check_pending()
                     self._save(iteration + 1, history)
         self.learner.check_pending()
         if ranks.rank() == 0:
@@ -283,19 +282,12 @@ class JointTraining:
         return np.concatenate(rows, axis=0)
 
     def _save(self, iteration: int, history: list) -> None:
-        self.checkpoints.save(
-            {
-                "network": {k: v for k, v in self.network.state_dict().items() if not k.startswith("features.")},
-                "optimizer": self.learner.optimizer.state_dict(),
-                "iteration": iteration,
-                "history": history,
-            }
-        )
+        state = self.learner.state(without=("features.",))
+        self.checkpoints.save(state | {"iteration": iteration, "history": history})
 
     def _resume(self) -> tuple[int, list]:
         state = self.checkpoints.load()
         if state is None:
             return 0, []
-        self.network.load_state_dict(state["network"], strict=False)
-        self.learner.optimizer.load_state_dict(state["optimizer"])
+        self.learner.restore(state, strict=False)
         return state["iteration"], state["history"]

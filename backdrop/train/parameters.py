@@ -93,7 +93,7 @@ class BackgroundParams(Section):
 class TrainStage(StageParams):
     """What the stage train reads."""
 
-    lambda_: Annotated[float, Field(gt=0, lt=1)] = Key("lambda")
+    lambda_: float = Key("lambda")
     seed: CountOrZero
     encoder: EncoderParams
     detector: DetectorParams

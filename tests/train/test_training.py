@@ -307,7 +307,6 @@ def test_what_else_is_imported_does_not_change_the_key(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("package", ["inpaint", "train", "student"])
 def test_the_key_covers_all_that_the_stage_imports(package: str) -> None:
-    """Compared with the list that dvc.yaml is written from, which is found by other code."""
     (stage,) = (ROOT / "stages").glob(f"s*_{package}.py")
     hashed = {path.relative_to(ROOT).as_posix() for path in source_files.source_files(package)}
     assert library_files(stage) <= hashed
