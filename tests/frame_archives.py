@@ -5,27 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from zipfile import ZipFile
 
-import cv2
 import numpy as np
 
 from backdrop.io.archives import ArchiveWriter
+from backdrop.io.frame_archive import frames_table
+from backdrop.io.images import encode_jpeg
+from backdrop.io.index import INDEX_COLUMNS
+
+
+class ImageList:
+    """Images as a sequence of frames, in memory."""
+
+    def __init__(self, images: list[np.ndarray]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, t: int) -> np.ndarray:
+        return self.images[t]
 
 
 def write_sequences(folder: Path, sequences: dict[str, list[np.ndarray]]) -> None:
     """Frame archives with their index, as the stage frames leaves them."""
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [
-        "sequence,split,source,status,reason,frames,declared_frames,width,height,source_width,source_height,fps,masks"
-    ]
+    rows = [",".join(INDEX_COLUMNS)]
     for name, images in sequences.items():
-        with ArchiveWriter(folder / f"{name}.zip") as writer:
-            lines = ["frame,name,time_s,has_mask"]
-            for t, image in enumerate(images):
-                coded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-                writer.add(f"images/{t:06d}.jpg", coded.tobytes())
-                lines.append(f"{t},{t:06d},{t / 25},0")
-            writer.add("frames.csv", ("\n".join(lines) + "\n").encode())
         count, (height, width) = len(images), images[0].shape[:2]
+        with ArchiveWriter(folder / f"{name}.zip") as writer:
+            for t, image in enumerate(images):
+                writer.add(f"images/{t:06d}.jpg", encode_jpeg(image, 95))
+            names = [f"{t:06d}" for t in range(count)]
+            writer.add("frames.csv", frames_table(names, [t / 25 for t in range(count)], [False] * count))
         rows.append(f"{name},train,{name}.mp4,ok,,{count},{count},{width},{height},{width},{height},25,0")
     rows.append("broken,train,broken.mp4,skipped,no video,0,0,0,0,0,0,0,0")
     (folder / "index.csv").write_text("\n".join(rows) + "\n")

@@ -15,6 +15,7 @@ from backdrop.io.index import INDEX_COLUMNS
 from backdrop.io.masks import box_from_mask, entry, write_threshold
 from backdrop.motion.flow_field import encode_flow
 from backdrop.motion.homography import save_homographies
+from backdrop.score.frame_scores import ScoreFolders
 
 WIDTH, HEIGHT, SIDE, PAN = 128, 80, 24, 2
 
@@ -34,6 +35,11 @@ def scene(frames: int, seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray
         images.append(image)
         masks.append(mask)
     return images, masks
+
+
+def score_folders(root: Path) -> ScoreFolders:
+    """Where `make_run` puts what the stage score reads."""
+    return ScoreFolders(**{name: root / name for name in ScoreFolders.__dataclass_fields__})
 
 
 def write_frames(folder: Path, name: str, images: list[np.ndarray], truth: dict[int, np.ndarray]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -19,6 +20,7 @@ import yaml
 from backdrop.networks.detector import Detector
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import save_network
+from backdrop.networks.predictor import Prediction
 from backdrop.networks.student import StudentNetwork
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params, validate
@@ -198,3 +200,9 @@ def copy_project(folder: Path, changes: Mapping[str, Any]) -> None:
     small = small_values(changes)
     values = {"defaults": config["defaults"], **{key: small[key] for key in config if key != "defaults"}}
     (folder / "conf" / "config.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def same_prediction(a: Prediction, b: Prediction, tolerance: float = 1e-5) -> bool:
+    """Whether two predictions have the same cell, and mask, box and probabilities up to `tolerance`."""
+    close = all(np.allclose(x, y, atol=tolerance) for x, y in ((a.mask, b.mask), (a.box, b.box), (a.p, b.p)))
+    return close and a.cell == b.cell

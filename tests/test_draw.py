@@ -12,9 +12,8 @@ import pytest
 from backdrop.draw import BLUE, GREEN, RED, SHEET_WIDTH, draw_detection, draw_mask
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions
-from backdrop.score.frame_scores import ScoreFolders
 from backdrop.score.sheets import contact_sheet, contact_sheet_all
-from tests.handmade_run import make_run, scene, write_frames
+from tests.handmade_run import make_run, scene, score_folders, write_frames
 
 GRAY = np.full((160, 320, 3), 128, np.uint8)
 
@@ -105,7 +104,7 @@ def test_every_predicted_sequence_gets_a_sheet_with_its_scores(tmp_path: Path) -
     make_run(tmp_path, {"a": "all", "b": "all"}, frames=7)
     (tmp_path / "predictions" / "b.zip").unlink()
     (tmp_path / "masks" / "a.zip").unlink()
-    folders = ScoreFolders(**{name: tmp_path / name for name in ScoreFolders.__dataclass_fields__})
+    folders = score_folders(tmp_path)
     assert contact_sheet_all(folders, tmp_path / "plots", ["a", "b"]) == [tmp_path / "plots" / "a.png"]
     plain = (tmp_path / "plots" / "a.png").read_bytes()
     table = pd.DataFrame({"sequence": "a", "frame": range(7), "result": "method", "J": 0.5})

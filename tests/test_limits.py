@@ -6,6 +6,12 @@ import ast
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+from backdrop.measures import jaccard
+
 ROOT = Path(__file__).parent.parent
 LIBRARY = sorted((ROOT / "backdrop").rglob("*.py"))
 MODULES, LINES, FUNCTION, CLASS, POSITIONAL = 10, 400, 60, 200, 5
@@ -80,3 +86,13 @@ def test_each_package_says_what_it_is() -> None:
         assert ast.get_docstring(ast.parse((folder / "__init__.py").read_text())), folder
     for path in LIBRARY:
         assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_annotations_are_checked_at_each_call() -> None:
+    """Were the library imported before tests/conftest.py installs the check, all checks would be gone in silence."""
+    mask = np.ones((4, 6), bool)
+    assert jaccard(mask, mask) == 1
+    with pytest.raises(TypeCheckError):
+        jaccard(mask, mask.astype(np.float32))  # type: ignore[arg-type]
+    with pytest.raises(TypeCheckError):
+        jaccard(mask, np.ones((6, 4), bool))

@@ -21,13 +21,17 @@ from backdrop.app.segmenter import Segmenter
 from backdrop.report.report import write_report
 from benchmarks.long_video import hear_ctrl_c
 from tests.handmade_run import HEIGHT, WIDTH, scene
-from tests.report.test_report import project
+from tests.scored_project import scored_project
 from tests.small_pipeline import ROOT, environment, write_model
 
 pytestmark = pytest.mark.slow
-assert project  # a fixture
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SIZES = ((1280, 900), (390, 800))
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return scored_project(tmp_path)
 
 
 @pytest.fixture(scope="module")

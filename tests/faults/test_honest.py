@@ -34,12 +34,11 @@ from backdrop.train.joint import JointTraining
 from backdrop.train.losses import objective
 from backdrop.train.model import Model
 from backdrop.video.encode import encode_video
-from tests.handmade_run import make_run, scene, write_frames, write_index, write_masks, write_predictions
+from tests.handmade_run import make_run, scene, score_folders, write_frames, write_index, write_masks, write_predictions
 from tests.small_pipeline import run_stage, small_params, small_values, stage_names
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-FOLDERS = frame_scores.ScoreFolders.__dataclass_fields__
 SPLITS = {"learned": "train", "tuned": "val", "first": "test", "second": "test"}
 
 
@@ -238,7 +237,7 @@ def test_a_sequence_in_two_splits_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackdropError, match=r"index\.csv is not an index of frames"):
         trained_on(tmp_path)
     with pytest.raises(BackdropError, match=r"index\.csv is not an index of frames"):
-        evaluate(tmp_path)
+        score_all(score_folders(tmp_path), "videos", 1)
 
 
 # --------------------------------------------------------------------------------- frozen inpainters
@@ -284,16 +283,11 @@ def test_frozen_inpainters_do_not_move_and_woken_ones_are_noticed(make_model: Ca
 # ------------------------------------------------------------------------------- missing predictions
 
 
-def evaluate(root: Path) -> dict[str, Any]:
-    """The summary of the scores of a run."""
-    return score_all(frame_scores.ScoreFolders(**{name: root / name for name in FOLDERS}), "videos", 1).summary
-
-
 def score_with_a_mask_missing(root: Path) -> float:
     """J of a sequence of four frames: three masks are perfect, one is not there."""
     truth = make_run(root, {"a": "all"}, frames=4)["a"]
     write_masks(root / "masks", "a", {t: truth[t] for t in (0, 1, 2)})
-    return evaluate(root)["method"]["J_mean"]
+    return score_all(score_folders(root), "videos", 1).summary["method"]["J_mean"]
 
 
 def test_leaving_out_missing_predictions_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -321,10 +315,10 @@ def test_the_oracle_never_stands_where_the_method_does(tmp_path: Path, monkeypat
     truth = make_run(tmp_path, {"a": "all"}, frames=3)["a"]
     soft = {t: np.where(mask, 0.4, 0.28) for t, mask in enumerate(truth)}
     write_predictions(tmp_path / "predictions", "a", soft, [box_from_mask(mask) for mask in truth])
-    summary = evaluate(tmp_path)
+    summary = score_all(score_folders(tmp_path), "videos", 1).summary
     assert summary["method_raw"]["J_mean"] == 0
     assert summary["method_best_threshold"]["J_mean"] == 1
     assert summary["method_best_threshold"]["threshold_chosen_on"].startswith("oracle")
     monkeypatch.setattr(table, "read_threshold", lambda folder: (0.3, "validation"))
-    assert evaluate(tmp_path)["method_raw"]["J_mean"] == 1
+    assert score_all(score_folders(tmp_path), "videos", 1).summary["method_raw"]["J_mean"] == 1
     assert json.loads((tmp_path / "predictions" / "threshold.json").read_text())["threshold"] == 0.5

@@ -30,24 +30,11 @@ from backdrop.flow.stage import FlowFolders, flow_all, flow_sequence, pair_flow
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.motion.flow_field import FlowArchive, decode_flow, encode_flow, flow_image, magnitude
 from backdrop.motion.homography import load_homographies, save_homographies
-from tests.frame_archives import damage_frame, write_sequences
+from tests.frame_archives import ImageList, damage_frame, write_sequences
 
 HEIGHT, WIDTH = 180, 320
 
 DIS = FlowParams(model="dis", checkpoint=None)
-
-
-class Frames:
-    """An archive in memory."""
-
-    def __init__(self, images: list[np.ndarray]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, t: int) -> np.ndarray:
-        return self.images[t]
 
 
 def texture(seed: int = 0) -> np.ndarray:
@@ -189,7 +176,7 @@ def test_bytes_that_are_no_flow_are_refused(data: bytes) -> None:
 
 
 def test_a_sequence_is_written_and_a_failed_pair_is_invalid(tmp_path: Path) -> None:
-    frames = Frames([view(5 * t, 0) for t in range(3)])
+    frames = ImageList([view(5 * t, 0) for t in range(3)])
     arrays = homographies([translation(-5, 0), np.eye(3), translation(5, 0)], [1, 2, 1], [True, False, True])
     path = tmp_path / "walk.zip"
     assert flow_sequence(frames, arrays, dense_inverse_search, path) == {"frames": 3, "valid": 2}
@@ -218,9 +205,9 @@ def test_nothing_is_left_of_an_interrupted_sequence(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        flow_sequence(Frames([view(), view()]), arrays, broken, tmp_path / "walk.zip")
+        flow_sequence(ImageList([view(), view()]), arrays, broken, tmp_path / "walk.zip")
     with pytest.raises(BackdropError, match="3 frames but 2 homographies"):
-        flow_sequence(Frames([view()] * 3), arrays, dense_inverse_search, tmp_path / "walk.zip")
+        flow_sequence(ImageList([view()] * 3), arrays, dense_inverse_search, tmp_path / "walk.zip")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -231,7 +218,9 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     path.write_bytes(b"no zip")
     with pytest.raises(BackdropError, match=r"walk\.zip is no archive"):
         FlowArchive(path)
-    flow_sequence(Frames([view()] * 2), homographies([np.eye(3)] * 2, [1, 0], [True] * 2), dense_inverse_search, path)
+    flow_sequence(
+        ImageList([view()] * 2), homographies([np.eye(3)] * 2, [1, 0], [True] * 2), dense_inverse_search, path
+    )
     data = bytearray(path.read_bytes())
     data[200:400] = bytes(200)
     path.write_bytes(bytes(data))
@@ -243,7 +232,9 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
 
 def test_an_archive_that_is_encrypted_or_packed_by_unknown_means_is_named(tmp_path: Path) -> None:
     path = tmp_path / "walk.zip"
-    flow_sequence(Frames([view()] * 2), homographies([np.eye(3)] * 2, [1, 0], [True] * 2), dense_inverse_search, path)
+    flow_sequence(
+        ImageList([view()] * 2), homographies([np.eye(3)] * 2, [1, 0], [True] * 2), dense_inverse_search, path
+    )
     whole = path.read_bytes()
     for offset, value in ((8, 1), (10, 99)):  # of the central directory's first entry: flags, method
         data = bytearray(whole)

@@ -29,25 +29,22 @@ from backdrop.motion.parameters import StabilizeParams
 from backdrop.run.chunks import spans
 from backdrop.stabilize import stage as stabilize_stage
 from backdrop.stabilize.stage import stabilize_all, stabilize_sequence
-from tests.frame_archives import damage_frame, write_sequences
+from tests.frame_archives import ImageList, damage_frame, write_sequences
 
 SIZE = (480, 270)
 PARAMS = StabilizeParams(features=2000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
 
 
-class Frames:
-    """An archive in memory that counts what is read of it."""
+class Frames(ImageList):
+    """Images that count what is read of them."""
 
     def __init__(self, images: list[np.ndarray]) -> None:
-        self.images = images
+        super().__init__(images)
         self.reads: list[int] = []
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def image(self, t: int) -> np.ndarray:
         self.reads.append(t)
-        return self.images[t]
+        return super().image(t)
 
 
 def scene(seed: int = 0, size: tuple[int, int] = (1100, 800)) -> np.ndarray:

@@ -16,9 +16,9 @@ from PIL import Image
 from backdrop.errors import BackdropError
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import save_network
-from backdrop.networks.predictor import Prediction, Predictor, presence, tighten, to_rgb
+from backdrop.networks.predictor import Predictor, presence, tighten, to_rgb
 from tests.handmade_run import HEIGHT, WIDTH, scene
-from tests.small_pipeline import write_model
+from tests.small_pipeline import same_prediction, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,11 +40,6 @@ def predictor(models: Path) -> Predictor:
 @pytest.fixture(scope="module")
 def images() -> list[np.ndarray]:
     return scene(6)[0]
-
-
-def same(a: Prediction, b: Prediction, tolerance: float = 1e-5) -> bool:
-    close = all(np.allclose(x, y, atol=tolerance) for x, y in ((a.mask, b.mask), (a.box, b.box), (a.p, b.p)))
-    return close and a.cell == b.cell
 
 
 def test_a_prediction_is_what_it_says(predictor: Predictor, images: list[np.ndarray]) -> None:
@@ -76,10 +71,10 @@ def test_frames_are_segmented_one_by_one(predictor: Predictor, images: list[np.n
     order = np.random.default_rng(0).permutation(len(images))
     shuffled = predictor.predict_batch([images[i] for i in order])
     for i, place in enumerate(np.argsort(order)):
-        assert same(alone[i], together[i])
-        assert same(alone[i], shuffled[place])
+        assert same_prediction(alone[i], together[i])
+        assert same_prediction(alone[i], shuffled[place])
     noise = np.random.default_rng(1).integers(0, 255, images[0].shape, dtype=np.uint8)
-    assert same(predictor.predict_batch([images[0], noise])[0], alone[0])
+    assert same_prediction(predictor.predict_batch([images[0], noise])[0], alone[0])
 
 
 @pytest.mark.parametrize("size", [(320, 200), (33, 57), (16, 16)])
@@ -97,17 +92,19 @@ def test_images_of_a_batch_may_differ_in_size(predictor: Predictor, images: list
     together = predictor.predict_batch(mixed)
     for image, found in zip(mixed, together, strict=True):
         assert found.mask.shape == image.shape[:2]
-        assert same(found, predictor.predict(image))
+        assert same_prediction(found, predictor.predict(image))
 
 
 def test_views_and_read_only_images_are_taken_and_not_changed(predictor: Predictor, images: list[np.ndarray]) -> None:
     mirrored = images[0][:, ::-1]
     mirrored.setflags(write=False)
-    assert same(predictor.predict(mirrored), predictor.predict(np.ascontiguousarray(mirrored)))
+    assert same_prediction(predictor.predict(mirrored), predictor.predict(np.ascontiguousarray(mirrored)))
 
 
 def test_loading_twice_gives_the_same_network(models: Path, predictor: Predictor, images: list[np.ndarray]) -> None:
-    assert same(Predictor.load(str(models / "joint"), "cpu").predict(images[0]), predictor.predict(images[0]), 0)
+    assert same_prediction(
+        Predictor.load(str(models / "joint"), "cpu").predict(images[0]), predictor.predict(images[0]), 0
+    )
     assert not predictor.detector.training
     assert not predictor.synthesis.training
 
@@ -121,8 +118,8 @@ def test_a_model_with_a_student_also_gives_what_ships_without(
     assert len(calls) == 1, "D runs once"
     papers = Predictor.load(models / "joint", "cpu").predict_batch(images)
     for (shipped, alone), paper, again in zip(both, papers, predictor.predict_batch(images), strict=True):
-        assert same(alone, paper)
-        assert same(shipped, again)
+        assert same_prediction(alone, paper)
+        assert same_prediction(shipped, again)
         assert not np.array_equal(shipped.mask, alone.mask)
         assert shipped.cell == alone.cell
         assert np.array_equal(shipped.box, tighten(alone.box, shipped.mask))
@@ -189,7 +186,7 @@ def test_images_may_come_in_many_forms(predictor: Predictor, images: list[np.nda
     forms = [image, opaque, Image.fromarray(image), Image.fromarray(opaque), tensor, tensor.float() / 255]
     for form in [*forms, tmp_path / "one.png", str(tmp_path / "one.png")]:
         assert np.array_equal(to_rgb(form), image)
-    assert same(predictor.predict(tmp_path / "one.png"), predictor.predict(image))
+    assert same_prediction(predictor.predict(tmp_path / "one.png"), predictor.predict(image))
     gray = image[..., 0]
     assert np.array_equal(to_rgb(gray), np.dstack([gray] * 3))
     turned = Image.fromarray(image)

@@ -20,36 +20,13 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.report import report
 from backdrop.report.report import write_report
 from backdrop.report.scores import margin, verdict
-from backdrop.score.frame_scores import ScoreFolders
-from backdrop.score.table import score_all
-from tests.handmade_run import make_run, write_frames, write_masks
-
-FRAMES = 8
-SCRIPT = "<script>alert(1)</script>"
+from tests.handmade_run import write_frames
+from tests.scored_project import FRAMES, SCRIPT, score, scored_project
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A scored project of two sequences; the masks of "bad" are empty in its first two frames."""
-    data = tmp_path / "data"
-    truth = make_run(data, {"good": "test", "bad": "test"}, FRAMES)
-    write_masks(data / "masks", "bad", {t: np.zeros_like(m) if t < 2 else m for t, m in enumerate(truth["bad"])})
-    metrics = tmp_path / "metrics"
-    losses = metrics / "train" / "plots" / "metrics" / "loss"
-    losses.mkdir(parents=True)
-    (losses / "fg.tsv").write_text("step\tfg\n0\t1.0\n10\t0.5\n")
-    score(tmp_path)
-    (metrics / "provenance.json").write_text(json.dumps({"git_revision": SCRIPT, "seed": 0, "device": "cpu"}))
-    (tmp_path / "params.yaml").write_text(f"seed: 0  # {SCRIPT}\n")
-    return tmp_path
-
-
-def score(project: Path) -> None:
-    folders = ScoreFolders(**{name: project / "data" / name for name in ScoreFolders.__dataclass_fields__})
-    scores, metrics = score_all(folders, "videos", 1), project / "metrics"
-    scores.per_sequence.to_csv(metrics / "per_sequence.csv", index=False)
-    scores.per_frame.to_csv(metrics / "per_frame.csv", index=False)
-    (metrics / "scores.json").write_text(json.dumps(scores.summary))
+    return scored_project(tmp_path)
 
 
 class Page(HTMLParser):

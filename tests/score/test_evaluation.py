@@ -11,13 +11,13 @@ import pytest
 
 from backdrop.errors import BackdropError
 from backdrop.io.masks import box_from_mask, write_threshold
-from backdrop.score.frame_scores import BOXED, ScoreFolders
+from backdrop.score.frame_scores import BOXED
 from backdrop.score.table import RESULTS, SUMMARY, Evaluation, score_all
-from tests.handmade_run import make_run, scene, write_frames, write_index, write_masks, write_predictions
+from tests.handmade_run import make_run, scene, score_folders, write_frames, write_index, write_masks, write_predictions
 
 
 def evaluate(root: Path, layout: str = "videos", workers: int = 1) -> Evaluation:
-    return score_all(ScoreFolders(**{name: root / name for name in ScoreFolders.__dataclass_fields__}), layout, workers)
+    return score_all(score_folders(root), layout, workers)
 
 
 def find(summary: dict, result: str) -> dict:

@@ -5,22 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from backdrop.render.clip import Clip
+from tests.frame_archives import ImageList
 
 
-class Pictures:
-    """Images as a sequence of frames."""
-
-    def __init__(self, frames: list[np.ndarray]) -> None:
-        self.frames = frames
-
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def image(self, t: int) -> np.ndarray:
-        return self.frames[t]
-
-
-class Rendered(Pictures):
+class Rendered(ImageList):
     """A clip, each frame rendered once."""
 
     def __init__(self, clip: Clip) -> None:

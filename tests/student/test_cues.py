@@ -17,8 +17,9 @@ from backdrop.student.cues.cue import Cue, CueFrame, scaled
 from backdrop.student.cues.flow import flow_cues
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
+from tests.frame_archives import ImageList
 from tests.small_pipeline import small_params
-from tests.student.clips import Pictures, Rendered, exact, jaccard
+from tests.student.clips import Rendered, exact, jaccard
 
 SIZE = (160, 96)
 CHOICE = {"cues": ["flow", "median", "mog2"], "gaps": [1, 2], "neighbors": 8, "spacing": 3, "parallax": True}
@@ -31,11 +32,11 @@ def clip() -> Rendered:
     return Rendered(Clip(3, "ptz", SIZE, 20, subject=1))
 
 
-def still(count: int) -> Pictures:
+def still(count: int) -> ImageList:
     """A camera and a scene at rest, with sensor noise."""
     background = Clip(0, "static", SIZE, 2).background(0).astype(np.float32)
     rng = np.random.default_rng(0)
-    return Pictures(
+    return ImageList(
         [np.clip(background + rng.normal(0, 2, background.shape), 0, 255).astype(np.uint8) for _ in range(count)]
     )
 
@@ -83,7 +84,7 @@ def test_a_slow_subject_is_seen_further_ahead() -> None:
     }
     truth = np.zeros((96, 160), bool)
     truth[26:64, 34:80] = True
-    cues = flow_cues(CueFrame(StabilizedSequence(Pictures(images), still_camera, SIZE), 8, PARAMS))
+    cues = flow_cues(CueFrame(StabilizedSequence(ImageList(images), still_camera, SIZE), 8, PARAMS))
     assert jaccard(cues["flow2"].value, truth) > 0.6
 
 
@@ -162,7 +163,7 @@ def test_refitting_without_the_subject_recovers_the_camera() -> None:
         mask[24:168, 40:280] = 1
         images.append(image)
         masks.append(mask)
-    frames = Pictures(images)
+    frames = ImageList(images)
     plain = stabilize_sequence(frames, STABILIZE)
     fresh = refit(frames, plain, masks.__getitem__, STABILIZE)
     target = np.array([[1, 0, 4.0], [0, 1, 0], [0, 0, 1]])

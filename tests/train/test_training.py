@@ -299,8 +299,8 @@ def test_code_that_the_stage_runs_changes_its_key_and_no_other_code_does(
 
 
 def test_what_else_is_imported_does_not_change_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = run_key("train", [])
     monkeypatch.delitem(sys.modules, "backdrop.app.reference", raising=False)
+    before = run_key("train", [])
     importlib.import_module("backdrop.app.reference")
     assert run_key("train", []) == before
 
