@@ -3,10 +3,12 @@
     python -m benchmarks.sequences davis2016 /path/to/DAVIS2016
     python -m benchmarks.sequences cdnet2014 /path/to/CDnet2014 --only badminton zoomInZoomOut
     python -m benchmarks.sequences davis2016 /path/to/DAVIS2016 --scale gpu --jobs 8    # on a GPU, 640 x 360
+    python -m benchmarks.sequences davis2016 /path/to/DAVIS2016-train --ablate # and a row for each part of the student
 
 Runs the stages of dvc.yaml, with their command lines, in a folder a sequence under runs/sequences/, so that neither
 params.yaml nor the workspace's own data change. A sequence that is done is not run again (--again). Writes a table to
-standard output and all figures to benchmarks/sequences_<data>.json.
+standard output and all figures to benchmarks/sequences_<data>.json. T is the instability of the outlines over time; the
+interval is a bootstrap over sequences.
 """
 
 from __future__ import annotations
@@ -19,19 +21,46 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
+import numpy as np
 import yaml
+from scipy.stats import bootstrap
 
 from backdrop.errors import BackdropError
 from backdrop.frames.layouts import list_sequences
+from backdrop.io.masks import MaskArchive
 from backdrop.params import compose_params, read
+from benchmarks.temporal import temporal_instability
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ("method", "method_raw", "method_paper", "method_paper_raw", "flow_threshold", "mog2")
 COMPOSING = Lock()  # Hydra keeps its state in one place
+FURTHER = ("precision", "recall", "T")
+BEFORE_STUDENT = (
+    "data/frames",
+    "data/homographies",
+    "data/flow",
+    "models/inpainter_rgb",
+    "models/inpainter_flow",
+    "models/joint",
+)
+SHIPPED = "what ships"
+ABLATION: dict[str, list[str]] = {
+    SHIPPED: [],
+    "without the motion network": ["student.cues=[layers,median,mog2]"],
+    "without layers": ["student.cues=[motion,median,mog2]"],
+    "without the median": ["student.cues=[motion,layers,mog2]"],
+    "without MOG2": ["student.cues=[motion,layers,median]"],
+    "cues weigh alike": ["student.consensus=0"],
+    "cues before this": ["student.cues=[flow,median,mog2,mosaic]"],
+    "one round": ["student.rounds=1"],
+    "D is not asked": ["student.gate=0"],
+}
+"""Changes of the student, a row each."""
 EXTERNAL = ("render",)  # makes the embedded footage, which no other data set needs
 
 
@@ -48,8 +77,14 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-def run_one(data: str, root: str, name: str, folder: Path, *, scale: str, overrides: list[str]) -> dict[str, Any]:
+def run_one(
+    data: str, root: str, name: str, folder: Path, *, scale: str, overrides: list[str], base: Path | None = None
+) -> dict[str, Any]:
     """All stages for one sequence; its scores and CPU minutes.
+
+    Args:
+        base: folder of the same sequence's run with other settings of the student. What comes before the student is
+            taken from there.
 
     Raises:
         BackdropError: a stage failed; names its log.
@@ -61,7 +96,11 @@ def run_one(data: str, root: str, name: str, folder: Path, *, scale: str, overri
         compose_params([*chosen, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     minutes: dict[str, float] = {}
-    for stage, command in commands():
+    wanted = commands()
+    if base is not None:
+        minutes |= _take_over(base, folder)
+        wanted = [(stage, command) for stage, command in wanted if stage not in minutes]
+    for stage, command in wanted:
         with (folder / f"{stage}.log").open("w") as log:
             # wait4 gives the CPU time of this child and all it waited for, whatever else runs beside it
             child = subprocess.Popen(
@@ -72,30 +111,72 @@ def run_one(data: str, root: str, name: str, folder: Path, *, scale: str, overri
         if status:
             raise BackdropError(f"stage {stage} failed; see {folder / f'{stage}.log'}")
     scores = json.loads((folder / "metrics" / "scores.json").read_text(encoding="utf-8"))
+    masks = MaskArchive(folder / "data" / "masks" / f"{name}.zip")
+    scores["method"]["T"] = temporal_instability([masks.gray(t) > 127 for t in range(len(masks))])
     seed = read(folder / "params.yaml").seed
-    result = {"sequence": name, "seed": seed, "cpu_minutes": sum(minutes.values()), "stages": minutes, "scores": scores}
+    result = {"sequence": name, "seed": seed, "overrides": overrides, "cpu_minutes": sum(minutes.values())}
+    result |= {"stages": minutes, "scores": scores}
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
 
 
+def _take_over(base: Path, folder: Path) -> dict[str, float]:
+    """Link what the stages before the student made; their CPU minutes."""
+    for place in BEFORE_STUDENT:
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        (folder / place).symlink_to(base / place)
+    minutes = json.loads((base / "result.json").read_text(encoding="utf-8"))["stages"]
+    first = list(minutes).index("student")
+    return dict(list(minutes.items())[:first])
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95 % bootstrap interval (percentiles) of the mean over sequences."""
+    if len(set(values)) < 2:
+        return values[0], values[0]
+    found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
+    return float(found.low), float(found.high)
+
+
 def table(results: list[dict[str, Any]]) -> str:
-    """Markdown: J / F of what ships, of its parts and of the baselines, a row a sequence, and their mean."""
-    head = ["sequence", *RESULTS, "beats both", "CPU min"]
+    """Markdown: J / F of what ships, of its parts and of the baselines, a row a sequence, their mean, its interval."""
+    head = ["sequence", *RESULTS, *FURTHER, "beats both", "CPU min"]
     rows, cells = [], []
     for result in results:
         scores = result["scores"] | result["scores"]["baselines"]
         pairs = [(scores[key]["J_mean"], scores[key]["F_mean"]) for key in RESULTS]
+        further = [scores["method"].get(key, float("nan")) for key in FURTHER]
         beats = pairs[0][0] > max(pairs[-1][0], pairs[-2][0])
-        cells.append([*pairs, beats, result["cpu_minutes"]])
-        marks = [f"{j:.2f} / {f:.2f}" for j, f in pairs]
+        cells.append([*pairs, *further, beats, result["cpu_minutes"]])
+        marks = [*(f"{j:.2f} / {f:.2f}" for j, f in pairs), *(f"{value:.2f}" for value in further)]
         rows.append([result["sequence"], *marks, "yes" if beats else "no", f"{result['cpu_minutes']:.1f}"])
-    count = len(cells)
-    means = [tuple(sum(row[k][i] for row in cells) / count for i in (0, 1)) for k in range(len(RESULTS))]
-    last = [f"{j:.3f} / {f:.3f}" for j, f in means]
-    spent = sum(row[-1] for row in cells) / count
-    rows.append(["**mean**", *last, f"{sum(row[-2] for row in cells)} of {count}", f"{spent:.1f}"])
+    columns = list(zip(*cells, strict=True))
+    both = columns[: len(RESULTS)]
+    pooled = [tuple(float(np.mean([pair[i] for pair in column])) for i in (0, 1)) for column in both]
+    marks = [f"{j:.3f} / {f:.3f}" for j, f in pooled] + [f"{np.nanmean(c):.3f}" for c in columns[len(RESULTS) : -2]]
+    rows.append(["**mean**", *marks, f"{sum(columns[-2])} of {len(cells)}", f"{np.mean(columns[-1]):.1f}"])
+    ranges = ["{:.2f} to {:.2f}".format(*interval([pair[0] for pair in column])) for column in both]
+    rows.append(["95 % of J", *ranges, *[""] * (len(FURTHER) + 2)])
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def ablation_table(rows: dict[str, list[dict[str, Any]]]) -> str:
+    """Markdown: a row for each change of the student: mean J / F, gain of J over what ships with its interval, minutes.
+
+    Only sequences that every row has are counted.
+    """
+    common = set.intersection(*({one["sequence"] for one in results} for results in rows.values()))
+    lines = ["| | J / F | J against what ships | CPU min |", "|---|---|---|---|"]
+    shipped = {one["sequence"]: one["scores"]["method"]["J_mean"] for one in rows[SHIPPED]}
+    for name, results in rows.items():
+        kept = [one for one in results if one["sequence"] in common]
+        j, f = (float(np.mean([one["scores"]["method"][key] for one in kept])) for key in ("J_mean", "F_mean"))
+        gains = [one["scores"]["method"]["J_mean"] - shipped[one["sequence"]] for one in kept]
+        against = "" if name == SHIPPED else "{:+.3f} ({:+.3f} to {:+.3f})".format(np.mean(gains), *interval(gains))
+        minutes = float(np.mean([one["cpu_minutes"] for one in kept]))
+        lines.append(f"| {name} | {j:.3f} / {f:.3f} | {against} | {minutes:.1f} |")
+    return "\n".join([*lines, f"\n{len(common)} sequences."])
 
 
 def main() -> None:
@@ -106,6 +187,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sequences at a time, a core each")
     parser.add_argument("--scale", default="sequence", help="a file of conf/scale/: sequence, gpu")
     parser.add_argument("--set", nargs="*", default=[], help="further overrides, as for dvc exp run -S")
+    parser.add_argument("--ablate", action="store_true", help="also a row for each part of the student")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "sequences")
     parser.add_argument("--out", type=Path, help="default: benchmarks/sequences_<data>[_<scale>].json")
     parser.add_argument("--again", action="store_true", help="run sequences anew that are done")
@@ -114,28 +196,41 @@ def main() -> None:
     root = args.root.resolve()
     names = [s.name for s in list_sequences(layout, root) if not args.only or s.name in args.only]
 
-    def one(name: str) -> dict[str, Any] | None:
-        folder = args.work.resolve() / args.scale / name
-        done = folder / "result.json"
+    def one(name: str, row: str, changes: list[str]) -> dict[str, Any] | None:
+        work = args.work.resolve() / args.scale
+        base = None if row == SHIPPED else work / name
+        folder = work / name if base is None else work / f"{name} {row}"
+        done, overrides = folder / "result.json", [*args.set, *changes]
         try:
-            if args.again or not done.is_file():
-                run_one(args.data, str(root), name, folder, scale=args.scale, overrides=args.set)
-            print(f"done: {name}", file=sys.stderr, flush=True)
+            if args.again or not _same_run(done, overrides):
+                run_one(args.data, str(root), name, folder, scale=args.scale, overrides=overrides, base=base)
+            print(f"done: {name}, {row}", file=sys.stderr, flush=True)
             return json.loads(done.read_text(encoding="utf-8"))
         except (BackdropError, OSError) as problem:
-            print(f"error: {name}: {problem}", file=sys.stderr, flush=True)
+            print(f"error: {name}, {row}: {problem}", file=sys.stderr, flush=True)
             return None
 
-    with ThreadPoolExecutor(args.jobs) as pool:
-        results = [result for result in pool.map(one, names) if result is not None]
-    if not results:
-        sys.exit(f"error: no sequence of {root} was scored")
-    print(table(results))
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row, changes in ABLATION.items() if args.ablate else [(SHIPPED, [])]:
+        with ThreadPoolExecutor(args.jobs) as pool:
+            found = pool.map(partial(one, row=row, changes=changes), names)
+            rows[row] = [result for result in found if result is not None]
+        if not rows[row]:
+            sys.exit(f"error: no sequence of {root} was scored: {row}")
+    print(table(rows[SHIPPED]))
     suffix = "" if args.scale == "sequence" else f"_{args.scale}"
     out = args.out or ROOT / "benchmarks" / f"sequences_{args.data}{suffix}.json"
-    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    if len(results) < len(names):
+    out.write_text(json.dumps(rows[SHIPPED], indent=1) + "\n", encoding="utf-8")
+    if args.ablate:
+        print("\n" + ablation_table(rows))
+        out.with_name(f"{out.stem}_ablation.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    if any(len(results) < len(names) for results in rows.values()):
         sys.exit(1)
+
+
+def _same_run(done: Path, overrides: list[str]) -> bool:
+    """Whether a result is there that was made with these overrides."""
+    return done.is_file() and json.loads(done.read_text(encoding="utf-8")).get("overrides") == overrides
 
 
 if __name__ == "__main__":

@@ -26,7 +26,8 @@ def source_files(package: str) -> list[Path]:
 def reached_from(files: Iterable[Path]) -> set[Path]:
     """These files of the library and those that they import, directly or not, as far as they can change a result.
 
-    They are found in the import statements of the code: the list does not depend on what this process has imported.
+    Weights that lie beside a file under its name belong to it. Files are found in the import statements of the code:
+    the list does not depend on what this process has imported.
     """
     found: set[Path] = set()
     waiting = set(files)
@@ -35,7 +36,7 @@ def reached_from(files: Iterable[Path]) -> set[Path]:
         if path not in found and not path.relative_to(PACKAGE).as_posix().startswith(CANNOT_CHANGE_A_RESULT):
             found.add(path)
             waiting |= imported_files(path)
-    return found
+    return found | {weights for path in found if (weights := path.with_suffix(".safetensors")).is_file()}
 
 
 def imported_files(path: Path) -> set[Path]:

@@ -26,7 +26,7 @@ class StudentParams(Section):
     decay: bool
     every: Count
     subjects: Annotated[int, Field(ge=1, le=16)]
-    cues: list[Literal["flow", "median", "mog2", "mosaic"]] = Field(min_length=1)
+    cues: list[Literal["motion", "layers", "flow", "median", "mog2", "mosaic"]] = Field(min_length=1)
     consensus: Annotated[float, Field(ge=0, le=8)]
     gaps: list[Count] = Field(min_length=1)
     neighbors: Annotated[int, Field(ge=2)]

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backdrop.errors import BackdropError
+from backdrop.params import compose_params
 from benchmarks import sequences
-from benchmarks.sequences import RESULTS, commands, run_one, table
+from benchmarks.sequences import (
+    ABLATION,
+    BEFORE_STUDENT,
+    RESULTS,
+    SHIPPED,
+    ablation_table,
+    commands,
+    run_one,
+    table,
+)
 from tests.small_pipeline import ROOT, stage_names
 
 
@@ -44,3 +56,67 @@ def test_a_stage_that_fails_is_named_with_its_log(tmp_path: Path, monkeypatch: p
     with pytest.raises(BackdropError, match=r"stage flow failed; see .*flow\.log"):
         run_one("davis2016", "/nowhere", "camel", tmp_path / "camel", scale="sequence", overrides=[])
     assert (tmp_path / "camel" / "flow.log").read_text() == "no flow here\n"
+
+
+def test_the_table_gives_precision_recall_and_instability_of_what_ships_and_the_interval_of_means() -> None:
+    results = [result("camel", 0.8, 0.7, 0.2), result("dog", 0.6, 0.76, 0.3)]
+    for one, value in zip(results, (0.25, 0.75), strict=True):
+        one["scores"]["method"] |= {"precision": value, "recall": 1 - value, "T": value / 10}
+    lines = table(results).splitlines()
+    assert lines[2].endswith("| 0.25 | 0.75 | 0.03 | yes | 4.0 |")
+    assert lines[4].endswith("| 0.500 | 0.500 | 0.050 | 1 of 2 | 4.0 |")
+    assert lines[5].startswith("| 95 % of J | 0.60 to 0.80 |")
+
+
+def test_the_ablation_counts_only_sequences_that_every_row_has() -> None:
+    whole = [result("camel", 0.8, 0.7, 0.2), result("dog", 0.6, 0.7, 0.3)]
+    lines = ablation_table({SHIPPED: whole, "one round": [result("camel", 0.7, 0.7, 0.2)]}).splitlines()
+    assert lines[2] == f"| {SHIPPED} | 0.800 / 0.400 |  | 4.0 |"
+    assert lines[3] == "| one round | 0.700 / 0.350 | -0.100 (-0.100 to -0.100) | 4.0 |"
+    assert lines[-1] == "1 sequences."
+
+
+def test_each_ablation_is_a_setting_that_params_accept(tmp_path: Path) -> None:
+    for number, changes in enumerate(ABLATION.values()):
+        compose_params(["data=davis2016", "scale=sequence", *changes], tmp_path / f"{number}.yaml", ROOT / "conf")
+        assert (tmp_path / f"{number}.yaml").is_file()
+
+
+def test_a_row_takes_over_what_comes_before_the_student(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = tmp_path / "camel"
+    for place in BEFORE_STUDENT:
+        (base / place).mkdir(parents=True)
+    stages = {"frames": 1.0, "train": 2.0, "student": 30.0, "score": 4.0}
+    (base / "result.json").write_text(json.dumps({"stages": stages}))
+    score = "mkdir metrics data/masks && echo '{\"method\": {}}' > metrics/scores.json"
+    run = [("frames", "exit 3"), ("train", "exit 3"), ("student", "test -d models/joint"), ("score", score)]
+    monkeypatch.setattr(sequences, "commands", lambda: run)
+    monkeypatch.setattr(sequences, "MaskArchive", lambda path: [])
+    folder = tmp_path / "camel one round"
+    changes = ["student.rounds=1"]
+    found = run_one("davis2016", "/nowhere", "camel", folder, scale="sequence", overrides=changes, base=base)
+    assert set(found["stages"]) == {"frames", "train", "student", "score"}
+    assert found["stages"]["train"] == 2.0
+    assert found["overrides"] == changes
+
+
+def test_a_result_of_other_settings_is_not_taken_for_done(tmp_path: Path) -> None:
+    done = tmp_path / "result.json"
+    assert not sequences._same_run(done, [])
+    done.write_text(json.dumps({"overrides": ["student.rounds=1"]}))
+    assert sequences._same_run(done, ["student.rounds=1"])
+    assert not sequences._same_run(done, [])
+
+
+VALIDATION = (
+    "blackswan|bmx-trees|breakdance|camel|car-roundabout|car-shadow|cows|dance-twirl|dog|drift-chicane|drift-straight|"
+    "goat|horsejump-high|kite-surf|libby|motocross-jump|paragliding-launch|parkour|scooter-black|soapbox"
+)
+"""DAVIS 2016's validation split: no setting may be chosen on it."""
+
+
+def test_no_setting_names_a_sequence_of_the_validation_split() -> None:
+    files = [*(ROOT / "conf").rglob("*.yaml"), *(ROOT / "recipes").rglob("*.yaml"), ROOT / "params.yaml"]
+    assert len(files) > 10
+    names = re.compile(rf"(?<![\w-])({VALIDATION})(?![\w-])")
+    assert [(file.name, found[0]) for file in files if (found := names.search(file.read_text()))] == []

@@ -22,7 +22,13 @@ from tests.small_pipeline import small_params
 from tests.student.clips import Rendered, exact, jaccard
 
 SIZE = (160, 96)
-CHOICE = {"cues": ["flow", "median", "mog2"], "gaps": [1, 2], "neighbors": 8, "spacing": 3, "parallax": True}
+CHOICE = {
+    "cues": ["motion", "layers", "flow", "median", "mog2"],
+    "gaps": [1, 2],
+    "neighbors": 8,
+    "spacing": 3,
+    "parallax": True,
+}
 PARAMS = small_params().student.model_copy(update=CHOICE)
 STABILIZE = StabilizeParams(features=1000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
 
@@ -45,7 +51,7 @@ def test_cues_are_silent_on_a_static_scene() -> None:
     homographies = exact(Clip(0, "static", SIZE, 14))
     sequence = StabilizedSequence(still(14), homographies, SIZE)
     cues = frame_cues(sequence, 6, PARAMS)
-    assert set(cues) == {"flow1", "flow2", "median", "mog2"}
+    assert set(cues) == {"motion", "layers", "flow1", "flow2", "median", "mog2"}
     for name, cue in cues.items():
         assert (cue.value[cue.valid] > 0.5).mean() < 0.005, name
 
@@ -91,11 +97,29 @@ def test_a_slow_subject_is_seen_further_ahead() -> None:
 def test_no_neighbor_no_evidence(clip: Rendered) -> None:
     lost = exact(clip.clip)
     lost["valid"][:] = False
-    cues = frame_cues(StabilizedSequence(clip, lost, SIZE), 5, PARAMS)
+    chained = PARAMS.model_copy(update={"cues": ["flow", "median", "mog2", "mosaic"]})
+    cues = frame_cues(StabilizedSequence(clip, lost, SIZE), 5, chained)
     fused = fuse(cues, SIZE)
     assert not cues
     assert not fused.valid.any()
     assert not fused.value.any()
+
+
+def test_layers_and_the_motion_network_need_no_homography(clip: Rendered) -> None:
+    lost = exact(clip.clip)
+    lost["valid"][:] = False
+    found = []
+    for t in (5, 9, 13):
+        cues = frame_cues(StabilizedSequence(clip, lost, SIZE), t, PARAMS)
+        assert set(cues) == {"motion", "layers"}
+        truth = clip.clip.mask(t)
+        found.append([cue.value[truth].mean() / cue.value[~truth].mean() for cue in cues.values()])
+    assert np.min(found) > 2
+
+
+def test_a_sequence_of_one_frame_has_no_cue() -> None:
+    alone = {"H": np.eye(3)[None], "neighbor": np.array([0]), "valid": np.zeros(1, bool)}
+    assert not frame_cues(StabilizedSequence(still(1), alone, SIZE), 0, PARAMS)
 
 
 def test_fusion_asks_only_the_cues_that_know() -> None:

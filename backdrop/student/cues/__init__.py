@@ -12,12 +12,16 @@ from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.student.cues.cue import Cue, CueFrame
 from backdrop.student.cues.flow import flow_cues
+from backdrop.student.cues.layers import layers_cue
 from backdrop.student.cues.median import median_cue
 from backdrop.student.cues.mog2 import mog2_cue
 from backdrop.student.cues.mosaic import mosaic_cue
+from backdrop.student.cues.motion import motion_cue
 from backdrop.student.parameters import StudentParams
 
 CUES: dict[str, Callable[[CueFrame], dict[str, Cue]]] = {
+    "motion": motion_cue,
+    "layers": layers_cue,
     "flow": flow_cues,
     "median": median_cue,
     "mog2": mog2_cue,

@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import Float32, UInt8
 
+from backdrop.motion.evidence import evidence_size, fastest_motion, flow_evidence
 from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.neighbors import (
     Background,
@@ -20,6 +22,12 @@ from backdrop.motion.neighbors import (
     views,
 )
 from backdrop.student.parameters import StudentParams
+
+SLOW_MOTION = 1.0
+"""Pixels between a frame and its far neighbors that the fastest 2 % of a frame should move at least."""
+
+LONGER = 4
+"""Factor on the distances to the neighbors where they move less."""
 
 CUE_MARGIN = 1.15
 """A cue reaches 0.5 this far above Otsu's threshold: cues spill over the subject more than they miss of it."""
@@ -52,6 +60,30 @@ class CueFrame:
         """The neighbors laid over the frame."""
         params = self.params
         return views(self.sequence, self.t, params.neighbors, params.spacing, params.parallax)
+
+    @cached_property
+    def evidence_size(self) -> tuple[int, int]:
+        """(W, H) at which the evidence of motion is gathered."""
+        return evidence_size(self.sequence.size)
+
+    def picture(self, t: int) -> UInt8[np.ndarray, "h w 3"]:
+        """Frame t at that size."""
+        return cv2.resize(self.sequence.image(t), self.evidence_size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+    @cached_property
+    def flow_evidence(self) -> Float32[np.ndarray, "G C h w"]:
+        """See `backdrop.motion.evidence`. Where little moves at the far neighbors, they are taken `LONGER` times as
+        far: a slow subject must move by more than the flow's noise."""
+        count = len(self.sequence)
+
+        def gray(t: int) -> np.ndarray:
+            return cv2.cvtColor(self.picture(t), cv2.COLOR_RGB2GRAY)
+
+        found = flow_evidence(gray, self.t, count)
+        if found[:, 5].any() and fastest_motion(found) < SLOW_MOTION:
+            slow = flow_evidence(gray, self.t, count, LONGER)
+            found = slow if slow[:, 5].any() else found
+        return found
 
     @cached_property
     def background(self) -> Background | None:
