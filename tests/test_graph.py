@@ -142,6 +142,17 @@ def test_an_edit_makes_stale_exactly_the_stages_whose_result_can_change(file: st
     assert {name for name, stage in STAGES.items() if file in library_files(stage_file(stage))} == stages
 
 
+def test_no_recipe_makes_what_the_pipeline_reads() -> None:
+    """DVC joins pipelines by their files: a plain `dvc repro` would run the recipe."""
+    read = {dep for stage in STAGES.values() for dep in stage.get("deps", [])}
+    for recipe in (ROOT / "recipes").rglob("dvc.yaml"):
+        for stage in yaml.safe_load(recipe.read_text())["stages"].values():
+            outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
+            places = {(recipe.parent / out).resolve().relative_to(ROOT).as_posix() for out in outs}
+            assert places
+            assert not places & read, recipe
+
+
 def test_an_edit_of_the_application_or_of_who_runs_a_call_makes_nothing_stale() -> None:
     free = [file for file in LIBRARY if file.startswith(("backdrop/app/", *EXEMPT))]
     assert {"backdrop/app/cli.py", "backdrop/run/cluster.py", "backdrop/errors.py"} <= set(free)
