@@ -142,6 +142,11 @@ def test_an_edit_makes_stale_exactly_the_stages_whose_result_can_change(file: st
     assert {name for name, stage in STAGES.items() if file in library_files(stage_file(stage))} == stages
 
 
+def test_the_weights_of_the_package_are_those_that_the_recipe_made() -> None:
+    made = ROOT / "recipes" / "motion" / "motion_network.safetensors"
+    assert made.read_bytes() == (ROOT / "backdrop" / "networks" / "motion_network.safetensors").read_bytes()
+
+
 def test_no_recipe_makes_what_the_pipeline_reads() -> None:
     """DVC joins pipelines by their files: a plain `dvc repro` would run the recipe."""
     read = {dep for stage in STAGES.values() for dep in stage.get("deps", [])}
