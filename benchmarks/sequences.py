@@ -158,7 +158,11 @@ def table(results: list[dict[str, Any]]) -> str:
     ranges = ["{:.2f} to {:.2f}".format(*interval([pair[0] for pair in column])) for column in both]
     rows.append(["95 % of J", *ranges, *[""] * (len(FURTHER) + 2)])
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    found = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    outside = {change for one in results for change in one.get("overrides", []) if change.startswith("student.prior=")}
+    return (
+        f"{found}\n\nA model from outside took part ({', '.join(sorted(outside))}): supervised." if outside else found
+    )
 
 
 def ablation_table(rows: dict[str, list[dict[str, Any]]]) -> str:

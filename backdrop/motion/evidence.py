@@ -42,8 +42,8 @@ LEAST_SCALE = 0.3
 
 MOST_PIXELS = 320 * 192
 
-MULTIPLE = 16
-"""Sides are multiples of this: the network halves them four times."""
+MULTIPLE = 32
+"""Sides are multiples of this: evidence has half the size, and the network halves it four times."""
 
 
 def evidence_size(size: tuple[int, int]) -> tuple[int, int]:

@@ -47,7 +47,7 @@ class MotionNetwork(nn.Module):
         self.head = nn.Sequential(nn.Conv2d(LEVELS[0], 4, 1), nn.PixelShuffle(2))
 
     def forward(self, flow: Float[Tensor, "B G 6 h w"], scene: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 1 h w"]:
-        """Evidence (see `backdrop.motion.evidence`), sides multiples of 8 -> logits of the foreground."""
+        """Evidence (see `backdrop.motion.evidence`), sides multiples of 16 -> logits of the foreground."""
         gaps = flow.shape[1]
         known = (flow[:, :, 5:6, :1, :1] > 0).float()
         texture = scene[:, None, :1].expand(-1, gaps, -1, -1, -1) * known

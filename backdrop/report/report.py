@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from backdrop.config.reading import load_yaml
 from backdrop.draw import TINT, TRUTH, draw_mask, frame_sheet
 from backdrop.io.files import atomic_path, sweep
 from backdrop.io.frame_archive import FrameArchive
@@ -85,6 +86,7 @@ def write_report(project: Path, path: Path, pictures: Path | None = None) -> Pat
         chart=chart,
         sequences=sequences(),
         curves=training_curves(project),
+        prior=_prior(project / "params.yaml"),
         params=_text(project / "params.yaml"),
         provenance=_text(project / "metrics" / "provenance.json"),
     )
@@ -94,6 +96,12 @@ def write_report(project: Path, path: Path, pictures: Path | None = None) -> Pat
     if pictures is not None:
         _write_plots(pictures, chart, sheet)
     return path
+
+
+def _prior(params: Path) -> str | None:
+    """The model from outside that took part, as params.yaml names it."""
+    known = load_yaml(params) if params.is_file() else None
+    return known.get("student", {}).get("prior") if isinstance(known, dict) else None
 
 
 def _write_plots(folder: Path, chart: str, sheet: Mapping[str, list[Shown]]) -> None:

@@ -26,7 +26,8 @@ class StudentParams(Section):
     decay: bool
     every: Count
     subjects: Annotated[int, Field(ge=1, le=16)]
-    cues: list[Literal["motion", "layers", "flow", "median", "mog2", "mosaic"]] = Field(min_length=1)
+    cues: list[Literal["motion", "layers", "flow", "median", "mog2", "mosaic", "prior"]] = Field(min_length=1)
+    prior: str | None
     consensus: Annotated[float, Field(ge=0, le=8)]
     gaps: list[Count] = Field(min_length=1)
     neighbors: Annotated[int, Field(ge=2)]
@@ -46,6 +47,8 @@ class StudentParams(Section):
     def _ordered(self) -> StudentParams:
         if self.ignore[0] > self.ignore[1]:
             raise ValueError(f"student.ignore must be [low, high] with low <= high, not {list(self.ignore)}")
+        if ("prior" in self.cues) != (self.prior is not None):
+            raise ValueError("student.prior names a model if, and only if, student.cues holds prior")
         return self
 
 

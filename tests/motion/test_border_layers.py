@@ -68,7 +68,7 @@ def test_the_working_size_fits_the_network_and_the_budget(size: tuple[int, int])
     assert width % MULTIPLE == 0
     assert height % MULTIPLE == 0
     assert width * height <= 1.25 * MOST_PIXELS
-    if min(size) > 4 * MULTIPLE:
+    if min(size) > 8 * MULTIPLE:
         assert abs(np.log(width / height / (size[0] / size[1]))) < 0.15
 
 

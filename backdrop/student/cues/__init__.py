@@ -17,6 +17,7 @@ from backdrop.student.cues.median import median_cue
 from backdrop.student.cues.mog2 import mog2_cue
 from backdrop.student.cues.mosaic import mosaic_cue
 from backdrop.student.cues.motion import motion_cue
+from backdrop.student.cues.prior import prior_cue
 from backdrop.student.parameters import StudentParams
 
 CUES: dict[str, Callable[[CueFrame], dict[str, Cue]]] = {
@@ -26,6 +27,7 @@ CUES: dict[str, Callable[[CueFrame], dict[str, Cue]]] = {
     "median": median_cue,
     "mog2": mog2_cue,
     "mosaic": mosaic_cue,
+    "prior": prior_cue,
 }
 """Kind of cue, as `student.cues` names it -> what computes it: the cues of a frame by name, empty where there is
 nothing to compare with. They are computed in this order."""
