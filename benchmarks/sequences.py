@@ -153,7 +153,7 @@ def table(results: list[dict[str, Any]]) -> str:
     columns = list(zip(*cells, strict=True))
     both = columns[: len(RESULTS)]
     pooled = [tuple(float(np.mean([pair[i] for pair in column])) for i in (0, 1)) for column in both]
-    marks = [f"{j:.3f} / {f:.3f}" for j, f in pooled] + [f"{np.nanmean(c):.3f}" for c in columns[len(RESULTS) : -2]]
+    marks = [f"{j:.3f} / {f:.3f}" for j, f in pooled] + [f"{_mean(c):.3f}" for c in columns[len(RESULTS) : -2]]
     rows.append(["**mean**", *marks, f"{sum(columns[-2])} of {len(cells)}", f"{np.mean(columns[-1]):.1f}"])
     ranges = ["{:.2f} to {:.2f}".format(*interval([pair[0] for pair in column])) for column in both]
     rows.append(["95 % of J", *ranges, *[""] * (len(FURTHER) + 2)])
@@ -163,6 +163,12 @@ def table(results: list[dict[str, Any]]) -> str:
     return (
         f"{found}\n\nA model from outside took part ({', '.join(sorted(outside))}): supervised." if outside else found
     )
+
+
+def _mean(values: tuple[float, ...]) -> float:
+    """Of the numbers among them; NaN where there is none."""
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def ablation_table(rows: dict[str, list[dict[str, Any]]]) -> str:

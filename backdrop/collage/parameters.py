@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from backdrop.config.reading import load_yaml
 from backdrop.config.sections import Count, CountOrZero, Positive, Section, StageParams
-from backdrop.errors import BackdropError
 from backdrop.run.compute import ComputeParams
 
 
@@ -35,16 +32,3 @@ class CollageStage(StageParams):
 
     collage: CollageParams
     compute: ComputeParams
-
-
-def read_recipe(path: Path) -> CollageStage:
-    """The recipe's parameters.
-
-    Raises:
-        BackdropError: names what is wrong, all of it.
-    """
-    try:
-        return CollageStage.model_validate(load_yaml(path))
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise BackdropError(f"{path}: {problems}") from None

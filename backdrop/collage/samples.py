@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -16,6 +17,7 @@ from backdrop.collage.camera import VIEW
 from backdrop.collage.parameters import CollageParams
 from backdrop.collage.scene import Collage, random_collage
 from backdrop.io.files import atomic_path
+from backdrop.learn.source_files import reached_from
 from backdrop.motion.evidence import EVIDENCE_GAPS, VIEW_OFFSETS, flow_evidence, halved, scene_evidence
 from backdrop.run.processes import collect
 
@@ -86,15 +88,21 @@ def _half(matrix: np.ndarray) -> np.ndarray:
 def write_samples(folder: Path, params: CollageParams, workers: int) -> list[Path]:
     """All samples, `CHUNK` in a file: training, then held-out ones. Files that are there are not made again.
 
+    Samples that other code made, or another seed, lie in another folder.
+
     Args:
         workers: processes; 0: all cores. The samples do not depend on it.
 
     Returns:
         The files, in order: flow (N, 6, 6, h, w) float16, scene (N, 4, h, w) float16, mask (N, h, w) uint8.
     """
+    digest = hashlib.sha256(str(params.seed).encode())
+    for source in sorted(reached_from([Path(__file__)])):
+        digest.update(source.read_bytes())
+    folder = folder / digest.hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     total = params.samples + params.held
-    files = [folder / f"seed{params.seed}-{start:06d}.npz" for start in range(0, total, CHUNK)]
+    files = [folder / f"{start:06d}.npz" for start in range(0, total, CHUNK)]
     spans = [(start, min(start + CHUNK, total)) for start in range(0, total, CHUNK)]
     missing = [(path, params.seed, *span) for path, span in zip(files, spans, strict=True) if not path.exists()]
     collect(_write_chunk, missing, workers, title="collages", unit=f"{CHUNK} samples")

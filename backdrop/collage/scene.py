@@ -26,7 +26,7 @@ class Thing:
 
 
 @dataclass
-class Path:
+class Route:
     """Where the subject is: place at frame 0 and pixels a frame, angle and radians a frame, log scale a frame, bob."""
 
     start: Float[np.ndarray, "2"]
@@ -68,7 +68,7 @@ class Collage:
     things: list[Thing]
     before: int
     body: Body | None
-    path: Path
+    route: Route
     companion: tuple[Body, np.ndarray] | None
     shadow: bool
     dust: Sprite4 | None
@@ -86,7 +86,7 @@ class Collage:
         if self.body is not None:
             covered = self._paint_subject(picture, self.body, t)
         if self.body is not None and self.dust is not None:
-            place, _, _ = self.path.at(t)
+            place, _, _ = self.route.at(t)
             cloud = np.roll(self.dust, rng.integers(0, SIDE, 2), axis=(0, 1)) * rng.uniform(0.5, 1)
             at = [[0.8, 0, place[0] - 64], [0, 0.5, place[1] + 0.8 * self.body.radius - 40]]
             covered *= 1 - _over(picture, cloud.astype(np.float32), np.array(at))
@@ -106,7 +106,7 @@ class Collage:
         return _over(picture, image, matrix, cv2.BORDER_REFLECT if ground else cv2.BORDER_CONSTANT)
 
     def _paint_subject(self, picture: np.ndarray, subject: Body, t: int) -> np.ndarray:
-        place, angle, scale = self.path.at(t)
+        place, angle, scale = self.route.at(t)
         if self.shadow:  # the first parts, flattened on the ground beside the subject
             lain = place + [subject.radius * 0.3, subject.radius * 0.75]
             for part, matrix in list(zip(subject.parts, subject.matrices(lain, angle, scale, t), strict=True))[:2]:
@@ -171,9 +171,9 @@ def random_collage(seed: int) -> Collage:
         int(rng.integers(35, 96)),
     )
     dust = _dust(rng) if rng.random() < 0.15 else None
-    path = _path(rng, camera)
+    route = _route(rng, camera)
     shadow = rng.random() < 0.35
-    return Collage(seed, camera, [*things, *objects], before, body, path, companion, shadow, dust, look)
+    return Collage(seed, camera, [*things, *objects], before, body, route, companion, shadow, dust, look)
 
 
 def _background(rng: np.random.Generator, horizon: float | None, ripple: float) -> list[Thing]:
@@ -212,7 +212,7 @@ def _object(rng: np.random.Generator, travel: float, horizon: float | None) -> T
     return Thing(sprite(random_texture(rng, CANVAS), mask), depth)
 
 
-def _path(rng: np.random.Generator, camera: CollageCamera) -> Path:
+def _route(rng: np.random.Generator, camera: CollageCamera) -> Route:
     """The subject's way: followed by the camera or not, never at rest against the background."""
     start = np.array(VIEW) / 2 + rng.normal(0, 1, 2) * [VIEW[0] * 0.2, VIEW[1] * 0.15]
     follow = rng.choice([0, 0.7, 1.0], p=[0.3, 0.3, 0.4])
@@ -222,7 +222,7 @@ def _path(rng: np.random.Generator, camera: CollageCamera) -> Path:
     if np.linalg.norm(velocity + camera.velocity) < 0.5:
         velocity = velocity + np.sign(rng.normal(0, 1, 2)) * 0.8
     spin, growth = rng.normal(0, rng.choice([0, 0.03])), rng.normal(0, rng.choice([0, 0.01]))
-    return Path(start, velocity, rng.uniform(-0.3, 0.3), spin, growth, rng.normal(0, 1.0) * rng.choice([0, 1]))
+    return Route(start, velocity, rng.uniform(-0.3, 0.3), spin, growth, rng.normal(0, 1.0) * rng.choice([0, 1]))
 
 
 def _dust(rng: np.random.Generator) -> Sprite4:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from backdrop.errors import BackdropError
+
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -25,3 +28,16 @@ def load_yaml(path: Path) -> Any:
         return yaml.load(path.read_text(encoding="utf-8"), _PlainLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no Unicode, or no date or number
         raise BackdropError(f"{path} is no YAML: {error}") from None
+
+
+def read_checked(kind: type[Checked], path: Path) -> Checked:
+    """A YAML file as the model `kind` describes it.
+
+    Raises:
+        BackdropError: it is no YAML, or holds a problem; names each key.
+    """
+    try:
+        return kind.model_validate(load_yaml(path))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        raise BackdropError(f"{path}: {problems}") from None

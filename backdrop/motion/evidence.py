@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from backdrop.motion.border_layers import border_layers, residuals
+from backdrop.motion.neighbors import NeighborView, median_background
 
 GrayImage = UInt8[np.ndarray, "H W"]
 
@@ -128,17 +129,15 @@ def scene_evidence(
     found[0] = halved(texture(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)))
     if len(views) < 2:
         return found
+    background = median_background([NeighborView(view, inside, inside) for view, inside in views])
+    assert background is not None
+    median, known = background
     shown = np.stack([inside for _, inside in views])
-    count = shown.sum(axis=0)
-    known = count >= 2
-    images = np.where(shown[..., None], np.stack([view for view, _ in views]), np.uint8(255))
-    ranked = np.sort(images, axis=0)  # views that show nothing sort to the end
-    middle = np.broadcast_to((np.maximum(count - 1, 0) // 2)[None, ..., None], (1, *small.shape))
-    median = np.take_along_axis(ranked, middle, axis=0)[0]
+    images = np.stack([view for view, _ in views])
     difference = cv2.absdiff(small, median).astype(np.float32).sum(axis=2)
     apart = np.abs(images.astype(np.int16) - small).sum(axis=3) > DIFFERENT
     found[1] = np.where(known, np.clip(difference / 60, 0, 4), 0)
-    found[2] = np.where(known, (apart & shown).sum(axis=0) / np.maximum(count, 1), 0)
+    found[2] = np.where(known, (apart & shown).sum(axis=0) / np.maximum(shown.sum(axis=0), 1), 0)
     found[3] = known
     return found
 

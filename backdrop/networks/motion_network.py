@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backdrop.motion.evidence import FLOW_CHANNELS, SCENE_CHANNELS
+from backdrop.networks.student import UNet
 
 MOTION_WEIGHTS = Path(__file__).with_suffix(".safetensors")
 """The weights that come with the package, in half precision; `recipes/` says how they were made."""
@@ -27,23 +27,13 @@ STEM = 24
 LEVELS = (32, 48, 64, 88)
 
 
-def _pair(inner: int, outer: int) -> nn.Sequential:
-    """Two 3 x 3 convolutions with batch norm."""
-    layers: list[nn.Module] = []
-    for source in (inner, outer):
-        layers += [nn.Conv2d(source, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
-
-
-class MotionNetwork(nn.Module):
+class MotionNetwork(UNet):
     """One stem for all neighbors, mean and maximum over those that exist, then a U-Net at half the evidence's size."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(3 * STEM, LEVELS)
         self.stem = nn.Conv2d(FLOW_CHANNELS + 1, STEM, 4, stride=2, padding=1)
         self.scene = nn.Conv2d(SCENE_CHANNELS, STEM, 4, stride=2, padding=1)
-        self.down = nn.ModuleList(_pair(a, b) for a, b in pairwise((3 * STEM, *LEVELS)))
-        self.up = nn.ModuleList(_pair(fine + coarse, fine) for fine, coarse in pairwise(LEVELS))
         self.head = nn.Sequential(nn.Conv2d(LEVELS[0], 4, 1), nn.PixelShuffle(2))
 
     def forward(self, flow: Float[Tensor, "B G 6 h w"], scene: Float[Tensor, "B 4 h w"]) -> Float[Tensor, "B 1 h w"]:
@@ -54,15 +44,7 @@ class MotionNetwork(nn.Module):
         each = F.relu(self.stem(torch.cat([flow, texture], dim=2).flatten(0, 1))).unflatten(0, (-1, gaps)) * known
         mean = each.sum(dim=1) / known.sum(dim=1).clamp(min=1)
         x = torch.cat([mean, each.amax(dim=1), F.relu(self.scene(scene))], dim=1)
-        x = x.contiguous(memory_format=torch.channels_last)
-        levels = []
-        for i, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if i else x)
-            levels.append(x)
-        for i in reversed(range(len(self.up))):
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = self.up[i](torch.cat([levels[i], x], dim=1))
-        return self.head(x)
+        return self.head(self.levels(x.contiguous(memory_format=torch.channels_last)))
 
 
 def mirrored_evidence(

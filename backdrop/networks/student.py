@@ -36,7 +36,32 @@ def _block(inner: int, outer: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-class StudentNetwork(nn.Module):
+class UNet(nn.Module):
+    """The levels of a U-Net: each halves its input by its largest values, and takes part again on the way up.
+
+    Args:
+        inputs: channels that go in.
+        channels: of the levels, finest first; so many come out of `levels`.
+    """
+
+    def __init__(self, inputs: int, channels: Sequence[int]) -> None:
+        super().__init__()
+        self.down = nn.ModuleList(_block(a, b) for a, b in pairwise([inputs, *channels]))
+        self.up = nn.ModuleList(_block(fine + coarse, fine) for fine, coarse in pairwise(channels))
+
+    def levels(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
+        """Sides are multiples of 2 to the number of levels less one."""
+        found = []
+        for i, block in enumerate(self.down):
+            x = block(F.max_pool2d(x, 2) if i else x)
+            found.append(x)
+        for i in reversed(range(len(self.up))):
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+            x = self.up[i](torch.cat([found[i], x], dim=1))
+        return x
+
+
+class StudentNetwork(UNet):
     """U-Net on 2 x 2 pixels at a time: image -> logits of the foreground.
 
     The first step folds 2 x 2 pixels into channels and the last unfolds them, so that the network sees fine detail
@@ -47,11 +72,9 @@ class StudentNetwork(nn.Module):
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__()
+        super().__init__(12, channels)
         self.channels = list(channels)
         self.fold = nn.PixelUnshuffle(2)
-        self.down = nn.ModuleList(_block(a, b) for a, b in pairwise([12, *channels]))
-        self.up = nn.ModuleList(_block(fine + coarse, fine) for fine, coarse in pairwise(channels))
         self.head = nn.Sequential(nn.Conv2d(channels[0], 4, 1), nn.PixelShuffle(2))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
@@ -59,15 +82,7 @@ class StudentNetwork(nn.Module):
         height, width = image.shape[2:]
         multiple = 2 ** len(self.channels)
         x = F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        x = self.fold(x)
-        levels = []
-        for i, block in enumerate(self.down):
-            x = block(F.max_pool2d(x, 2) if i else x)
-            levels.append(x)
-        for i in reversed(range(len(self.up))):
-            x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = self.up[i](torch.cat([levels[i], x], dim=1))
-        return self.head(x)[:, :, :height, :width].float()
+        return self.head(self.levels(self.fold(x)))[:, :, :height, :width].float()
 
 
 class _Config(BaseModel):

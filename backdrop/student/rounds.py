@@ -33,7 +33,7 @@ from backdrop.motion.blobs import near_subject
 from backdrop.networks.model_folders import load_network, save_network
 from backdrop.networks.predictor import Predictor
 from backdrop.networks.student import StudentNetwork
-from backdrop.student.cues.prior import describe_prior, prior_files
+from backdrop.student.cues.prior import prior_files
 from backdrop.student.e_step import Expectation, working_student
 from backdrop.student.parameters import StudentFolders, StudentStage
 from backdrop.student.pseudo_masks import CONSENSUS_FRAMES
@@ -168,7 +168,6 @@ class SelfTraining:
             "guide": self.student.guide,
             "subjects": self.student.subjects,
             "threshold": threshold,
-            "supervised": self.student.prior is not None and describe_prior(self.student.prior).supervised,
         }
         return {"detector": segmenter.detector, "synthesis": segmenter.synthesis, "student": self.network}, config
 

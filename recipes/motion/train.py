@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from backdrop.collage.parameters import read_recipe
+from backdrop.collage.parameters import CollageStage
 from backdrop.collage.training import MotionTraining
+from backdrop.config.reading import read_checked
 from backdrop.stage import run
 
 
@@ -14,7 +15,7 @@ def main() -> None:
     parser.add_argument("--log", type=Path, required=True, help="curves")
     parser.add_argument("--out", type=Path, required=True, help="weights, safetensors")
     args = parser.parse_args()
-    MotionTraining(read_recipe(Path("params.yaml")), args.work, args.log).run(args.out)
+    MotionTraining(read_checked(CollageStage, Path("params.yaml")), args.work, args.log).run(args.out)
 
 
 if __name__ == "__main__":

@@ -68,6 +68,12 @@ def test_the_table_gives_precision_recall_and_instability_of_what_ships_and_the_
     assert lines[5].startswith("| 95 % of J | 0.60 to 0.80 |")
 
 
+def test_the_table_marks_a_model_from_outside() -> None:
+    assert "supervised" not in table([result("camel", 0.8, 0.7, 0.2)])
+    marked = table([result("camel", 0.8, 0.7, 0.2) | {"overrides": ["student.rounds=1", "student.prior=u2netp"]}])
+    assert marked.endswith("A model from outside took part (student.prior=u2netp): supervised.")
+
+
 def test_the_ablation_counts_only_sequences_that_every_row_has() -> None:
     whole = [result("camel", 0.8, 0.7, 0.2), result("dog", 0.6, 0.7, 0.3)]
     lines = ablation_table({SHIPPED: whole, "one round": [result("camel", 0.7, 0.7, 0.2)]}).splitlines()

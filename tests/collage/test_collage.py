@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from backdrop.collage.camera import VIEW, random_camera
-from backdrop.collage.parameters import read_recipe
+from backdrop.collage.parameters import CollageStage
 from backdrop.collage.samples import ABSENT, AREAS, make_sample, read_samples, write_samples
 from backdrop.collage.scene import random_collage
 from backdrop.collage.subjects import random_body
 from backdrop.collage.training import MotionTraining, motion_loss, vary
+from backdrop.config.reading import read_checked
 from backdrop.errors import BackdropError
 from backdrop.learn.checkpoints import Checkpoints
 from backdrop.networks.motion_network import MotionNetwork, mirrored_evidence, motion_masks, shipped_motion_network
@@ -132,7 +133,7 @@ def test_variation_moves_evidence_and_mask_together() -> None:
 
 def test_the_recipe_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, parted = tmp_path / "whole", tmp_path / "parted"
-    params = read_recipe(small_recipe(tmp_path))
+    params = read_checked(CollageStage, small_recipe(tmp_path))
     MotionTraining(params, whole, tmp_path / "log1").run(tmp_path / "a.safetensors")
     monkeypatch.setattr("backdrop.collage.training.RESUME_EVERY", 1)
     save, count = Checkpoints.save, []
@@ -147,7 +148,8 @@ def test_the_recipe_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         MotionTraining(params, parted, tmp_path / "log2").run(tmp_path / "b.safetensors")
     assert not (tmp_path / "b.safetensors").exists()
-    made = sorted((parted / "samples").iterdir())
+    made = sorted((parted / "samples").rglob("*.npz"))
+    assert made
     times = [path.stat().st_mtime_ns for path in made]
     MotionTraining(params, parted, tmp_path / "log2").run(tmp_path / "b.safetensors")
     assert [path.stat().st_mtime_ns for path in made] == times, "samples are not made twice"
@@ -158,7 +160,7 @@ def test_the_recipe_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: py
 def test_a_wrong_recipe_is_named(tmp_path: Path) -> None:
     path = small_recipe(tmp_path, samples=0)
     with pytest.raises(BackdropError, match=r"params\.yaml: collage\.samples: Input should be greater"):
-        read_recipe(path)
+        read_checked(CollageStage, path)
 
 
 def test_the_shipped_weights_find_the_subject_of_collages_that_they_never_saw() -> None:
@@ -179,3 +181,12 @@ def test_the_shipped_weights_are_small() -> None:
     from backdrop.networks.motion_network import MOTION_WEIGHTS
 
     assert MOTION_WEIGHTS.stat().st_size < 1_000_000
+
+
+def test_samples_of_other_code_are_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    params = read_checked(CollageStage, small_recipe(tmp_path)).collage
+    first = write_samples(tmp_path / "samples", params, 1)
+    other = tmp_path / "other.py"
+    other.write_text("edited = True\n")
+    monkeypatch.setattr("backdrop.collage.samples.reached_from", lambda files: {other})
+    assert not set(first) & set(write_samples(tmp_path / "samples", params, 1))

@@ -62,6 +62,14 @@ def test_the_report_holds_everything_it_shows(project: Path, tmp_path: Path) -> 
     assert re.search(r"frame \S+, J 0\.00", page.text), "the worst frame"
 
 
+def test_a_model_from_outside_is_marked(project: Path, tmp_path: Path) -> None:
+    page = write_report(project, tmp_path / "plain.html").read_text()
+    assert "model from outside" not in page
+    (project / "params.yaml").write_text("student:\n  prior: u2netp\n")
+    page = write_report(project, tmp_path / "marked.html").read_text()
+    assert "A model from outside took part (student.prior: u2netp)" in page
+
+
 def test_without_pictures_the_numbers_remain(project: Path) -> None:
     (project / "data" / "masks" / "good.zip").unlink()
     page = Page(write_report(project, project / "report.html").read_text())

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from backdrop.motion.evidence import flow_evidence
 from backdrop.motion.homography import resampling
 from backdrop.motion.neighbors import NeighborView, StabilizedSequence, background_flow, median_background
 from backdrop.motion.parameters import StabilizeParams
@@ -13,7 +14,7 @@ from backdrop.render.clip import Clip
 from backdrop.stabilize.stage import stabilize_sequence
 from backdrop.student.camera import background_keypoints, refit
 from backdrop.student.cues import CUES, cue_names, frame_cues
-from backdrop.student.cues.cue import Cue, CueFrame, scaled
+from backdrop.student.cues.cue import LONGER, Cue, CueFrame, scaled
 from backdrop.student.cues.flow import flow_cues
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
@@ -115,6 +116,23 @@ def test_layers_and_the_motion_network_need_no_homography(clip: Rendered) -> Non
         truth = clip.clip.mask(t)
         found.append([cue.value[truth].mean() / cue.value[~truth].mean() for cue in cues.values()])
     assert np.min(found) > 2
+
+
+@pytest.mark.parametrize(("speed", "longer"), [(0.06, LONGER), (1.5, 1)])
+def test_evidence_of_a_slow_subject_comes_from_further_away(speed: float, longer: int) -> None:
+    rng = np.random.default_rng(0)
+    scene, thing = (
+        cv2.resize(rng.integers(0, 256, shape, dtype=np.uint8), None, fx=4, fy=4) for shape in ((24, 40, 3), (9, 9, 3))
+    )
+    images = []
+    for t in range(34):
+        shift = np.array([[1, 0, 60 + speed * (t - 17)], [0, 1, 30]])
+        cover = cv2.warpAffine(np.full(thing.shape[:2], 255, np.uint8), shift, SIZE)
+        images.append(np.where(cover[..., None] > 127, cv2.warpAffine(thing, shift, SIZE), scene))
+    alone = {"H": np.stack([np.eye(3)] * 34), "neighbor": np.array([*range(1, 34), 32]), "valid": np.ones(34, bool)}
+    frame = CueFrame(StabilizedSequence(ImageList(images), alone, SIZE), 17, PARAMS)
+    gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in images]
+    assert np.array_equal(frame.flow_evidence, flow_evidence(lambda t: gray[t], 17, 34, longer))
 
 
 @pytest.mark.parametrize("size", [(48, 32), (112, 72), (72, 112)])

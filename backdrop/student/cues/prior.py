@@ -14,9 +14,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from backdrop.config.reading import load_yaml
+from backdrop.config.reading import read_checked
 from backdrop.config.sections import Section, Size
 from backdrop.errors import BackdropError
 from backdrop.io.files import show
@@ -72,12 +72,7 @@ def describe_prior(prior: str) -> PriorDescription:
     Raises:
         BackdropError: it is missing or wrong; names each key.
     """
-    path = prior_files(prior)[1]
-    try:
-        return PriorDescription.model_validate(load_yaml(path))
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise BackdropError(f"{show(path)}: {problems}") from None
+    return read_checked(PriorDescription, prior_files(prior)[1])
 
 
 @lru_cache(maxsize=1)
