@@ -69,9 +69,6 @@ class Params(Section):
             problems.append("data.val and data.test belong to data.protocol=held_out")
         if self.data.layout == "synthetic" and self.data.protocol == "held_out" and not self.footage.test:
             problems.append("footage.test must be at least 1 with data.layout=synthetic and data.protocol=held_out")
-        wrong = [gap for gap in self.student.gaps if gap % self.stabilize.gap]
-        if wrong:
-            problems.append(f"student.gaps {wrong} are no multiples of stabilize.gap {self.stabilize.gap}")
         if not 0 < self.inpainter.hole[0] <= self.inpainter.hole[1]:
             problems.append("inpainter.hole must be [min, max] with 0 < min <= max")
         if problems:

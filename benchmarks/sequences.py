@@ -56,7 +56,6 @@ ABLATION: dict[str, list[str]] = {
     "without the median": ["student.cues=[motion,layers,mog2]"],
     "without MOG2": ["student.cues=[motion,layers,median]"],
     "cues weigh alike": ["student.consensus=0"],
-    "cues before this": ["student.cues=[flow,median,mog2,mosaic]"],
     "one round": ["student.rounds=1"],
     "D is not asked": ["student.gate=0"],
 }

@@ -1,4 +1,4 @@
-"""Frames, homographies, flow and models/joint/ -> models/segmenter/: self-training rounds; the student segments."""
+"""Frames, homographies and models/joint/ -> models/segmenter/: self-training rounds; the student segments."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,6 @@ def main() -> None:
     parser.add_argument("--joint", type=Path, required=True)
     parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--homographies", type=Path, required=True)
-    parser.add_argument("--flow", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
@@ -23,7 +22,7 @@ def main() -> None:
     if params.student.rounds == 0:
         pass_through(args.joint, args.out, args.log)
         return
-    folders = StudentFolders(args.joint, args.frames, args.homographies, args.flow, args.log, args.checkpoints)
+    folders = StudentFolders(args.joint, args.frames, args.homographies, args.log, args.checkpoints)
     SelfTraining(params, folders).run(args.out)
 
 

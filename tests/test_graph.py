@@ -120,7 +120,7 @@ def test_the_standard_library_finds_the_same_files(name: str) -> None:
         ("backdrop/video/encode.py", {"render"}),
         ("backdrop/flow/dis.py", {"flow"}),
         ("backdrop/train/losses.py", {"train"}),
-        ("backdrop/student/cues/flow.py", {"student"}),
+        ("backdrop/student/cues/layers.py", {"student"}),
         ("backdrop/networks/motion_network.safetensors", {"student"}),
         ("backdrop/collage/scene.py", set()),
         ("backdrop/refine/stage.py", {"refine"}),

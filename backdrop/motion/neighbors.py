@@ -96,21 +96,16 @@ class StabilizedSequence:
         return None if self.masks is None else self.masks(t)
 
 
-def _search(fine: bool) -> cv2.DISOpticalFlow:
-    preset = cv2.DISOPTICAL_FLOW_PRESET_FAST if fine else cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST  # type: ignore[attr-defined]
-    search = cv2.DISOpticalFlow_create(preset)  # type: ignore[attr-defined]
-    search.setFinestScale(1)
-    return search
-
-
 def residual_flow(
-    target: UInt8[np.ndarray, "H W 3"], source: UInt8[np.ndarray, "H W 3"], H: Float64[np.ndarray, "3 3"], fine: bool
+    target: UInt8[np.ndarray, "H W 3"], source: UInt8[np.ndarray, "H W 3"], H: Float64[np.ndarray, "3 3"]
 ) -> tuple[Float32[np.ndarray, "H W 2"], Valid]:
     """DIS flow from the target to the source laid over it by `H`, and where the source has pixels."""
     warped, inside = warp(source, H, (target.shape[1], target.shape[0]))
     both = np.where(inside[..., None], warped, target)
     gray = [cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (target, both)]
-    return _search(fine).calc(*gray, None).astype(np.float32), inside  # type: ignore[call-overload]
+    search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)  # type: ignore[attr-defined]
+    search.setFinestScale(1)
+    return search.calc(*gray, None).astype(np.float32), inside  # type: ignore[call-overload]
 
 
 def background_flow(
@@ -174,7 +169,7 @@ def _lay(sequence: StabilizedSequence, u: int, t: int, H: Float64[np.ndarray, "3
     image, inside = warp(source, H, sequence.size)
     mask = None if subject is None else cv2.warpPerspective(subject, H, sequence.size)
     if mask is not None and parallax:
-        flow, _ = residual_flow(sequence.image(t), source, H, fine=False)
+        flow, _ = residual_flow(sequence.image(t), source, H)
         # Flow onto the subject of either frame is not the background's.
         both = np.maximum(mask, sequence.subject(t))  # type: ignore[arg-type]
         shift = background_flow(flow, inside, both)

@@ -7,6 +7,7 @@ made. Its weights come with the package.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 
@@ -68,9 +69,35 @@ def motion_masks(
     return (logits / 2).sigmoid()[:, 0].numpy()
 
 
+@torch.inference_mode()
+def fit_norms(
+    network: MotionNetwork,
+    flow: Sequence[Float[np.ndarray, "G 6 h w"]],
+    scene: Sequence[Float[np.ndarray, "4 h w"]],
+) -> MotionNetwork:
+    """A copy whose batch norms have the means and variances of this evidence in place of the collages'.
+
+    A sequence differs from the collages more than its frames from one another (AdaBN, Li et al. 2017). Something must
+    move in these frames: otherwise noise is scaled up until it looks like motion.
+    """
+    fitted = deepcopy(network)
+    norms = [module for module in fitted.modules() if isinstance(module, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = None  # the mean over all batches, and there is one
+        norm.reset_running_stats()
+        norm.train()
+    fitted(torch.from_numpy(np.stack(flow)).float(), torch.from_numpy(np.stack(scene)).float())
+    return fitted.eval()
+
+
+def load_motion_network(weights: Path) -> MotionNetwork:
+    """The network with these weights, on the processor, ready to predict."""
+    network = MotionNetwork()
+    network.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
+    return network.eval()
+
+
 @lru_cache(maxsize=1)
 def shipped_motion_network() -> MotionNetwork:
-    """The network with the weights of the package, on the processor, ready to predict."""
-    network = MotionNetwork()
-    network.load_state_dict({key: value.float() for key, value in load_file(MOTION_WEIGHTS).items()})
-    return network.eval()
+    """The network with the weights of the package."""
+    return load_motion_network(MOTION_WEIGHTS)

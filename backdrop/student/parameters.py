@@ -26,10 +26,9 @@ class StudentParams(Section):
     decay: bool
     every: Count
     subjects: Annotated[int, Field(ge=1, le=16)]
-    cues: list[Literal["motion", "layers", "flow", "median", "mog2", "mosaic", "prior"]] = Field(min_length=1)
+    cues: list[Literal["motion", "layers", "median", "mog2", "prior"]] = Field(min_length=1)
     prior: str | None
     consensus: Annotated[float, Field(ge=0, le=8)]
-    gaps: list[Count] = Field(min_length=1)
     neighbors: Annotated[int, Field(ge=2)]
     spacing: Count
     refit: bool
@@ -73,6 +72,5 @@ class StudentFolders:
     joint: Path
     frames: Path
     homographies: Path
-    flow: Path
     log: Path
     checkpoints: Path

@@ -9,20 +9,22 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
+from safetensors.torch import save
 
 from backdrop.crf.dense import refine
-from backdrop.io.files import writing
+from backdrop.io.files import atomic_path, writing
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import Soft, box_pixels
 from backdrop.motion.blobs import subject_component
-from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.homography import Homographies, load_homographies
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.motion.parameters import StabilizeParams
+from backdrop.networks.motion_network import load_motion_network
 from backdrop.run.chunks import cached_open
 from backdrop.student.camera import refit
 from backdrop.student.cues import cue_names, frame_cues
 from backdrop.student.cues.cue import Cue
+from backdrop.student.cues.motion import FIT_FRAMES, fitted_network
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
 from backdrop.student.targets import IGNORED
@@ -122,9 +124,9 @@ class Work(NamedTuple):
     name: str
     frames: Path
     homographies: Path
-    flow: Path
     labels: Path
     evidence: Path
+    motion: Path
     masks: Path | None
     count: int  # type: ignore[assignment]
 
@@ -137,16 +139,30 @@ def _stabilized(work: Work, size: tuple[int, int], params: StudentParams) -> Sta
     return StabilizedSequence(frames, homographies, size, reader, reach)
 
 
+def fit_motion(work: Work, params: StudentParams) -> None:
+    """Write the motion network that is fitted to a sequence to `work.motion`."""
+    cv2.setNumThreads(1)
+    network = fitted_network(_stabilized(work, params.size, params), some_frames(work.count, FIT_FRAMES), params)
+    with atomic_path(work.motion) as temporary:
+        temporary.write_bytes(save(network.state_dict()))
+
+
+def some_frames(count: int, most: int, every: int = 1) -> list[int]:
+    """At most so many of the frames 0, `every`, ..., spread over a sequence."""
+    used = np.arange(0, count, every)
+    return [int(t) for t in used[np.linspace(0, len(used) - 1, min(most, len(used))).round().astype(int)]]
+
+
 def gather_cues(work: Work, span: range, params: StudentParams) -> None:
     """The cues of some frames into `work.evidence`: (N, cues, H, W) uint8, in the order of `cue_names`."""
     cv2.setNumThreads(1)
     sequence = _stabilized(work, params.size, params)
-    stored = cached_open(FlowArchive, work.flow)
+    network = cached_open(load_motion_network, work.motion) if "motion" in params.cues else None
     out = np.load(work.evidence, mmap_mode="r+")
     for t in span:
         if t % params.every:
             continue
-        cues = frame_cues(sequence, t, params, stored)
+        cues = frame_cues(sequence, t, params, network)
         for plane, name in zip(out[t], cue_names(params), strict=True):
             if name in cues:
                 plane[:] = np.where(cues[name].valid, np.rint(cues[name].value * (IGNORED - 1)), IGNORED)
@@ -166,8 +182,7 @@ def weigh_cues(work: Work, params: StudentParams) -> dict[str, float]:
     """The weights of a sequence's cues, by their consensus."""
     cv2.setNumThreads(1)
     evidence = np.load(work.evidence, mmap_mode="r")
-    used = np.arange(0, work.count, params.every)
-    some = used[np.linspace(0, len(used) - 1, min(CONSENSUS_FRAMES, len(used))).round().astype(int)]
+    some = some_frames(work.count, CONSENSUS_FRAMES, params.every)
     weights = consensus([read_cues(evidence[t], params) for t in some], params.size, params.consensus, params.subjects)
     return dict.fromkeys(cue_names(params), 1e-4) | weights
 

@@ -36,7 +36,7 @@ from backdrop.networks.student import StudentNetwork
 from backdrop.student.cues.prior import prior_files
 from backdrop.student.e_step import Expectation, working_student
 from backdrop.student.parameters import StudentFolders, StudentStage
-from backdrop.student.pseudo_masks import CONSENSUS_FRAMES
+from backdrop.student.pseudo_masks import CONSENSUS_FRAMES, some_frames
 from backdrop.student.targets import IGNORED, augment, student_loss, targets, to_normal
 from backdrop.thresholds import best_threshold
 
@@ -114,13 +114,11 @@ class SelfTraining:
         student, grids = working_student(self.network, self.student, self.fabric.device), []
         most = min(CONSENSUS_FRAMES, max(1, THRESHOLD_FRAMES // len(labels)))
         for archive, stored in zip(self.data.frames, labels, strict=True):
-            used = np.arange(0, len(archive), self.student.every)
-            some = used[np.linspace(0, len(used) - 1, min(most, len(used))).round().astype(int)]
             rows = []
-            for t in some:
+            for t in some_frames(len(archive), most, self.student.every):
                 subject, unknown = stored[t] % IGNORED > IGNORED // 2, stored[t] == IGNORED
                 if subject.any():
-                    soft = student.raw([archive.image(int(t))])[0]
+                    soft = student.raw([archive.image(t)])[0]
                     found = [near_subject(soft, self.student.subjects, level) > level for level in STUDENT_LEVELS]
                     rows.append([jaccard(mask, subject, unknown) for mask in found])
             grids += [np.array(rows)] if rows else []

@@ -13,9 +13,8 @@ from backdrop.motion.parameters import StabilizeParams
 from backdrop.render.clip import Clip
 from backdrop.stabilize.stage import stabilize_sequence
 from backdrop.student.camera import background_keypoints, refit
-from backdrop.student.cues import CUES, cue_names, frame_cues
+from backdrop.student.cues import CUES, frame_cues
 from backdrop.student.cues.cue import LONGER, Cue, CueFrame, scaled
-from backdrop.student.cues.flow import flow_cues
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
 from tests.frame_archives import ImageList
@@ -23,13 +22,7 @@ from tests.small_pipeline import small_params
 from tests.student.clips import Rendered, exact, jaccard
 
 SIZE = (160, 96)
-CHOICE = {
-    "cues": ["motion", "layers", "flow", "median", "mog2"],
-    "gaps": [1, 2],
-    "neighbors": 8,
-    "spacing": 3,
-    "parallax": True,
-}
+CHOICE = {"cues": ["motion", "layers", "median", "mog2"], "neighbors": 8, "spacing": 3, "parallax": True}
 PARAMS = small_params().student.model_copy(update=CHOICE)
 STABILIZE = StabilizeParams(features=1000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
 
@@ -52,12 +45,12 @@ def test_cues_are_silent_on_a_static_scene() -> None:
     homographies = exact(Clip(0, "static", SIZE, 14))
     sequence = StabilizedSequence(still(14), homographies, SIZE)
     cues = frame_cues(sequence, 6, PARAMS)
-    assert set(cues) == {"motion", "layers", "flow1", "flow2", "median", "mog2"}
+    assert set(cues) == {"motion", "layers", "median", "mog2"}
     for name, cue in cues.items():
         assert (cue.value[cue.valid] > 0.5).mean() < 0.005, name
 
 
-def test_each_cue_sees_the_subject_and_their_mean_sees_it_better_than_flow(clip: Rendered) -> None:
+def test_each_cue_sees_the_subject_and_their_mean_sees_it_better_than_most(clip: Rendered) -> None:
     sequence = StabilizedSequence(clip, exact(clip.clip), SIZE)
     rows = []
     for t in (4, 10, 15):
@@ -66,39 +59,15 @@ def test_each_cue_sees_the_subject_and_their_mean_sees_it_better_than_flow(clip:
         for name, cue in cues.items():
             inside, outside = cue.value[truth & cue.valid].mean(), cue.value[~truth & cue.valid].mean()
             assert inside > 2 * outside, name
-        rows.append([jaccard(cues["flow1"].value, truth), jaccard(fuse(cues, SIZE).value, truth)])
-    flow, fused = np.mean(rows, axis=0)
-    assert fused > flow
-
-
-def test_a_slow_subject_is_seen_further_ahead() -> None:
-    rng = np.random.default_rng(0)
-    scene, subject = (
-        np.kron(rng.integers(0, 256, shape, dtype=np.uint8), np.ones((4, 4, 1), np.uint8))
-        for shape in ((24, 40, 3), (10, 12, 3))
-    )
-    images = []
-    for t in range(17):
-        image = scene.copy()
-        shift = np.array([[1, 0, 30 + 0.35 * t], [0, 1, 25]])
-        cover = cv2.warpAffine(np.full(subject.shape[:2], 255, np.uint8), shift, SIZE)
-        moved = cv2.warpAffine(subject, shift, SIZE)
-        images.append(np.where(cover[..., None] > 127, moved, image))
-    still_camera = {
-        "H": np.stack([np.eye(3)] * 17),
-        "neighbor": np.array([*range(1, 17), 15]),
-        "valid": np.ones(17, bool),
-    }
-    truth = np.zeros((96, 160), bool)
-    truth[26:64, 34:80] = True
-    cues = flow_cues(CueFrame(StabilizedSequence(ImageList(images), still_camera, SIZE), 8, PARAMS))
-    assert jaccard(cues["flow2"].value, truth) > 0.6
+        rows.append([*(jaccard(cue.value, truth) for cue in cues.values()), jaccard(fuse(cues, SIZE).value, truth)])
+    *alone, fused = np.mean(rows, axis=0)
+    assert fused > np.median(alone)
 
 
 def test_no_neighbor_no_evidence(clip: Rendered) -> None:
     lost = exact(clip.clip)
     lost["valid"][:] = False
-    chained = PARAMS.model_copy(update={"cues": ["flow", "median", "mog2", "mosaic"]})
+    chained = PARAMS.model_copy(update={"cues": ["median", "mog2"]})
     cues = frame_cues(StabilizedSequence(clip, lost, SIZE), 5, chained)
     fused = fuse(cues, SIZE)
     assert not cues
@@ -179,14 +148,6 @@ def test_consensus_trusts_those_who_agree() -> None:
     assert weights["a"] == weights["b"] == weights["c"] == 1
     assert weights["d"] < 0.1
     assert set(consensus(frames, size, 0.0).values()) == {1.0}
-
-
-def test_mosaic_sees_the_subject_and_is_named(clip: Rendered) -> None:
-    choice = PARAMS.model_copy(update={"cues": ["flow", "mosaic"]})
-    assert cue_names(choice) == ["flow1", "flow2", "mosaic"]
-    cues = frame_cues(StabilizedSequence(clip, exact(clip.clip), SIZE), 10, choice)
-    assert list(cues) == cue_names(choice)
-    assert jaccard(cues["mosaic"].value, clip.clip.mask(10)) > 0.4
 
 
 def test_the_parameters_name_the_cues_that_there_are() -> None:

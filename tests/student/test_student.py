@@ -50,7 +50,7 @@ def small(params: Params) -> StudentParams:
 def training(root: Path, joint: Path, params: Params, student: StudentParams, tag: str = "a") -> SelfTraining:
     compute = params.compute.model_copy(update={"workers": 1, "device": "cpu", "precision": "32"})
     stage = StudentStage(student=student, stabilize=params.stabilize, seed=3, compute=compute)
-    data = (root / name for name in ("frames", "homographies", "flow"))
+    data = (root / name for name in ("frames", "homographies"))
     return SelfTraining(stage, StudentFolders(joint, *data, root / f"log_{tag}", root / f"runs_{tag}"))
 
 

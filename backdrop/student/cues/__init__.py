@@ -8,50 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.neighbors import StabilizedSequence
+from backdrop.networks.motion_network import MotionNetwork
 from backdrop.student.cues.cue import Cue, CueFrame
-from backdrop.student.cues.flow import flow_cues
 from backdrop.student.cues.layers import layers_cue
 from backdrop.student.cues.median import median_cue
 from backdrop.student.cues.mog2 import mog2_cue
-from backdrop.student.cues.mosaic import mosaic_cue
 from backdrop.student.cues.motion import motion_cue
 from backdrop.student.cues.prior import prior_cue
 from backdrop.student.parameters import StudentParams
 
-CUES: dict[str, Callable[[CueFrame], dict[str, Cue]]] = {
+CUES: dict[str, Callable[[CueFrame], Cue | None]] = {
     "motion": motion_cue,
     "layers": layers_cue,
-    "flow": flow_cues,
     "median": median_cue,
     "mog2": mog2_cue,
-    "mosaic": mosaic_cue,
     "prior": prior_cue,
 }
-"""Kind of cue, as `student.cues` names it -> what computes it: the cues of a frame by name, empty where there is
-nothing to compare with. They are computed in this order."""
+"""Name of a cue, as `student.cues` has it -> what computes it; None where there is nothing to compare with."""
 
 
 def frame_cues(
-    sequence: StabilizedSequence, t: int, params: StudentParams, stored: FlowArchive | None = None
+    sequence: StabilizedSequence, t: int, params: StudentParams, network: MotionNetwork | None = None
 ) -> dict[str, Cue]:
-    """All cues of frame t that `params.cues` names and that its neighbors allow, by the names of `cue_names`.
+    """All cues of frame t that `params.cues` names and that its neighbors allow, in the order of `cue_names`.
 
     Args:
-        stored: flow of the stage flow, where there is some.
+        network: of the cue motion, fitted to the sequence; None: as it comes.
     """
-    frame = CueFrame(sequence, t, params, stored)
-    for kind, compute in CUES.items():
-        if kind in params.cues:
-            frame.found |= compute(frame)
-    return frame.found
+    frame = CueFrame(sequence, t, params, network)
+    found = {name: CUES[name](frame) for name in cue_names(params)}
+    return {name: cue for name, cue in found.items() if cue is not None}
 
 
 def cue_names(params: StudentParams) -> list[str]:
-    """The names that `frame_cues` may give, in its order: the kind, or for flow one for each gap (flow<gap>)."""
-    names: list[str] = []
-    for kind in CUES:
-        if kind in params.cues:
-            names += [f"flow{gap}" for gap in params.gaps] if kind == "flow" else [kind]
-    return names
+    """The cues that `params.cues` names, in the order of `CUES`."""
+    return [name for name in CUES if name in params.cues]

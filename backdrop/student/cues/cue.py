@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from backdrop.motion.evidence import evidence_size, fastest_motion, flow_evidence
-from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.neighbors import (
     Background,
     Field,
@@ -21,6 +20,7 @@ from backdrop.motion.neighbors import (
     median_background,
     views,
 )
+from backdrop.networks.motion_network import MotionNetwork
 from backdrop.student.parameters import StudentParams
 
 SLOW_MOTION = 1.0
@@ -45,15 +45,13 @@ class CueFrame:
     """Frame t of a stabilized sequence, as the cues see it. What several cues need is computed once.
 
     Attributes:
-        stored: flow of the stage flow, where there is some.
-        found: the frame's cues so far.
+        network: of the cue motion; None: the one that comes with the package.
     """
 
     sequence: StabilizedSequence
     t: int
     params: StudentParams
-    stored: FlowArchive | None = None
-    found: dict[str, Cue] = field(default_factory=dict)
+    network: MotionNetwork | None = None
 
     @cached_property
     def views(self) -> list[NeighborView]:

@@ -14,14 +14,14 @@ COLOR_FLOOR = 16.0
 """Least threshold of the color difference in gray levels: sensor noise and JPEG stay below."""
 
 
-def median_cue(frame: CueFrame) -> dict[str, Cue]:
+def median_cue(frame: CueFrame) -> Cue | None:
     """Color difference to the median of the neighbors.
 
     The difference counts only as far as no pixel of the background nearby has the frame's color: a misfit of a
     pixel at an edge of the background is no subject.
     """
     if frame.background is None:
-        return {}
+        return None
     image = frame.sequence.image(frame.t)
     background, valid = frame.background
     around = np.ones((3, 3), np.uint8)
@@ -29,4 +29,4 @@ def median_cue(frame: CueFrame) -> dict[str, Cue]:
     beyond = np.maximum(cv2.subtract(image, high), cv2.subtract(low, image)).astype(np.float32)
     exact = cv2.absdiff(image, background).astype(np.float32)
     difference = 0.5 * (beyond.sum(axis=2) + exact.sum(axis=2))
-    return {"median": scaled(cv2.GaussianBlur(difference, (0, 0), 1), valid, COLOR_FLOOR)}
+    return scaled(cv2.GaussianBlur(difference, (0, 0), 1), valid, COLOR_FLOOR)

@@ -5,36 +5,74 @@ It has seen no real image and no label that a person made (`backdrop.collage`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
 import cv2
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from backdrop.io.masks import resize_soft
-from backdrop.motion.evidence import VIEW_OFFSETS, halved, scene_evidence
+from backdrop.motion.evidence import VIEW_OFFSETS, fastest_motion, halved, scene_evidence
 from backdrop.motion.homography import resampling, warp
-from backdrop.motion.neighbors import KNOWN
-from backdrop.networks.motion_network import motion_masks, shipped_motion_network
-from backdrop.student.cues.cue import Cue, CueFrame
+from backdrop.motion.neighbors import KNOWN, StabilizedSequence
+from backdrop.networks.motion_network import MotionNetwork, fit_norms, motion_masks, shipped_motion_network
+from backdrop.student.cues.cue import SLOW_MOTION, Cue, CueFrame
+from backdrop.student.parameters import StudentParams
 
-DOUBT = 0.5
-"""Power that the soft mask is raised to: on real footage the network is less sure than on collages, so that a quarter
-already counts as half."""
+FIT_FRAMES = 40
+"""Frames of a sequence, spread over it, that the network's norms are fitted to."""
+
+LEAST_FRAMES = 4
+"""With fewer frames in which something moves, the network stays as it came."""
 
 HalfView = tuple[np.ndarray, np.ndarray]
 """RGB of another frame laid over this one, at half the evidence's size, and where it shows background."""
 
 
-def motion_cue(frame: CueFrame) -> dict[str, Cue]:
+def motion_cue(frame: CueFrame) -> Cue | None:
     """The motion network's soft mask; none in a sequence of one frame."""
     if len(frame.sequence) < 2:
-        return {}
-    scene = scene_evidence(frame.picture(frame.t), _half_views(frame))
+        return None
+    network = frame.network or shipped_motion_network()
+    with _single_thread():
+        soft = motion_masks(network, [frame.flow_evidence], [_scene(frame)])[0]
+    value = cv2.resize(soft, frame.sequence.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
+    return Cue(value, np.ones(value.shape, bool))
+
+
+def fitted_network(sequence: StabilizedSequence, frames: Sequence[int], params: StudentParams) -> MotionNetwork:
+    """The motion network fitted to a sequence (`fit_norms`), by those of some frames in which something moves."""
+    shipped = shipped_motion_network()
+    if len(sequence) < 2:
+        return shipped
+    flow: list[Float[np.ndarray, "G C h w"]] = []
+    scene: list[Float[np.ndarray, "D h w"]] = []
+    for t in frames:
+        frame = CueFrame(sequence, t, params)
+        if fastest_motion(frame.flow_evidence) >= SLOW_MOTION:
+            flow.append(frame.flow_evidence)
+            scene.append(_scene(frame))
+    if len(flow) < LEAST_FRAMES:
+        return shipped
+    with _single_thread():
+        return fit_norms(shipped, flow, scene)
+
+
+@contextmanager
+def _single_thread() -> Iterator[None]:
+    """Frames are spread over processes."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # frames are spread over processes
-    soft = motion_masks(shipped_motion_network(), [frame.flow_evidence], [scene])[0]
-    torch.set_num_threads(threads)
-    value = cv2.resize(soft, frame.sequence.size, interpolation=cv2.INTER_LINEAR).clip(0, 1) ** DOUBT
-    return {"motion": Cue(value, np.ones(value.shape, bool))}
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _scene(frame: CueFrame) -> Float[np.ndarray, "D h w"]:
+    return scene_evidence(frame.picture(frame.t), _half_views(frame))
 
 
 def _half_views(frame: CueFrame) -> list[HalfView]:

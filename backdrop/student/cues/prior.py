@@ -112,8 +112,8 @@ def prior_map(image: UInt8[np.ndarray, "h w 3"], prior: str) -> Float32[np.ndarr
     return soft.clip(0, 1)
 
 
-def prior_cue(frame: CueFrame) -> dict[str, Cue]:
+def prior_cue(frame: CueFrame) -> Cue:
     """The map of `student.prior`."""
     assert frame.params.prior is not None
     soft = prior_map(frame.sequence.image(frame.t), frame.params.prior)
-    return {"prior": Cue(soft, np.ones(soft.shape, bool))}
+    return Cue(soft, np.ones(soft.shape, bool))
