@@ -63,7 +63,7 @@ class CollageCamera:
 
 def random_camera(rng: np.random.Generator) -> CollageCamera:
     """Standing, slow or fast; shaking or not; turning only or traveling too."""
-    speed = rng.choice([0, 1.0, 4.0, 10.0], p=[0.12, 0.3, 0.38, 0.2])
+    speed = rng.choice([0, 1.0, 4.0, 10.0, 20.0], p=[0.15, 0.25, 0.3, 0.2, 0.1])
     direction = rng.normal(0, 1, 2) * [1, 0.35]
     velocity = direction / (np.linalg.norm(direction) + 1e-6) * speed * rng.uniform(0.3, 1)
     shake = rng.normal(0, 1, (2 * CLIP_REACH + 1, 2)) * rng.choice([0, 0.3, 1.2])
@@ -71,7 +71,7 @@ def random_camera(rng: np.random.Generator) -> CollageCamera:
         velocity,
         rng.normal(0, 0.15, 2) * min(speed, 3),
         shake,
-        rng.normal(0, rng.choice([0, 0.004, 0.015])),
+        rng.normal(0, rng.choice([0, 0.004, 0.015, 0.03])),
         rng.normal(0, rng.choice([0, 0.003, 0.01])),
         rng.choice([0, 0.3, 1.0], p=[0.3, 0.35, 0.35]),
     )

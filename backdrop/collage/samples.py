@@ -59,7 +59,7 @@ def make_sample(seed: int, number: int) -> Sample:
 
     @cache
     def gray(k: int) -> np.ndarray:
-        return cv2.cvtColor(collage.frame(k - reach)[0], cv2.COLOR_BGR2GRAY)
+        return cv2.cvtColor(collage.frame(k - reach)[0], cv2.COLOR_RGB2GRAY)
 
     flow = flow_evidence(gray, reach, 2 * reach + 1)
     return Sample(flow, scene_evidence(picture, _views(collage)), np.rint(halved(covered) * 255).astype(np.uint8))

@@ -17,12 +17,18 @@ Sprite4 = Float32[np.ndarray, "h w 4"]
 
 @dataclass
 class Thing:
-    """A layer of the background. depth: nearness; horizon: see `CollageCamera.matrix`; ripple: of water, in texels."""
+    """A layer of the background.
+
+    Attributes:
+        depth: nearness; horizon: see `CollageCamera.matrix`.
+        ripple: of water, in texels; sway: of leaves in the wind, as a slope, at its largest.
+    """
 
     sprite: Sprite4
     depth: float = 1.0
     horizon: float | None = None
     ripple: float = 0.0
+    sway: float = 0.0
 
 
 @dataclass
@@ -44,10 +50,13 @@ class Route:
 
 @dataclass
 class Look:
-    """What is done to the finished picture: Gaussian and motion blur (pixels), noise (gray levels), JPEG quality."""
+    """What the lens does: Gaussian blur (pixels), noise (gray levels), JPEG quality.
+
+    exposure: share of a frame's time in which the moving camera smears the background.
+    """
 
     blur: float
-    smear: int
+    exposure: float
     noise: float
     quality: int
 
@@ -60,7 +69,8 @@ class Collage:
         things: background, far to near; the last `before` of them stand before the subject.
         body: of the subject; None: there is none.
         companion: a second body of the subject, and where it is from the first (a rider on a horse, a ball).
-        shadow, dust: effects that move with the subject and are no part of it.
+        shadow, dust, mirrored: effects that move with the subject and are no part of it: its shadow, the dust it
+            raises, its image in water.
     """
 
     seed: int
@@ -72,6 +82,7 @@ class Collage:
     companion: tuple[Body, np.ndarray] | None
     shadow: bool
     dust: Sprite4 | None
+    mirrored: bool
     look: Look
 
     def frame(self, t: int, small: bool = False) -> tuple[UInt8[np.ndarray, "h w 3"], Float32[np.ndarray, "h w"]]:
@@ -82,13 +93,16 @@ class Collage:
         split = len(self.things) - self.before
         for thing in self.things[:split]:
             self._paint_thing(picture, thing, t, rng)
+        if self.look.exposure and not small:
+            picture = _smeared(picture, self.camera.velocity * self.look.exposure)
         covered = np.zeros((height, width), np.float32)
         if self.body is not None:
             covered = self._paint_subject(picture, self.body, t)
         if self.body is not None and self.dust is not None:
             place, _, _ = self.route.at(t)
             cloud = np.roll(self.dust, rng.integers(0, SIDE, 2), axis=(0, 1)) * rng.uniform(0.5, 1)
-            at = [[0.8, 0, place[0] - 64], [0, 0.5, place[1] + 0.8 * self.body.radius - 40]]
+            wide = max(0.8, self.body.radius / 40)
+            at = [[wide, 0, place[0] - 80 * wide], [0, wide / 2, place[1] + 0.8 * self.body.radius - 40 * wide]]
             covered *= 1 - _over(picture, cloud.astype(np.float32), np.array(at))
         for thing in self.things[split:]:
             covered *= 1 - self._paint_thing(picture, thing, t, rng)
@@ -102,6 +116,9 @@ class Collage:
             y, x = np.mgrid[: CANVAS[1], : CANVAS[0]].astype(np.float32)
             image = cv2.remap(image, x + waves, y + 0.5 * waves, cv2.INTER_LINEAR)
         matrix = self.camera.matrix(t, thing.depth, thing.horizon)
+        if thing.sway:
+            slope = thing.sway * np.sin(0.6 * t + 10 * thing.depth)
+            matrix = matrix @ np.array([[1, slope, -slope * CANVAS[1] / 2], [0, 1, 0], [0, 0, 1]])
         ground = thing.horizon is not None or thing is self.things[0]
         return _over(picture, image, matrix, cv2.BORDER_REFLECT if ground else cv2.BORDER_CONSTANT)
 
@@ -114,25 +131,44 @@ class Collage:
                 flat[1, 2] += (place[1] + subject.radius * 0.8) * 0.65
                 dark = _over(np.zeros_like(picture), part.sprite, flat)
                 picture *= 1 - 0.5 * cv2.GaussianBlur(dark, (0, 0), 2)[..., None]
+        if self.mirrored:
+            self._paint_mirrored(picture, subject, t)
         covered = np.zeros(picture.shape[:2], np.float32)
         for body, apart in [(subject, np.zeros(2)), *([self.companion] if self.companion else [])]:
             for part, matrix in zip(body.parts, body.matrices(place + apart, angle, scale, t), strict=True):
                 covered = np.maximum(covered, _over(picture, part.sprite, matrix))
         return covered
 
+    def _paint_mirrored(self, picture: np.ndarray, subject: Body, t: int) -> None:
+        """The subject upside down below itself, dim, as still water shows it."""
+        place, angle, scale = self.route.at(t)
+        surface = place[1] + 0.8 * subject.radius
+        for part, matrix in zip(subject.parts, subject.matrices(place, angle, scale, t), strict=True):
+            below = matrix * np.array([[1], [-1]])
+            below[1, 2] += 2 * surface
+            _over(picture, 0.5 * part.sprite, below)
+
     def _finish(self, picture: np.ndarray, rng: np.random.Generator, small: bool) -> UInt8[np.ndarray, "h w 3"]:
         look = self.look
-        if not small:
-            if look.smear > 1:
-                picture = cv2.filter2D(picture, -1, np.full((1, look.smear), 1 / look.smear, np.float32))
-            if look.blur:
-                picture = cv2.GaussianBlur(picture, (0, 0), look.blur)
+        if look.blur and not small:
+            picture = cv2.GaussianBlur(picture, (0, 0), look.blur)
         if look.noise:
             grain = rng.normal(0, look.noise * (0.5 if small else 1), (*picture.shape[:2], 1))
             picture = picture * (1 + rng.normal(0, 0.01)) + grain
         quality = min(95, look.quality + 20 * small)
         _, jpeg = cv2.imencode(".jpg", np.clip(picture, 0, 255).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, quality])
         return cv2.imdecode(jpeg, cv2.IMREAD_COLOR)  # type: ignore[return-value]
+
+
+def _smeared(picture: np.ndarray, way: Float[np.ndarray, "2"]) -> np.ndarray:
+    """Mean along a straight way in pixels: motion blur."""
+    reach = int(np.ceil(np.abs(way).max() / 2))
+    if reach < 1:
+        return picture
+    kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
+    center = np.array([reach, reach])
+    cv2.line(kernel, pixel(np.rint(center - way / 2)), pixel(np.rint(center + way / 2)), 1.0)
+    return cv2.filter2D(picture, -1, kernel / kernel.sum())
 
 
 def _over(picture: np.ndarray, image: Sprite4, matrix: np.ndarray, border: int = cv2.BORDER_CONSTANT) -> np.ndarray:
@@ -155,25 +191,28 @@ def random_collage(seed: int) -> Collage:
     horizon = rng.uniform(0.2, 0.9) * VIEW[1] if rng.random() < 0.75 else None
     ripple = rng.uniform(0.5, 3) if rng.random() < 0.2 else 0.0
     things = _background(rng, horizon, ripple)
-    objects = [_object(rng, camera.travel, horizon) for _ in range(rng.choice([0, 1, 3, 7], p=[0.2, 0.25, 0.3, 0.25]))]
+    sway = float(rng.choice([0, 0.01, 0.03], p=[0.7, 0.15, 0.15]))
+    objects = [
+        _object(rng, camera.travel, horizon, sway) for _ in range(rng.choice([0, 1, 3, 7], p=[0.2, 0.25, 0.3, 0.25]))
+    ]
     objects.sort(key=lambda thing: thing.depth)
-    before = sum(bool(thing.depth > 1.6) for thing in objects) if rng.random() < 0.2 else 0
-    radius = float(np.exp(rng.uniform(np.log(8), np.log(85))))
+    before = int(rng.integers(0, len(objects) + 1)) if rng.random() < 0.3 else 0
+    radius = float(np.exp(rng.uniform(np.log(8), np.log(120))))
     companion = None
     body = random_body(rng, radius)
     if rng.random() < 0.12:
         companion = (random_body(rng, radius * rng.uniform(0.5, 0.9)), rng.normal(0, 1, 2) * radius * 0.6)
-    speed = float(np.linalg.norm(camera.velocity))
     look = Look(
         float(rng.choice([0, 0.6, 1.2], p=[0.5, 0.35, 0.15])),
-        int(min(9, speed)) if rng.random() < 0.3 else 0,
+        rng.uniform(0.2, 1.0) if rng.random() < 0.5 else 0.0,
         float(rng.choice([0, 1.5, 3])),
         int(rng.integers(35, 96)),
     )
     dust = _dust(rng) if rng.random() < 0.15 else None
-    route = _route(rng, camera)
+    route = _route(rng, camera, radius)
     shadow = rng.random() < 0.35
-    return Collage(seed, camera, [*things, *objects], before, body, route, companion, shadow, dust, look)
+    mirrored = bool(ripple) and rng.random() < 0.6
+    return Collage(seed, camera, [*things, *objects], before, body, route, companion, shadow, dust, mirrored, look)
 
 
 def _background(rng: np.random.Generator, horizon: float | None, ripple: float) -> list[Thing]:
@@ -192,7 +231,7 @@ def _background(rng: np.random.Generator, horizon: float | None, ripple: float) 
     return found
 
 
-def _object(rng: np.random.Generator, travel: float, horizon: float | None) -> Thing:
+def _object(rng: np.random.Generator, travel: float, horizon: float | None, sway: float) -> Thing:
     """A pole, a tree, a rock or a box that stands on the ground, nearer than the far layer if the camera travels."""
     depth = 1 + travel * rng.uniform(-0.1, 1.2)
     mask = np.zeros(CANVAS[::-1], np.uint8)
@@ -209,15 +248,16 @@ def _object(rng: np.random.Generator, travel: float, horizon: float | None) -> T
     else:
         half = np.array([rng.uniform(10, 80), rng.uniform(10, 90)])
         cv2.rectangle(mask, pixel(foot - half), pixel(foot + half * [1, 0]), 255, -1)
-    return Thing(sprite(random_texture(rng, CANVAS), mask), depth)
+    return Thing(sprite(random_texture(rng, CANVAS), mask), depth, sway=sway)
 
 
-def _route(rng: np.random.Generator, camera: CollageCamera) -> Route:
-    """The subject's way: followed by the camera or not, never at rest against the background."""
+def _route(rng: np.random.Generator, camera: CollageCamera, radius: float) -> Route:
+    """The subject's way: followed by the camera or not, never at rest against the background; the near are fast."""
     start = np.array(VIEW) / 2 + rng.normal(0, 1, 2) * [VIEW[0] * 0.2, VIEW[1] * 0.15]
     follow = rng.choice([0, 0.7, 1.0], p=[0.3, 0.3, 0.4])
     own = rng.normal(0, 1, 2) * [1, 0.4]
-    own *= rng.choice([0.4, 1.2, 3, 6.0]) * rng.uniform(0.4, 1.2) / (np.linalg.norm(own) + 1e-6)
+    own *= rng.choice([0.4, 1.2, 3, 6.0, 12.0]) * rng.uniform(0.4, 1.2) / (np.linalg.norm(own) + 1e-6)
+    own *= max(1.0, radius / 60)
     velocity = own * (1 - follow) + rng.normal(0, 0.3, 2) * (follow > 0)
     if np.linalg.norm(velocity + camera.velocity) < 0.5:
         velocity = velocity + np.sign(rng.normal(0, 1, 2)) * 0.8

@@ -73,7 +73,7 @@ class _Builder:
         mask = np.zeros((SIDE, SIDE), np.uint8)
         draw(mask)
         picture = self.common if rng.random() < 0.5 else random_texture(rng, (SIDE, SIDE))
-        rate, phase = rng.uniform(0.15, 0.7), rng.uniform(0, 2 * np.pi)
+        rate, phase = np.exp(rng.uniform(np.log(0.15), np.log(1.3))), rng.uniform(0, 2 * np.pi)
         self.body.parts.append(Part(sprite(picture, mask), np.array(joint, float), turn, swing, rate, phase))
 
     def blob(self, radius: float) -> Brush:
@@ -122,7 +122,7 @@ def _animal(build: _Builder, size: float) -> None:
         angle, length = rng.uniform(0, 2 * np.pi), size * rng.uniform(0.4, 1.0)
         draw = _limb(min(length, 75), max(1.5, size * rng.uniform(0.06, 0.2)), rng.uniform(0, 0.6))
         joint = (np.cos(angle) * size * 0.3, np.sin(angle) * size * 0.3)
-        build.add(draw, joint, angle - np.pi / 2, rng.uniform(0, 0.6))
+        build.add(draw, joint, angle - np.pi / 2, rng.uniform(0, 0.8))
     if rng.random() < 0.7:
         build.add(build.blob(size * 0.2), (rng.normal(0, size * 0.15), -size * 0.6), 0, 0.1)
 
