@@ -8,7 +8,7 @@ process does not grow with the sequence, and processes on other machines need on
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
@@ -84,6 +84,23 @@ def cached_open(opener: Callable[..., Opened], path: Path, *rest: Hashable) -> O
     except OSError:
         return opener(path, *rest)  # its error says what is missing
     return _cached(opener, path, rest, (state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@contextmanager
+def one_thread(device: str = "cpu") -> Iterator[None]:
+    """On the CPU one thread of PyTorch computes: with several, sums differ in their last bits by the number of cores.
+
+    The other cores have other chunks.
+    """
+    import torch  # takes seconds
+
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @lru_cache(maxsize=8)  # what a chunk of the stage score reads

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +20,7 @@ from backdrop.io.images import encode_png
 from backdrop.io.index import read_index
 from backdrop.io.masks import BOXES, entry, write_threshold
 from backdrop.networks.predictor import Prediction, Predictor
-from backdrop.run.chunks import by_sequence, cached_open
+from backdrop.run.chunks import by_sequence, cached_open, one_thread
 from backdrop.run.processes import device_there
 from backdrop.segment.parameters import SegmentParams
 
@@ -150,7 +150,7 @@ def _segment_chunk(name: str, span: range, task: _Task) -> list[_SegmentPart]:
     paths = [parts / f"{name}.{span.start}.zip" for _, parts in task.outs]
     facts: list[list[tuple]] = [[] for _ in task.outs]
     with ExitStack() as stack:
-        stack.enter_context(_one_thread(predictor.device))
+        stack.enter_context(one_thread(predictor.device.type))
         archives = [
             stack.enter_context(PartWriter(path, out / f"{name}.zip"))
             for path, (out, _) in zip(paths, task.outs, strict=True)
@@ -172,18 +172,3 @@ def _predict_kinds(predictor: Predictor, images: Sequence[np.ndarray], kinds: in
     if kinds == 1:
         return [(prediction,) for prediction in predictor.predict_batch(images)]
     return predictor.predict_both(images)
-
-
-@contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
-    """On the CPU one thread computes: with several, sums differ in their last bits by the number of cores.
-
-    The other cores have other chunks.
-    """
-    before = torch.get_num_threads()
-    if device.type == "cpu":
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

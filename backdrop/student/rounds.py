@@ -31,6 +31,7 @@ from backdrop.learn.training_frames import TrainingFrames, frame_names
 from backdrop.measures import jaccard
 from backdrop.motion.blobs import near_subject
 from backdrop.networks.model_folders import load_network, save_network
+from backdrop.networks.motion_network import MOTION_WEIGHTS
 from backdrop.networks.predictor import Predictor
 from backdrop.networks.student import StudentNetwork
 from backdrop.student.cues.prior import prior_files
@@ -77,6 +78,7 @@ class SelfTraining:
             [params.seed, self.student, params.stabilize],
             folders.frames / "index.csv",
             folders.joint / "model.safetensors",
+            MOTION_WEIGHTS,
             *([] if self.student.prior is None else prior_files(self.student.prior)),
         )
         self.checkpoints = Checkpoints(folders.checkpoints, key)

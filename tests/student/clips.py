@@ -6,6 +6,22 @@ import numpy as np
 
 from backdrop.render.clip import Clip
 from tests.frame_archives import ImageList
+from tests.small_pipeline import small_params
+
+SIZE = (160, 96)
+
+PARAMS = small_params().student.model_copy(
+    update={"cues": ["motion", "layers", "median", "mog2"], "neighbors": 8, "spacing": 3, "parallax": True}
+)
+
+
+def still(count: int) -> ImageList:
+    """A camera and a scene at rest, with sensor noise."""
+    background = Clip(0, "static", SIZE, 2).background(0).astype(np.float32)
+    rng = np.random.default_rng(0)
+    return ImageList(
+        [np.clip(background + rng.normal(0, 2, background.shape), 0, 255).astype(np.uint8) for _ in range(count)]
+    )
 
 
 class Rendered(ImageList):

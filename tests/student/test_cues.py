@@ -18,27 +18,14 @@ from backdrop.student.cues.cue import LONGER, Cue, CueFrame, scaled
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
 from tests.frame_archives import ImageList
-from tests.small_pipeline import small_params
-from tests.student.clips import Rendered, exact, jaccard
+from tests.student.clips import PARAMS, SIZE, Rendered, exact, jaccard, still
 
-SIZE = (160, 96)
-CHOICE = {"cues": ["motion", "layers", "median", "mog2"], "neighbors": 8, "spacing": 3, "parallax": True}
-PARAMS = small_params().student.model_copy(update=CHOICE)
 STABILIZE = StabilizeParams(features=1000, ratio=0.75, threshold=3.0, min_inliers=12, max_scale=1.5, gap=1)
 
 
 @pytest.fixture(scope="module")
 def clip() -> Rendered:
     return Rendered(Clip(3, "ptz", SIZE, 20, subject=1))
-
-
-def still(count: int) -> ImageList:
-    """A camera and a scene at rest, with sensor noise."""
-    background = Clip(0, "static", SIZE, 2).background(0).astype(np.float32)
-    rng = np.random.default_rng(0)
-    return ImageList(
-        [np.clip(background + rng.normal(0, 2, background.shape), 0, 255).astype(np.uint8) for _ in range(count)]
-    )
 
 
 def test_cues_are_silent_on_a_static_scene() -> None:

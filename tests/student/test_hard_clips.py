@@ -1,26 +1,30 @@
-"""Pseudo-masks of the first round where there is little to learn from: nothing moves, nobody is there, or a cut."""
+"""Pseudo-masks of the first round where there is little to learn from, and the network that is fitted to a sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save
 
+from backdrop.collage.samples import make_sample
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.motion.homography import load_homographies
 from backdrop.motion.neighbors import StabilizedSequence
-from backdrop.networks.motion_network import shipped_motion_network
+from backdrop.networks.motion_network import fit_norms, load_motion_network, shipped_motion_network
 from backdrop.render.clip import Clip
-from backdrop.student.cues import frame_cues
-from backdrop.student.cues.motion import fitted_network
+from backdrop.student.cues import cue_names, frame_cues
+from backdrop.student.cues.motion import FIT_FRAMES, fitted_network
 from backdrop.student.fusion import consensus, fuse
-from backdrop.student.pseudo_masks import pseudo_mask
+from backdrop.student.pseudo_masks import Work, allocate, fit_motion, gather_cues, pseudo_mask, some_frames
+from backdrop.student.targets import IGNORED
 from tests.frame_archives import ImageList
-from tests.small_pipeline import small_params
-from tests.student.clips import Rendered, exact, jaccard
-
-SIZE = (160, 96)
-CHOICE = {"cues": ["motion", "layers", "median", "mog2"], "neighbors": 8, "spacing": 3, "parallax": True}
-PARAMS = small_params().student.model_copy(update=CHOICE)
+from tests.handmade_run import make_run
+from tests.student.clips import PARAMS, SIZE, Rendered, exact, jaccard, still
 
 
 def first_round(sequence: StabilizedSequence, count: int) -> dict[int, np.ndarray]:
@@ -42,10 +46,7 @@ def mean_j(found: dict[int, np.ndarray], truth: Callable[[int], np.ndarray], fra
 
 
 def test_where_nothing_moves_there_is_no_pseudo_mask_and_the_network_is_not_fitted_to_noise() -> None:
-    rng = np.random.default_rng(0)
-    scene = Clip(0, "static", SIZE, 2).background(0).astype(np.float32)
-    noisy = [np.clip(scene + rng.normal(0, 2, scene.shape), 0, 255).astype(np.uint8) for _ in range(14)]
-    sequence = StabilizedSequence(ImageList(noisy), exact(Clip(0, "static", SIZE, 14)), SIZE)
+    sequence = StabilizedSequence(still(14), exact(Clip(0, "static", SIZE, 14)), SIZE)
     assert fitted_network(sequence, range(0, 14, 2), PARAMS) is shipped_motion_network()
     assert not any(mask.any() for mask in first_round(sequence, 14).values())
 
@@ -75,3 +76,41 @@ def test_a_cut_costs_the_frames_beside_it_and_no_others() -> None:
 
     assert mean_j(found, truth, range(0, 18, 2)) > 0.65
     assert mean_j(found, truth, range(26, 40, 2)) > 0.65
+
+
+def test_the_norms_are_those_of_the_evidence_and_the_weights_stay() -> None:
+    samples = [make_sample(31, number) for number in range(4)]
+    flow, scene = [one.flow for one in samples], [one.scene for one in samples]
+    shipped = shipped_motion_network()
+    before = {key: value.clone() for key, value in shipped.state_dict().items()}
+    fitted = fit_norms(shipped, flow, scene)
+    with torch.inference_mode():
+        batch = torch.from_numpy(np.stack(flow)).float(), torch.from_numpy(np.stack(scene)).float()
+        alone = fitted(*batch)
+        by_batch = deepcopy(shipped).train()(*batch)
+        unfitted = shipped(*batch)
+    assert float((alone - by_batch).abs().mean()) < 0.02, "equal but for the unbiased variance"
+    assert float((alone - unfitted).abs().mean()) > 0.5
+    for key, value in shipped.state_dict().items():
+        assert torch.equal(value, before[key]), "the network that comes with the package is not touched"
+        if "running" not in key and "num_batches" not in key:
+            assert torch.equal(value, fitted.state_dict()[key])
+
+
+def test_the_e_step_asks_the_network_that_was_fitted(tmp_path: Path) -> None:
+    make_run(tmp_path, {"one": "train"}, frames=12)
+    archive, homographies = tmp_path / "frames" / "one.zip", tmp_path / "homographies" / "one.npz"
+    work = Work("one", archive, homographies, *(tmp_path / name for name in ("l", "e.npy", "m.safetensors")), None, 12)
+    params = PARAMS.model_copy(update={"size": (64, 40), "every": 1, "cues": ["median", "motion"]})
+    fit_motion(work, params)
+    network = load_motion_network(work.motion)
+    sequence = StabilizedSequence(FrameArchive(archive), load_homographies(homographies), params.size)
+    expected = fitted_network(sequence, some_frames(12, FIT_FRAMES), params).state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
+    torch.nn.init.zeros_(network.head[0].weight)
+    torch.nn.init.constant_(network.head[0].bias, 9.0)
+    work.motion.write_bytes(save(network.state_dict()))
+    allocate(work.evidence, (12, 2, 40, 64), IGNORED)
+    gather_cues(work, range(12), params)
+    planes = np.load(work.evidence)[:, cue_names(params).index("motion")]
+    assert (planes == IGNORED - 1).all(), "a network that is sure of everything"

@@ -5,12 +5,10 @@ It has seen no real image and no label that a person made (`backdrop.collage`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
-import torch
 from jaxtyping import Float
 
 from backdrop.io.masks import resize_soft
@@ -18,11 +16,12 @@ from backdrop.motion.evidence import VIEW_OFFSETS, fastest_motion, halved, scene
 from backdrop.motion.homography import resampling, warp
 from backdrop.motion.neighbors import KNOWN, StabilizedSequence
 from backdrop.networks.motion_network import MotionNetwork, fit_norms, motion_masks, shipped_motion_network
+from backdrop.run.chunks import one_thread
 from backdrop.student.cues.cue import SLOW_MOTION, Cue, CueFrame
 from backdrop.student.parameters import StudentParams
 
-FIT_FRAMES = 40
-"""Frames of a sequence, spread over it, that the network's norms are fitted to."""
+FIT_FRAMES = 16
+"""Frames of a sequence, spread over it, that the network's norms are fitted to. (Forty give no more.)"""
 
 LEAST_FRAMES = 4
 """With fewer frames in which something moves, the network stays as it came."""
@@ -36,7 +35,7 @@ def motion_cue(frame: CueFrame) -> Cue | None:
     if len(frame.sequence) < 2:
         return None
     network = frame.network or shipped_motion_network()
-    with _single_thread():
+    with one_thread():
         soft = motion_masks(network, [frame.flow_evidence], [_scene(frame)])[0]
     value = cv2.resize(soft, frame.sequence.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)
     return Cue(value, np.ones(value.shape, bool))
@@ -56,19 +55,8 @@ def fitted_network(sequence: StabilizedSequence, frames: Sequence[int], params: 
             scene.append(_scene(frame))
     if len(flow) < LEAST_FRAMES:
         return shipped
-    with _single_thread():
+    with one_thread():
         return fit_norms(shipped, flow, scene)
-
-
-@contextmanager
-def _single_thread() -> Iterator[None]:
-    """Frames are spread over processes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _scene(frame: CueFrame) -> Float[np.ndarray, "D h w"]:
