@@ -21,6 +21,7 @@ from backdrop.render.clip import Clip
 from backdrop.student import rounds
 from backdrop.student.cues import frame_cues
 from backdrop.student.cues.cue import Cue
+from backdrop.student.cues.motion import fitted_network
 from backdrop.student.fusion import fuse
 from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
 from backdrop.student.pseudo_masks import agreement, box_window, pseudo_mask
@@ -171,8 +172,9 @@ def test_pseudo_masks_are_better_than_any_single_cue(small: StudentParams) -> No
     clip = Rendered(Clip(5, "handheld", (160, 96), 24, subject=2))
     choice = small.model_copy(update={"size": (160, 96), "neighbors": 8, "spacing": 3})
     sequence, rows = StabilizedSequence(clip, exact(clip.clip), choice.size), []
+    network = fitted_network(sequence, range(24), choice)
     for t in (4, 9, 14, 19):
-        cues, truth = frame_cues(sequence, t, choice), clip.clip.mask(t)
+        cues, truth = frame_cues(sequence, t, choice, network), clip.clip.mask(t)
         even = np.ones(truth.shape, np.float32)
         fused = fuse(cues, choice.size)
         soft, _ = pseudo_mask(clip.image(t), fused, cues["median"], even, choice)
