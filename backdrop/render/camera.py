@@ -59,7 +59,15 @@ class Motion:
     """Trajectories of the camera and the subject, as smooth functions of time (in frames)."""
 
     def __init__(
-        self, seed: int, mode: str, size: tuple[int, int], *, frames: int, subject: Subject, presence: bool
+        self,
+        seed: int,
+        mode: str,
+        size: tuple[int, int],
+        *,
+        frames: int,
+        subject: Subject,
+        presence: bool,
+        rests: bool = False,
     ) -> None:
         rng = np.random.default_rng([seed, 31])
         self.mode, self.size, self.scale = mode, size, size[1] / 192.0
@@ -72,11 +80,13 @@ class Motion:
         self._times = (
             np.arange(-_TABLE_MARGIN * _TABLE_STEPS, (frames + _TABLE_MARGIN) * _TABLE_STEPS + 1) / _TABLE_STEPS
         )
-        self._tabulate_subject(rng, subject, frames, presence)
+        self._tabulate_subject(rng, subject, frames, presence, rests)
         self._zoom = float(rng.uniform(0.98, 1.07))
         self._eye_y = self.foot - subject.height * 0.62
 
-    def _tabulate_subject(self, rng: np.random.Generator, subject: Subject, frames: int, presence: bool) -> None:
+    def _tabulate_subject(
+        self, rng: np.random.Generator, subject: Subject, frames: int, presence: bool, rests: bool
+    ) -> None:
         """Back and forth at nearly constant speed with soft turns; the gait follows the distance walked."""
         reach = {"static": self.half - 58, "ptz": self.half + 50, "handheld": self.half + 10}[self.mode]
         reach *= float(rng.uniform(0.9, 1.05))
@@ -91,10 +101,18 @@ class Motion:
             # Out of view for about the first (or last) quarter, then on its usual way.
             ramp = np.clip((side * (self._times - frames / 2) - frames * 0.05) / (0.35 * frames), 0, 1)
             wanted = wanted + away * ramp * ramp * (3 - 2 * ramp)
+        if rests:
+            # Walks in from beside the image, slows down, and stands there from a quarter of the clip on.
+            side = float(rng.choice([-1, 1]))
+            left = np.maximum(0.25 * frames - self._times, 0)
+            wanted = self.middle - side * (0.3 * self.half - subject.speed * (left - 8 * np.tanh(left / 8)))
+            self._aim = np.full_like(wanted, self.middle)
         self._x = wanted
         speed = np.gradient(wanted, self._times)
         steps = np.abs(speed) if subject.gait != "dance" else np.ones_like(speed)
         self._phase = np.cumsum(steps) / _TABLE_STEPS * subject.rhythm
+        if rests:  # nobody stands like a stone: limbs stir by a few hundredths of a step
+            self._phase += 0.03 * np.sin(0.21 * self._times) * np.sin(0.05 * self._times)
         self._facing = np.tanh(_blurred(speed, 2 * _TABLE_STEPS) / 1.6)
 
     def state(self, time: float) -> SubjectState:

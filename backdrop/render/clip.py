@@ -54,6 +54,7 @@ class Clip:
         blur: average the motion over the exposure.
         distractors: trees sway, clouds drift and a bystander stands there.
         presence: the subject is out of view at the beginning or the end of the clip.
+        rests: the subject walks in and stands from a quarter of the clip on.
 
     Raises:
         BackdropError: unknown mode or a size or length that cannot be rendered.
@@ -74,6 +75,7 @@ class Clip:
         blur: bool = True,
         distractors: bool = True,
         presence: bool = False,
+        rests: bool = False,
     ) -> None:
         if mode not in MODES:
             raise BackdropError(f"footage: unknown camera mode {mode!r}; modes are {', '.join(MODES)}")
@@ -85,7 +87,7 @@ class Clip:
         self.seed, self.mode, self.size, self.frames, self.fps = seed, mode, size, frames, fps
         self.noise, self.blur = noise, blur
         mover = make_subject(subject, size[1] / 192.0)
-        motion = Motion(seed, mode, size, frames=frames, subject=mover, presence=presence)
+        motion = Motion(seed, mode, size, frames=frames, subject=mover, presence=presence, rests=rests)
         self._scene = Scene(Place(seed, town, stretch), motion, subject, distractors)
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,7 @@ from backdrop.student.cues.cue import Cue
 from backdrop.student.cues.motion import FIT_FRAMES, fitted_network
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
+from backdrop.student.resting import FAR_FRAMES, doubtful, resting_evidence
 from backdrop.student.targets import IGNORED
 
 CONSENSUS_FRAMES = 40
@@ -85,6 +87,7 @@ def pseudo_mask(
     *,
     student: Soft | None = None,
     trust: float = 1.0,
+    doubt: Bool[np.ndarray, "H W"] | None = None,
 ) -> tuple[Soft, Bool[np.ndarray, "H W"]]:
     """The soft pseudo-mask of a frame and where it is known.
 
@@ -96,26 +99,30 @@ def pseudo_mask(
         weight: where the subject is expected, in the choice of the component. Not asked where there may be several
             subjects: D finds one of them, and the student may not know the others yet.
         trust: weight of the median cue, in [0, 1].
+        doubt: where somebody may rest (`resting`). There the student decides; without one nothing is known.
     """
     evidence = fused.value
+    doubt = np.zeros(evidence.shape, bool) if doubt is None else doubt
+    told = fused.valid & ~doubt if student is None else fused.valid
     if student is not None:
         evidence = (1 - params.memory) * evidence + params.memory * student
+        evidence = np.where(doubt, resting_evidence(student, doubt), evidence)
         weight = weight * (0.2 + student)
     if params.subjects > 1:
         weight = np.ones_like(weight)
     component = subject_component(evidence, weight, subjects=params.subjects)
     if not component.any():
-        return np.zeros(component.shape, np.float32), fused.valid & (evidence < 0.25)
+        return np.zeros(component.shape, np.float32), told & (evidence < 0.25)
     soft = component.astype(np.float32)
     votes = [(1.0, soft), (2.0, refine(image, soft, 0.5, params.crf).astype(np.float32))]
     if median is not None:
         side = 2 * max(2, image.shape[0] // 24) + 1
         near = cv2.dilate(soft, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
-        votes.append((trust, np.where(median.valid, median.value * near, soft)))
+        votes.append((trust, np.where(median.valid & ~doubt, median.value * near, soft)))
     if student is not None and params.memory:
         votes.append((1.0, student))
     mean = np.sum([share * vote for share, vote in votes], axis=0) / sum(share for share, _ in votes)
-    return mean.astype(np.float32), fused.valid | component
+    return mean.astype(np.float32), told | component
 
 
 class Work(NamedTuple):
@@ -194,6 +201,11 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
     sequence = _stabilized(work, params.size, params)
     evidence = np.load(work.evidence, mmap_mode="r")
     out = np.load(work.labels, mmap_mode="r+")
+
+    @lru_cache(maxsize=2 * FAR_FRAMES)
+    def moving(t: int) -> np.ndarray:
+        return fuse(read_cues(evidence[t], params), params.size, trust.cues).value
+
     for t in span:
         if t % params.every:
             continue
@@ -208,6 +220,7 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
             params,
             student=sequence.subject(t),
             trust=trust.cues.get("median", 1.0),
+            doubt=doubtful(sequence, t, params.every, moving),
         )
         out[t] = np.where(known, np.rint(soft * (IGNORED - 1)), IGNORED)
     out.flush()
