@@ -82,9 +82,12 @@ def render_all(out_dir: Path | str, params: FootageParams, workers: int = 1) -> 
 
 
 def _render(out_dir: Path, plan: Plan, params: FootageParams) -> None:
-    clip = make_clip(plan, params)
-    video = out_dir / "videos" / plan.split / f"{plan.name}.mp4"
-    truth = out_dir / "truth" / f"{plan.name}.zip"
+    write_clip(out_dir, plan.split, plan.name, make_clip(plan, params))
+
+
+def write_clip(out_dir: Path, split: str, name: str, clip: Clip) -> None:
+    """The video of a clip and its truth, as `render_all` describes them."""
+    video, truth = out_dir / "videos" / split / f"{name}.mp4", out_dir / "truth" / f"{name}.zip"
     for path in (video, truth):
         path.parent.mkdir(parents=True, exist_ok=True)
     rows = ["frame,cx,cy,w,h"]
