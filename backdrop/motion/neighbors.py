@@ -202,16 +202,3 @@ def median_background(found: list[NeighborView]) -> Background | None:
     middle = np.maximum(count - 1, 0) // 2
     value = np.take_along_axis(ranked, np.broadcast_to(middle[None, ..., None], (1, *images.shape[1:])), axis=0)[0]
     return Background(value, count >= 2)
-
-
-def color_difference(image: UInt8[np.ndarray, "H W 3"], background: UInt8[np.ndarray, "H W 3"]) -> Field:
-    """Difference in gray levels, summed over the channels and smoothed.
-
-    It counts only half as far as a pixel of the background nearby has the image's color: a misfit of a pixel at an
-    edge of the background is no subject.
-    """
-    around = np.ones((3, 3), np.uint8)
-    low, high = cv2.erode(background, around), cv2.dilate(background, around)
-    beyond = np.maximum(cv2.subtract(image, high), cv2.subtract(low, image)).astype(np.float32)
-    exact = cv2.absdiff(image, background).astype(np.float32)
-    return cv2.GaussianBlur(0.5 * (beyond.sum(axis=2) + exact.sum(axis=2)), (0, 0), 1)

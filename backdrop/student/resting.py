@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from backdrop.motion.homography import warp
-from backdrop.motion.neighbors import Field, StabilizedSequence, Valid, color_difference
+from backdrop.motion.neighbors import Field, StabilizedSequence, Valid
+from backdrop.student.cues.cue import color_difference
 
 FAR_FRAMES = 16
 """Frames that a frame is compared with, spread over `FAR_REACH`."""

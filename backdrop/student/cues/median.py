@@ -5,8 +5,7 @@ It is the papers' known background B, made for each frame, so that it works with
 
 from __future__ import annotations
 
-from backdrop.motion.neighbors import color_difference
-from backdrop.student.cues.cue import Cue, CueFrame, scaled
+from backdrop.student.cues.cue import Cue, CueFrame, color_difference, scaled
 
 COLOR_FLOOR = 16.0
 """Least threshold of the color difference in gray levels: sensor noise and JPEG stay below."""
