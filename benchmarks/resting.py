@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from backdrop.render.clip import Clip
-from backdrop.render.stage import write_clip
+from backdrop.render.stage import render_clip
 from benchmarks.sequences import RESULTS, run_one
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +41,7 @@ def run_clip(
     """
     name, footage = f"rests_{seed:02d}", work / "footage"
     clip = Clip(seed, "static", size, frames, subject=3 * seed, town=seed, rests=True)
-    write_clip(footage, "train", name, clip)
+    render_clip(footage, "train", name, clip)
     changes = [f"student.every={EVERY}", *overrides]
     result = run_one("synthetic", str(footage), name, work / name, scale="sequence", overrides=changes)
     shown = np.array([clip.mask(t).any() for t in range(frames)])

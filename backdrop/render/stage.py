@@ -82,10 +82,10 @@ def render_all(out_dir: Path | str, params: FootageParams, workers: int = 1) -> 
 
 
 def _render(out_dir: Path, plan: Plan, params: FootageParams) -> None:
-    write_clip(out_dir, plan.split, plan.name, make_clip(plan, params))
+    render_clip(out_dir, plan.split, plan.name, make_clip(plan, params))
 
 
-def write_clip(out_dir: Path, split: str, name: str, clip: Clip) -> None:
+def render_clip(out_dir: Path, split: str, name: str, clip: Clip) -> None:
     """The video of a clip and its truth, as `render_all` describes them."""
     video, truth = out_dir / "videos" / split / f"{name}.mp4", out_dir / "truth" / f"{name}.zip"
     for path in (video, truth):

@@ -32,7 +32,7 @@ STILL = 0.3
 LEAST_SHARE = 0.1
 """Share of the far frames, and two at least, that must show the other color: one is chance."""
 
-MISFIT = 0.2
+MISLAID = 0.2
 """A far frame that differs in more than this share of its pixels does not lie where it should, or the light changed."""
 
 RESTING_LEVEL = 0.3
@@ -66,7 +66,7 @@ def doubtful(sequence: StabilizedSequence, t: int, every: int, moving: Callable[
         if not still.any():
             continue
         differs = still & (color_difference(image, _as_bright(view, image, still)) > OTHER_COLOR)
-        if differs.sum() <= MISFIT * still.sum():
+        if differs.sum() <= MISLAID * still.sum():
             shown += still
             other += differs
     doubt = (other >= np.maximum(2, LEAST_SHARE * shown)) & (moving(t) < 0.5)
