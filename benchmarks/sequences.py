@@ -58,6 +58,7 @@ ABLATION: dict[str, list[str]] = {
     "cues weigh alike": ["student.consensus=0"],
     "one round": ["student.rounds=1"],
     "D is not asked": ["student.gate=0"],
+    "subjects never rest": ["student.resting=false"],
 }
 """Changes of the student, a row each."""
 EXTERNAL = ("render",)  # makes the embedded footage, which no other data set needs

@@ -33,6 +33,7 @@ class StudentParams(Section):
     spacing: Count
     refit: bool
     parallax: bool
+    resting: bool
     gate: Fraction
     memory: Fraction
     hard_from: Count

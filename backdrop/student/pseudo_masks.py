@@ -220,7 +220,7 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
             params,
             student=sequence.subject(t),
             trust=trust.cues.get("median", 1.0),
-            doubt=doubtful(sequence, t, params.every, moving),
+            doubt=doubtful(sequence, t, params.every, moving) if params.resting else None,
         )
         out[t] = np.where(known, np.rint(soft * (IGNORED - 1)), IGNORED)
     out.flush()
