@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from backdrop.motion.homography import save_homographies
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.render.clip import Clip
+from backdrop.student.cues import cue_names
 from backdrop.student.cues.cue import Cue
-from backdrop.student.pseudo_masks import pseudo_mask
+from backdrop.student.pseudo_masks import Detection, Trust, Work, allocate, label_frames, pseudo_mask
 from backdrop.student.resting import FAR_FRAMES, FAR_REACH, doubtful, far_frames, resting_evidence
-from tests.frame_archives import ImageList
+from backdrop.student.targets import IGNORED
+from tests.frame_archives import ImageList, write_sequences
 from tests.student.clips import PARAMS, SIZE, Rendered, exact, jaccard
 
 COUNT = 260
@@ -95,6 +99,29 @@ def test_the_first_round_is_silent_there_and_the_second_follows_the_student() ->
     assert known.all()
     soft, _ = pseudo_mask(image, still, still, anywhere, PARAMS, student=none, doubt=doubt)
     assert not soft.any(), "what the student does not know is background: somebody parked a car"
+
+
+def test_the_first_labels_leave_him_open_and_without_the_key_they_say_background(tmp_path: Path) -> None:
+    clip, sequence = resting("static")
+    write_sequences(tmp_path, {"one": sequence.frames.images})  # type: ignore[attr-defined]
+    save_homographies(tmp_path / "h.npz", exact(clip))
+    params = PARAMS.model_copy(update={"size": SIZE, "every": 4, "resting": True})
+    paths = (tmp_path / name for name in ("one.zip", "h.npz", "labels.npy", "evidence.npy", "m"))
+    work = Work("one", *paths, None, COUNT)
+    cues = np.full((COUNT, len(cue_names(params)), SIZE[1], SIZE[0]), IGNORED, np.uint8)
+    for t in range(0, COUNT, 4):
+        cues[t] = motion_of(clip, STANDS)(t) * (IGNORED - 1)
+    np.save(work.evidence, cues)
+    everywhere = Detection(np.tile([0.0, 0, 2, 2], (COUNT, 1)), np.zeros(COUNT))
+    trust = Trust(dict.fromkeys(cue_names(params), 1.0), everywhere, 0.0)
+    truth = clip.mask(160)
+    for key, open_share in ((True, 0.9), (False, 0.0)):
+        allocate(work.labels, (COUNT, SIZE[1], SIZE[0]), IGNORED)
+        label_frames(work, range(158, 163), params.model_copy(update={"resting": key}), trust)
+        labels = np.load(work.labels)
+        assert (labels[[158, 159, 161]] == IGNORED).all(), "no label for frames that are left out"
+        assert (labels[160][truth] == IGNORED).mean() == pytest.approx(open_share, abs=0.1)
+        assert (labels[160][~truth] == 0).mean() > 0.9
 
 
 def test_evidence_at_rest_follows_the_outline_of_the_doubt() -> None:
