@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import Field
+
 from backdrop.config.sections import Count, Fraction, Section, StageParams
 from backdrop.run.compute import ComputeParams
 
@@ -10,6 +14,7 @@ class SegmentParams(Section):
     """The section `segment`."""
 
     threshold: Fraction | None
+    temporal: Annotated[int, Field(ge=0, le=16)]
     batch: Count
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,10 +20,11 @@ from backdrop.io.frame_archive import FrameArchive, frame_counts
 from backdrop.io.images import encode_png
 from backdrop.io.index import read_index
 from backdrop.io.masks import BOXES, entry, write_threshold
-from backdrop.networks.predictor import Prediction, Predictor
+from backdrop.networks.predictor import Prediction, Predictor, tighten
 from backdrop.run.chunks import by_sequence, cached_open, one_thread
 from backdrop.run.processes import device_there
 from backdrop.segment.parameters import SegmentParams
+from backdrop.segment.temporal import pooled
 
 SEGMENT_CHUNK = 32
 """Frames per task, less what does not fill a batch: which frames share a batch does not depend on chunks."""
@@ -77,7 +79,7 @@ def segment_all(
     for out in outs:
         out.mkdir(parents=True, exist_ok=True)
     gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    task = _Task(folders.model, folders.frames, (), params.batch, device_there(device, gpu))
+    task = _Task(folders.model, folders.frames, (), params.batch, params.temporal, device_there(device, gpu))
     _segment_files(task, outs, names, workers, gpu)
     fallback = None if student is None else student.threshold
     results = []
@@ -97,14 +99,23 @@ class _Task(NamedTuple):
     """What all chunks share.
 
     outs: folders of archives, each with the folder for the parts of its archives. The first gets what ships. The
-    second, if there is one, gets what D and S find alone.
+    second, if there is one, gets what D and S find alone. temporal: frames on each side that a mask is pooled over.
     """
 
     model: Path
     frames: Path
     outs: tuple[tuple[Path, Path], ...]
     batch: int
+    temporal: int
     device: str
+
+
+class _Seen(NamedTuple):
+    """A frame and what was predicted of it: what ships, and perhaps what D and S find alone."""
+
+    t: int
+    image: np.ndarray
+    predictions: tuple[Prediction, ...]
 
 
 class _SegmentPart(NamedTuple):
@@ -119,7 +130,8 @@ class _SegmentPart(NamedTuple):
 
 def _segment_files(task: _Task, outs: Sequence[Path], names: list[str], workers: int, gpu: bool) -> None:
     """Write the archive of each sequence into each of `outs`: soft masks as 8-bit PNG, and `predictions.npz`."""
-    counts, length = frame_counts(task.frames, names), task.batch * max(1, SEGMENT_CHUNK // task.batch)
+    frames = SEGMENT_CHUNK * (4 if task.temporal else 1)  # with `temporal`, a chunk needs frames beside it, too
+    counts, length = frame_counts(task.frames, names), task.batch * max(1, frames // task.batch)
     with ExitStack() as stack:
         task = task._replace(outs=tuple((out, stack.enter_context(parts_folder(out))) for out in outs))
         found = by_sequence(_segment_chunk, counts, length, (task,), workers=workers, title="segment", gpu=gpu)
@@ -155,16 +167,53 @@ def _segment_chunk(name: str, span: range, task: _Task) -> list[_SegmentPart]:
             stack.enter_context(PartWriter(path, out / f"{name}.zip"))
             for path, (out, _) in zip(paths, task.outs, strict=True)
         ]
-        for start in span[:: task.batch]:
-            images = [frames.image(t) for t in range(start, min(start + task.batch, span.stop))]
-            for t, found in enumerate(_predict_kinds(predictor, images, len(task.outs)), start):
-                for archive, rows, prediction in zip(archives, facts, found, strict=True):
-                    archive.add(entry(t), encode_png((prediction.mask * 255).round().astype(np.uint8)))
-                    rows.append((prediction.box, prediction.cell, prediction.p))
+        seen = _predict(predictor, frames, span, task)
+        for t, found in _pool(seen, span, task.temporal, predictor.box_level):
+            for archive, rows, prediction in zip(archives, facts, found, strict=True):
+                archive.add(entry(t), encode_png((prediction.mask * 255).round().astype(np.uint8)))
+                rows.append((prediction.box, prediction.cell, prediction.p))
     return [
         _SegmentPart(path, *(np.array(values) for values in zip(*rows, strict=True)))
         for path, rows in zip(paths, facts, strict=True)
     ]
+
+
+def _predict(predictor: Predictor, frames: FrameArchive, span: range, task: _Task) -> Iterator[_Seen]:
+    """The frames of a span and those that their masks are pooled over, by whole batches: which frames share a batch
+    does not depend on chunks."""
+    first = max(0, (span.start - task.temporal) // task.batch * task.batch)
+    end = min(len(frames), -(-(span.stop + task.temporal) // task.batch) * task.batch) if task.temporal else span.stop
+    for start in range(first, end, task.batch):
+        images = [frames.image(t) for t in range(start, min(start + task.batch, end))]
+        found = _predict_kinds(predictor, images, len(task.outs))
+        for t, image, predictions in zip(range(start, end), images, found, strict=False):
+            yield _Seen(t, image, predictions)
+
+
+def _pool(
+    seen: Iterable[_Seen], span: range, reach: int, box_level: float
+) -> Iterator[tuple[int, tuple[Prediction, ...]]]:
+    """The frames of the span, the first mask of each pooled over `reach` frames on each side, its box drawn to it."""
+    if not reach:
+        yield from ((t, predictions) for t, _, predictions in seen)
+        return
+    near: deque[_Seen] = deque()
+    waiting = deque(span)
+
+    def done(t: int) -> tuple[int, tuple[Prediction, ...]]:
+        around = [one for one in near if abs(one.t - t) <= reach]
+        at = next(k for k, one in enumerate(around) if one.t == t)
+        first, *others = around[at].predictions
+        mask = pooled([one.image for one in around], [one.predictions[0].mask for one in around], at)
+        return t, (first._replace(mask=mask, box=tighten(first.box, mask, box_level)), *others)
+
+    for one in seen:
+        near.append(one)
+        while waiting and one.t >= waiting[0] + reach:
+            yield done(waiting.popleft())
+        while waiting and near and near[0].t < waiting[0] - reach:
+            near.popleft()
+    yield from (done(t) for t in waiting)
 
 
 def _predict_kinds(predictor: Predictor, images: Sequence[np.ndarray], kinds: int) -> Sequence[tuple[Prediction, ...]]:

@@ -52,7 +52,7 @@ def segment(
         return (0.25 if predictions == out else 0.4), chosen_on
 
     paper = out.with_name(f"{out.name}_paper")
-    params = SegmentParams(threshold=threshold, batch=batch)
+    params = SegmentParams(threshold=threshold, temporal=0, batch=batch)
     folders = SegmentFolders(material / model, material / "frames", out, paper)
     return segment_all(folders, params, workers, "cpu", choose)
 
@@ -146,7 +146,7 @@ def test_a_damaged_frame_in_a_middle_chunk_is_named(
     damage_frame(tmp_path / "frames" / "test_1.zip", 3)
     folders = SegmentFolders(material / "student", tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
     with pytest.raises(BackdropError, match=r"test_1\.zip: frame 3 is missing or damaged; run the stage frames again"):
-        segment_all(folders, SegmentParams(threshold=0.5, batch=2), 1, "cpu", lambda *_: (0.0, ""))
+        segment_all(folders, SegmentParams(threshold=0.5, temporal=0, batch=2), 1, "cpu", lambda *_: (0.0, ""))
     for folder in (folders.predictions, folders.predictions_paper):
         assert {path.name for path in folder.iterdir()} <= {"val_1.zip"}, "what was complete before"
 
@@ -160,7 +160,7 @@ def test_the_batch_size_does_not_matter(predictions: Path, material: Path, tmp_p
 
 def test_nothing_to_segment_is_one_error(material: Path, tmp_path: Path) -> None:
     write_material(tmp_path, {"only": "train"}, 2)
-    params = SegmentParams(threshold=0.5, batch=4)
+    params = SegmentParams(threshold=0.5, temporal=0, batch=4)
     folders = SegmentFolders(material / "joint", tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
     with pytest.raises(BackdropError, match="no sequence to segment"):
         segment_all(folders, params, 1, "cpu", lambda *_: (0.0, ""))
