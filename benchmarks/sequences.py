@@ -59,7 +59,6 @@ ABLATION: dict[str, list[str]] = {
     "one round": ["student.rounds=1"],
     "D is not asked": ["student.gate=0"],
     "subjects never rest": ["student.resting=false"],
-    "all frames count": ["student.keep=1"],
 }
 """Changes of the student, a row each."""
 EXTERNAL = ("render",)  # makes the embedded footage, which no other data set needs

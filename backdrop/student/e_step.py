@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,8 +27,6 @@ from backdrop.student.pseudo_masks import (
     allocate,
     box_window,
     fit_motion,
-    frame_agreements,
-    frames_kept,
     gather_cues,
     label_frames,
     read_cues,
@@ -42,11 +39,6 @@ from backdrop.student.targets import IGNORED
 def working_student(network: StudentNetwork, params: StudentParams, device: torch.device) -> Student:
     """The network as it stands, ready to predict at the working size. It is in evaluation mode from now on."""
     return Student(network, params.size, 0, device, subjects=params.subjects)
-
-
-def _parts_of(work: Work, chunks: Sequence[tuple[Work, range]], parts: Sequence[Any]) -> list[Any]:
-    """What the chunks of one sequence gave, in their order."""
-    return [part for part, (owner, _) in zip(parts, chunks, strict=True) if owner.name == work.name]
 
 
 class Expectation:
@@ -104,11 +96,7 @@ class Expectation:
         collect(gather_cues, tasks, workers, title=f"cues, round {number + 1}", unit="chunk")
         tasks = [(work, self.student) for work in works]
         weights = collect(weigh_cues, tasks, workers, title="weights of the cues", unit="sequence")
-        of = {work.name: cues for work, cues in zip(works, weights, strict=True)}
-        tasks = [(*chunk, self.student, of[chunk[0].name]) for chunk in chunks]
-        parts = collect(frame_agreements, tasks, workers, title="agreement of the cues", unit="chunk")
-        agreements = {work.name: np.concatenate(_parts_of(work, chunks, parts)) for work in works}
-        trust = {name: self._trust(work, of[name], agreements[name]) for name, work in zip(of, works, strict=True)}
+        trust = {work.name: self._trust(work, cues) for work, cues in zip(works, weights, strict=True)}
         tasks = [(work, span, self.student, trust[work.name]) for work, span in chunks]
         collect(label_frames, tasks, workers, title=f"pseudo-masks, round {number + 1}", unit="chunk")
         for work in works:
@@ -159,31 +147,26 @@ class Expectation:
         parts = collect(refit_chunk, tasks, workers, title="cameras without the subject", unit="chunk")
         fresh = []
         for work in works:
-            mine = _parts_of(work, chunks, parts)
+            mine = [part for part, (owner, _) in zip(parts, chunks, strict=True) if owner.name == work.name]
             path = work.labels.with_name("homographies.npz")
             save_homographies(path, {key: np.concatenate([part[key] for part in mine]) for key in mine[0]})
             fresh.append(work._replace(homographies=path))
         return fresh
 
-    def _trust(self, work: Work, weights: dict[str, float], agreements: np.ndarray) -> Trust:
-        """D's boxes of a sequence, and how far to trust them there: `gate` times the mean agreement with the cues.
-
-        Args:
-            agreements: of the cues with one another, a number a frame.
-        """
-        kept = frames_kept(agreements, self.student.keep)
+    def _trust(self, work: Work, weights: dict[str, float]) -> Trust:
+        """D's boxes of a sequence, and how far to trust them there: `gate` times the mean agreement with the cues."""
         archive, evidence = FrameArchive(work.frames), np.load(work.evidence, mmap_mode="r")
         if not self.student.gate:
             unseen = Detection(np.zeros((work.count, 4)) + [0, 0, 2, 2], np.zeros(work.count))
-            return Trust(weights, unseen, 0.0, kept)
+            return Trust(weights, unseen, 0.0)
         segmenter = Predictor.load(self.folders.joint, str(self.device))
         boxes, confidence = np.zeros((work.count, 4)), np.zeros(work.count)
-        inside = []
+        agreements = []
         used = range(0, work.count, self.student.every)
         for span in (used[k : k + 16] for k in range(0, len(used), 16)):
             boxes[span], confidence[span] = segmenter.detect([archive.image(t) for t in span])
             windows = (box_window(boxes[t], self.student.size) for t in span)
             for t, window in zip(span, windows, strict=True):
                 fused = fuse(read_cues(evidence[t], self.student), self.student.size, weights)
-                inside.append(agreement(fused.value, window))
-        return Trust(weights, Detection(boxes, confidence), self.student.gate * float(np.mean(inside)), kept)
+                agreements.append(agreement(fused.value, window))
+        return Trust(weights, Detection(boxes, confidence), self.student.gate * float(np.mean(agreements)))

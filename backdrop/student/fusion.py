@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from backdrop.motion.blobs import subject_component
+from backdrop.motion.neighbors import Valid
 from backdrop.student.cues.cue import Cue
 
 
@@ -24,18 +25,6 @@ def fuse(cues: Mapping[str, Cue], size: tuple[int, int], weights: Mapping[str, f
         mass += weight * cue.valid
     known = mass > 0
     return Cue(total / np.where(known, mass, 1), known)
-
-
-def cue_agreements(cues: Mapping[str, Cue], fused: Cue, subjects: int = 1) -> dict[str, float]:
-    """J of each cue's subject with the subject of the fused cues; 0 where neither shows one."""
-    even = np.ones_like(fused.value)
-    whole = subject_component(fused.value, even, subjects=subjects)
-    found = {}
-    for name, cue in cues.items():
-        part = subject_component(cue.value, even, subjects=subjects)
-        either = np.count_nonzero(part | whole)
-        found[name] = np.count_nonzero(part & whole) / either if either else 0.0
-    return found
 
 
 def consensus(
@@ -58,11 +47,19 @@ def consensus(
     weights = dict.fromkeys(names, 1.0)
     if not power:
         return weights
+    even = np.ones((size[1], size[0]), np.float32)
+
+    def subject(cue: Cue) -> Valid:
+        return subject_component(cue.value, even, subjects=subjects)
+
+    subjects_of = [{name: subject(cue) for name, cue in cues.items()} for cues in frames]
     for _ in range(passes):
         agreed: dict[str, list[float]] = {name: [] for name in names}
-        for cues in frames:
-            for name, value in cue_agreements(cues, fuse(cues, size, weights), subjects).items():
-                agreed[name].append(value)
+        for cues, alone in zip(frames, subjects_of, strict=True):
+            fused = subject(fuse(cues, size, weights))
+            for name, part in alone.items():
+                either = np.count_nonzero(part | fused)
+                agreed[name].append(np.count_nonzero(part & fused) / either if either else 0.0)
         raw = {name: max(float(np.mean(values)), 0.01) ** power for name, values in agreed.items()}
         weights = {name: max(value / max(raw.values()), 1e-4) for name, value in raw.items()}
     return weights

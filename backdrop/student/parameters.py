@@ -34,7 +34,6 @@ class StudentParams(Section):
     refit: bool
     parallax: bool
     resting: bool
-    keep: Annotated[float, Field(gt=0, le=1)]
     gate: Fraction
     memory: Fraction
     hard_from: Count

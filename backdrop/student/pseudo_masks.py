@@ -26,7 +26,7 @@ from backdrop.student.camera import refit
 from backdrop.student.cues import cue_names, frame_cues
 from backdrop.student.cues.cue import Cue
 from backdrop.student.cues.motion import FIT_FRAMES, fitted_network
-from backdrop.student.fusion import consensus, cue_agreements, fuse
+from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
 from backdrop.student.resting import FAR_FRAMES, doubtful, resting_evidence
 from backdrop.student.targets import IGNORED
@@ -49,13 +49,11 @@ class Trust(NamedTuple):
     """How far the sources of a sequence's pseudo-masks are to be trusted.
 
     cues: the weights of the cues by name. detection: what D says. detector: how far to follow D, in [0, 1].
-    frames: (N,) bool, the frames that get a pseudo-mask.
     """
 
     cues: dict[str, float]
     detection: Detection
     detector: float
-    frames: Bool[np.ndarray, "N"]
 
 
 def box_window(box: Float[np.ndarray, "4"], size: tuple[int, int]) -> Float32[np.ndarray, "H W"]:
@@ -196,35 +194,8 @@ def weigh_cues(work: Work, params: StudentParams) -> dict[str, float]:
     return dict.fromkeys(cue_names(params), 1e-4) | weights
 
 
-def frame_agreements(work: Work, span: range, params: StudentParams, weights: dict[str, float]) -> list[float]:
-    """How far the cues of each frame find one subject: the weighted mean of `cue_agreements`; NaN where there is none.
-
-    Where the cues disagree, the pseudo-mask is bad (on DAVIS's training split it goes with J by .5 to .8).
-    """
-    cv2.setNumThreads(1)
-    evidence = np.load(work.evidence, mmap_mode="r")
-    found = []
-    for t in span:
-        cues = {} if t % params.every else read_cues(evidence[t], params)
-        fused = fuse(cues, params.size, weights)
-        if not subject_component(fused.value, np.ones_like(fused.value), subjects=params.subjects).any():
-            found.append(float("nan"))
-            continue
-        agreed = cue_agreements(cues, fused, params.subjects)
-        found.append(float(np.average(list(agreed.values()), weights=[weights[name] for name in agreed])))
-    return found
-
-
-def frames_kept(agreements: Float[np.ndarray, "N"], keep: float) -> Bool[np.ndarray, "N"]:
-    """The share `keep` of the frames that show a subject, those whose cues agree best, and all that show none."""
-    shown = ~np.isnan(agreements)
-    if not shown.any():
-        return ~shown
-    return ~shown | (agreements >= np.quantile(agreements[shown], 1 - keep))
-
-
 def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -> None:
-    """Pseudo-masks of some frames into `work.labels`: (N, H, W) uint8; none of a frame that `trust` leaves out."""
+    """Pseudo-masks of some frames into `work.labels`: (N, H, W) uint8."""
     box, confidence = trust.detection
     cv2.setNumThreads(1)
     sequence = _stabilized(work, params.size, params)
@@ -236,7 +207,7 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
         return fuse(read_cues(evidence[t], params), params.size, trust.cues).value
 
     for t in span:
-        if t % params.every or not trust.frames[t]:
+        if t % params.every:
             continue
         cues = read_cues(evidence[t], params)
         fused = fuse(cues, params.size, trust.cues)

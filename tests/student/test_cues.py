@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 import cv2
@@ -16,10 +15,8 @@ from backdrop.stabilize.stage import stabilize_sequence
 from backdrop.student.camera import background_keypoints, refit
 from backdrop.student.cues import CUES, frame_cues
 from backdrop.student.cues.cue import LONGER, Cue, CueFrame, scaled
-from backdrop.student.fusion import consensus, cue_agreements, fuse
+from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
-from backdrop.student.pseudo_masks import Work, frame_agreements, frames_kept
-from backdrop.student.targets import IGNORED
 from tests.frame_archives import ImageList
 from tests.student.clips import PARAMS, SIZE, Rendered, exact, jaccard, still
 
@@ -138,37 +135,6 @@ def test_consensus_trusts_those_who_agree() -> None:
     assert weights["a"] == weights["b"] == weights["c"] == 1
     assert weights["d"] < 0.1
     assert set(consensus(frames, size, 0.0).values()) == {1.0}
-
-
-def test_frames_whose_cues_disagree_are_left_out_and_those_that_show_nothing_stay(tmp_path: Path) -> None:
-    size, count = (64, 48), 12
-    params = PARAMS.model_copy(update={"size": size, "every": 1, "cues": ["layers", "median"]})
-    work = Work("one", *(tmp_path / name for name in ("f", "h", "l", "evidence.npy", "m")), None, count)
-    evidence = np.zeros((count, 2, 48, 64), np.uint8)
-    for t in range(10):  # the two subjects are apart by t pixels; the last two frames show none
-        evidence[t, 0, 10:30, 10:30] = evidence[t, 1, 10:30, 10 + t : 30 + t] = IGNORED - 1
-    evidence[11] = IGNORED
-    np.save(work.evidence, evidence)
-    found = np.array(frame_agreements(work, range(count), params, {"layers": 1.0, "median": 1.0}))
-    assert found[0] == 1
-    assert (np.diff(found[:10]) < 0).all()
-    assert np.isnan(found[10:]).all()
-    halves = frame_agreements(work, range(3), params, {"layers": 1.0, "median": 0.2})
-    assert 0 < halves[2] < 1
-    assert frames_kept(found, 0.7).tolist() == [True] * 7 + [False] * 3 + [True] * 2
-    assert frames_kept(found, 1).all()
-    assert frames_kept(np.full(5, np.nan), 0.7).all()
-    assert frames_kept(np.array([0.3]), 0.01).all(), "one is always left"
-
-
-def test_agreement_is_that_of_subjects() -> None:
-    everywhere = np.ones((48, 64), bool)
-    one, other = np.zeros((48, 64), np.float32), np.zeros((48, 64), np.float32)
-    one[10:30, 10:30], other[10:30, 20:40] = 1, 1
-    nothing = np.zeros((48, 64), np.float32)
-    cues = {"a": Cue(one, everywhere), "b": Cue(other, everywhere), "c": Cue(nothing, everywhere)}
-    assert cue_agreements(cues, cues["a"]) == pytest.approx({"a": 1, "b": 1 / 3, "c": 0}, abs=0.02)
-    assert cue_agreements({"c": cues["c"]}, cues["c"]) == {"c": 0}
 
 
 def test_the_parameters_name_the_cues_that_there_are() -> None:

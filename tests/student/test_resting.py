@@ -113,7 +113,7 @@ def test_the_first_labels_leave_him_open_and_without_the_key_they_say_background
         cues[t] = motion_of(clip, STANDS)(t) * (IGNORED - 1)
     np.save(work.evidence, cues)
     everywhere = Detection(np.tile([0.0, 0, 2, 2], (COUNT, 1)), np.zeros(COUNT))
-    trust = Trust(dict.fromkeys(cue_names(params), 1.0), everywhere, 0.0, np.ones(COUNT, bool))
+    trust = Trust(dict.fromkeys(cue_names(params), 1.0), everywhere, 0.0)
     truth = clip.mask(160)
     for key, open_share in ((True, 0.9), (False, 0.0)):
         allocate(work.labels, (COUNT, SIZE[1], SIZE[0]), IGNORED)
@@ -122,12 +122,6 @@ def test_the_first_labels_leave_him_open_and_without_the_key_they_say_background
         assert (labels[[158, 159, 161]] == IGNORED).all(), "no label for frames that are left out"
         assert (labels[160][truth] == IGNORED).mean() == pytest.approx(open_share, abs=0.1)
         assert (labels[160][~truth] == 0).mean() > 0.9
-    left_out = trust._replace(frames=np.arange(COUNT) != 160)
-    allocate(work.labels, (COUNT, SIZE[1], SIZE[0]), IGNORED)
-    label_frames(work, range(156, 165), params, left_out)
-    labels = np.load(work.labels)
-    assert (labels[160] == IGNORED).all()
-    assert (labels[156] == 0).any()
 
 
 def test_evidence_at_rest_follows_the_outline_of_the_doubt() -> None:
