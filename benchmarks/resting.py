@@ -31,20 +31,18 @@ STANDS_FROM = 0.27
 """Share of the clip after which the subject stands (`Motion`: it slows down at a quarter)."""
 
 
-def run_clip(
-    seed: int, work: Path, *, size: tuple[int, int] = SIZE, frames: int = FRAMES, overrides: tuple[str, ...] = ()
-) -> dict[str, Any]:
+def run_clip(seed: int, work: Path) -> dict[str, Any]:
     """Render a clip, run the stages on it, and read its scores.
 
     Returns:
         seed, cpu_minutes, and the J of `phases`.
     """
     name, footage = f"rests_{seed:02d}", work / "footage"
-    clip = Clip(seed, "static", size, frames, subject=3 * seed, town=seed, rests=True)
+    clip = Clip(seed, "static", SIZE, FRAMES, subject=3 * seed, town=seed, rests=True)
     render_clip(footage, "train", name, clip)
-    changes = [f"student.every={EVERY}", *overrides]
+    changes = [f"student.every={EVERY}"]
     result = run_one("synthetic", str(footage), name, work / name, scale="sequence", overrides=changes)
-    shown = np.array([clip.mask(t).any() for t in range(frames)])
+    shown = np.array([clip.mask(t).any() for t in range(FRAMES)])
     scored = pd.read_csv(work / name / "metrics" / "per_frame.csv")
     return {"seed": seed, "cpu_minutes": result["cpu_minutes"], "J": phases(scored, shown)}
 
