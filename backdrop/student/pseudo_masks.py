@@ -204,7 +204,8 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
 
     @lru_cache(maxsize=2 * FAR_FRAMES)
     def moving(t: int) -> np.ndarray:
-        return fuse(read_cues(evidence[t], params), params.size, trust.cues).value
+        fused = fuse(read_cues(evidence[t], params), params.size, trust.cues)
+        return np.where(fused.valid, fused.value, 1)  # where no cue knows, something may move
 
     for t in span:
         if t % params.every:

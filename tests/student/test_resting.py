@@ -135,6 +135,22 @@ def test_the_first_labels_leave_him_open_and_without_the_key_they_say_background
         assert (labels[160][~truth] == 0).mean() > 0.9
 
 
+def test_where_no_cue_knows_anything_a_far_frame_says_nothing(tmp_path: Path) -> None:
+    clip, sequence = resting("static")
+    write_sequences(tmp_path, {"one": sequence.frames.images})  # type: ignore[attr-defined]
+    save_homographies(tmp_path / "h.npz", exact(clip))
+    params = PARAMS.model_copy(update={"size": SIZE, "every": 4, "resting": True})
+    work = Work("one", *(tmp_path / n for n in ("one.zip", "h.npz", "labels.npy", "evidence.npy", "m")), None, COUNT)
+    cues = np.full((COUNT, len(cue_names(params)), SIZE[1], SIZE[0]), IGNORED, np.uint8)
+    cues[160] = 0  # of this frame alone the cues say that nothing moves
+    np.save(work.evidence, cues)
+    allocate(work.labels, (COUNT, SIZE[1], SIZE[0]), IGNORED)
+    everywhere = Detection(np.tile([0.0, 0, 2, 2], (COUNT, 1)), np.zeros(COUNT))
+    trust = Trust(dict.fromkeys(cue_names(params), 1.0), everywhere, 0.0)
+    label_frames(work, range(160, 161), params, trust)
+    assert (np.load(work.labels)[160] == 0).all(), "no far frame is known to be still, so nothing is in doubt"
+
+
 def test_evidence_at_rest_follows_the_outline_of_the_doubt() -> None:
     doubt = np.zeros((48, 80), bool)
     doubt[10:40, 20:40] = True
