@@ -29,6 +29,7 @@ from backdrop.student.pseudo_masks import (
     fit_motion,
     gather_cues,
     label_frames,
+    leave_out,
     read_cues,
     refit_chunk,
     weigh_cues,
@@ -98,8 +99,9 @@ class Expectation:
         weights = collect(weigh_cues, tasks, workers, title="weights of the cues", unit="sequence")
         trust = {work.name: self._trust(work, cues) for work, cues in zip(works, weights, strict=True)}
         tasks = [(work, span, self.student, trust[work.name]) for work, span in chunks]
-        collect(label_frames, tasks, workers, title=f"pseudo-masks, round {number + 1}", unit="chunk")
+        found = collect(label_frames, tasks, workers, title=f"pseudo-masks, round {number + 1}", unit="chunk")
         for work in works:
+            leave_out(work, np.concatenate([o for o, (owner, _) in zip(found, chunks, strict=True) if owner == work]))
             work.evidence.unlink()
 
     def complete(self, number: int) -> bool:

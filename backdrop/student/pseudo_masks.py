@@ -16,6 +16,7 @@ from backdrop.crf.dense import refine
 from backdrop.io.files import atomic_path, writing
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import Soft, box_pixels
+from backdrop.measures import jaccard
 from backdrop.motion.blobs import subject_component
 from backdrop.motion.homography import Homographies, load_homographies
 from backdrop.motion.neighbors import StabilizedSequence
@@ -33,6 +34,9 @@ from backdrop.student.targets import IGNORED
 
 CONSENSUS_FRAMES = 40
 """Frames of a sequence, spread over it, by which the weights of its cues are judged."""
+
+UNLIKE = 0.5
+"""Share of a sequence's median overlap below which a frame teaches nothing (see `leave_out`)."""
 
 LABEL_CHUNK = 25
 """Frames a task of the E-step: few enough to keep all cores busy, many enough that neighbors are read once."""
@@ -194,8 +198,12 @@ def weigh_cues(work: Work, params: StudentParams) -> dict[str, float]:
     return dict.fromkeys(cue_names(params), 1e-4) | weights
 
 
-def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -> None:
-    """Pseudo-masks of some frames into `work.labels`: (N, H, W) uint8."""
+def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -> list[float]:
+    """Pseudo-masks of some frames into `work.labels`: (N, H, W) uint8.
+
+    Returns:
+        J of each frame's pseudo-mask with the student's mask of the round before; NaN where one of them is not there.
+    """
     box, confidence = trust.detection
     cv2.setNumThreads(1)
     sequence = _stabilized(work, params.size, params)
@@ -207,10 +215,11 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
         fused = fuse(read_cues(evidence[t], params), params.size, trust.cues)
         return np.where(fused.valid, fused.value, 1)  # where no cue knows, something may move
 
-    for t in span:
+    overlaps = [np.nan] * len(span)
+    for i, t in enumerate(span):
         if t % params.every:
             continue
-        cues = read_cues(evidence[t], params)
+        cues, student = read_cues(evidence[t], params), sequence.subject(t)
         fused = fuse(cues, params.size, trust.cues)
         weight = 1 - trust.detector * confidence[t] * (1 - box_window(box[t], params.size))
         soft, known = pseudo_mask(
@@ -219,12 +228,32 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
             cues.get("median", fused),
             weight.astype(np.float32),
             params,
-            student=sequence.subject(t),
+            student=student,
             trust=trust.cues.get("median", 1.0),
             doubt=doubtful(sequence, t, params.every, moving) if params.resting else None,
         )
         out[t] = np.where(known, np.rint(soft * (IGNORED - 1)), IGNORED)
+        if student is not None and (soft > 0.5).any():
+            overlaps[i] = jaccard(student > 0.5, soft > 0.5)
     out.flush()
+    return overlaps
+
+
+def leave_out(work: Work, overlaps: Float[np.ndarray, "N"]) -> None:
+    """Take the frames out of `work.labels` whose pseudo-mask and student's mask overlap far less than usual.
+
+    One of the two is wrong there, and nothing says which. (The idea is that of AutoQ-VIS, which drops the loss where
+    nothing overlaps.) A student that knows nothing yet overlaps nowhere, and then no frame is left out.
+
+    Args:
+        overlaps: of all frames, as `label_frames` returns them.
+    """
+    if np.isnan(overlaps).all():
+        return
+    labels = np.load(work.labels, mmap_mode="r+")
+    for t in np.flatnonzero(overlaps < UNLIKE * np.nanmedian(overlaps)):
+        labels[t] = IGNORED
+    labels.flush()
 
 
 def refit_chunk(work: Work, span: range, params: StabilizeParams) -> Homographies:

@@ -24,7 +24,7 @@ from backdrop.student.cues.cue import Cue
 from backdrop.student.cues.motion import fitted_network
 from backdrop.student.fusion import fuse
 from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
-from backdrop.student.pseudo_masks import agreement, box_window, pseudo_mask
+from backdrop.student.pseudo_masks import Work, agreement, allocate, box_window, leave_out, pseudo_mask
 from backdrop.student.rounds import SelfTraining, pass_through
 from backdrop.student.targets import IGNORED, augment, student_loss, targets
 from tests.handmade_run import make_run
@@ -274,6 +274,27 @@ def test_the_threshold_is_where_the_student_agrees_with_its_pseudo_masks(
     monkeypatch.setattr(Student, "raw", unsure)
     assert rounds_._threshold([labels, labels]) == 0.4, "half of the frames have no pseudo-mask and say nothing"
     assert rounds_._threshold([labels * 0, labels * 0]) == 0.5, "no frame has one"
+
+
+@pytest.mark.parametrize(
+    ("overlaps", "left"),
+    [
+        ([0.8, 0.9, 0.3, np.nan, 0.7], {2}),
+        ([0.8, 0.9, 0.5, np.nan, 0.7], set()),
+        ([0.2, 0.3, 0.25, np.nan, 0.2], set()),  # a student that is bad everywhere decides nothing
+        ([0.0, 0.0, 0.6, np.nan, 0.0], set()),  # nor one that knows nothing
+        ([np.nan] * 5, set()),  # the first round
+    ],
+)
+def test_frames_that_student_and_cues_see_differently_teach_nothing(
+    tmp_path: Path, overlaps: list[float], left: set[int]
+) -> None:
+    work = Work("one", *(tmp_path / name for name in ("f", "h", "labels.npy", "e", "m")), None, 5)
+    allocate(work.labels, (5, 6, 8), 100)
+    leave_out(work, np.array(overlaps))
+    labels = np.load(work.labels)
+    assert {t for t in range(5) if (labels[t] == IGNORED).all()} == left
+    assert all((labels[t] == 100).all() for t in set(range(5)) - left)
 
 
 def test_no_subject_is_passed_over_for_another(small: StudentParams) -> None:
