@@ -18,6 +18,12 @@ _UNKNOWN = 2
 _USUAL = {1: (1, 1), 4: (4, 4), 5: (5, 6), 6: (6, 6), 7: (7, 7), 9: (9, 14)}
 """Matrices that libswscale converts -> the primaries and the transfer that go with them."""
 
+_REFUSED = (8, 11, 13, 14)
+"""Matrices that are known, and that libswscale does not convert: YCgCo, YDzDx, constant luminance, ICtCp."""
+
+_EXACT = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+"""For more than 8 bits, where libswscale's quick way is off by 3."""
+
 _SILENT_CODECS = ("vp8", "mjpeg")
 """Their decoders call all video BT.601. The container may know better."""
 
@@ -67,6 +73,8 @@ def frame_color(frame: Any, codec: str, declared: ColorTags) -> ColorTags:
         theirs if mine == _UNKNOWN else mine
         for mine, theirs in ((own.primaries, declared.primaries), (own.transfer, declared.transfer))
     )
+    if matrix == 12:  # that of the primaries
+        matrix = primaries
     return ColorTags(matrix, primaries, transfer, limited)
 
 
@@ -76,11 +84,13 @@ def decoded_rgb(frame: Any, color: ColorTags) -> RGB:
     Raises:
         BackdropError: a matrix or a pixel format that cannot be converted; the message does not name the file.
     """
-    frame.colorspace = 9 if color.matrix == 10 else color.matrix  # BT.2020: constant luminance is near to the other
+    matrix = 9 if color.matrix == 10 else color.matrix  # BT.2020: constant luminance is near to the other
+    frame.colorspace = matrix if matrix in (0, *_USUAL, *_REFUSED) else _UNKNOWN
     if color.limited is not None:
         frame.color_range = ColorRange.MPEG if color.limited else ColorRange.JPEG
+    deep = any(component.bits > 8 for component in frame.format.components)
     try:
-        return frame.to_ndarray(format="rgb24")
+        return frame.to_ndarray(format="rgb24", interpolation=_EXACT if deep else None)
     except (av.error.FFmpegError, ValueError) as fault:
         raise BackdropError(
             f"colors that cannot be converted (pixel format {frame.format.name}, matrix {color.matrix}: "
