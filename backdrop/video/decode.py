@@ -192,9 +192,10 @@ class _Clock:
 
 def declared_frames(info: VideoInfo, tally: Tally) -> int | None:
     """How many frames the container declares, where it counts packets; None where it declares none."""
-    if info.declared_frames is None or not tally.companions:
+    if info.declared_frames is None or not tally.companions or not tally.decoded:
         return info.declared_frames
-    return round(info.declared_frames * tally.decoded / (tally.decoded + tally.companions))
+    share = tally.companions / tally.decoded
+    return round(info.declared_frames / (2 if share > 0.8 else 1 + share))  # fields: 2, but for those that are missing
 
 
 def end_of_video(info: VideoInfo, tally: Tally) -> float:
