@@ -17,6 +17,9 @@ _COPIED = ("aac", "ac3", "alac", "eac3", "flac", "mp3", "mp3float", "opus", "lib
 _RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 """Samples per second that AAC can have."""
 
+_LEAD = 0.1
+"""Seconds before the first frame that are copied, too: a decoder needs them to begin with. Players pass over them."""
+
 _FAULTS = (av.error.InvalidDataError, av.error.ArgumentError, ValueError)
 
 
@@ -123,7 +126,7 @@ class _Track:
     def made(self, packet: Any, start_s: float) -> Iterator[Any]:
         """The packets to write for one of the source, None at its end."""
         if self.copied:
-            if packet is not None and packet.size and not packet.is_discard:
+            if packet is not None and packet.size:
                 yield from self._moved(packet, start_s)
             return
         for frame in () if packet is None else packet.decode():
@@ -138,8 +141,10 @@ class _Track:
     def _moved(self, packet: Any, start_s: float) -> Iterator[Any]:
         """The packet on the clock of the new file, if it is heard at all."""
         shift = round(start_s / packet.time_base)
+        if packet.is_discard and (packet.pts or 0) >= shift:  # an edit list leaves it out
+            return
         if packet.pts is not None:
-            if packet.pts + (packet.duration or 0) <= shift:
+            if packet.pts + (packet.duration or 0) <= shift - _LEAD / packet.time_base:
                 return
             packet.pts -= shift
         if packet.dts is not None:
