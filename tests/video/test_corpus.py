@@ -5,6 +5,8 @@ Whatever the file, frame k is the k-th one that a decoder gives, at its own time
 
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.video.decode import decode_video, probe
+from backdrop.video.decode import Tally, damage, decode_video, probe
 from tests.video.field_pictures import write_fields
 from tests.video.moving_square import (
     COUNT,
@@ -138,6 +140,51 @@ def test_a_hidden_picture_takes_no_number(masks: dict[int, Path], tmp_path: Path
         row, archive = extracted(path, masks, tmp_path / str(threads), threads)
         assert (row["status"], row["masks"]) == ("ok", COUNT)
         check(archive, [t / 25 for t in range(COUNT)])
+
+
+def edit(path: Path, entries: list[tuple[int, int]]) -> None:
+    """Give an MP4 another edit list: milliseconds, and the frame that is shown first (-1: nothing)."""
+    data = path.read_bytes()
+    at = data.index(b"elst") - 4
+    size, start = struct.unpack(">I", data[at : at + 4])[0], struct.unpack(">i", data[at + 20 : at + 24])[0]
+    frame = int(1 / (25 * probe(path).tick))
+    rows = [struct.pack(">IiI", length, -1 if t < 0 else start + t * frame, 1 << 16) for length, t in entries]
+    made = b"elst" + bytes(4) + struct.pack(">I", len(rows)) + b"".join(rows)
+    changed = bytearray(data[:at] + struct.pack(">I", len(made) + 4) + made + data[at + size :])
+    for name in (b"moov", b"trak", b"edts"):  # they hold it
+        place = data.index(name) - 4
+        held = struct.unpack(">I", data[place : place + 4])[0] + len(made) + 4 - size
+        changed[place : place + 4] = struct.pack(">I", held)
+    path.write_bytes(changed)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "libsvtav1"])
+@pytest.mark.parametrize(
+    ("entries", "shown", "late"),
+    [
+        ([(800, 0)], range(COUNT), 0.0),
+        ([(400, 7)], range(7, 17), 0.0),
+        ([(400, 0)], range(10), 0.0),
+        ([(1000, -1), (800, 0)], range(COUNT), 1.0),
+        ([(480, -1), (280, 13)], range(13, COUNT), 0.48),
+        ([(200, 3), (200, 3)], [*range(3, 8), *range(3, 8)], 0.0),
+    ],
+)
+def test_an_edit_list_says_which_frames_there_are(
+    codec: str, entries: list[tuple[int, int]], shown: Sequence[int], late: float, tmp_path: Path
+) -> None:
+    options = {"libx265": {"x265-params": "log-level=none"}, "libsvtav1": {"preset": "12"}}.get(codec, {})
+    settings = {"gop_size": 6} | ({"max_b_frames": 2} if codec == "mpeg4" else {})
+    path = write_square(tmp_path, Kind("a.mp4", codec, options=options, settings=settings))
+    edit(path, entries)
+    tally = Tally()
+    decoded = list(decode_video(path, tally=tally))
+    info = probe(path)
+    assert damage(info, tally) == ""
+    assert [index for index, _, _ in decoded] == list(range(len(shown)))
+    assert [time for _, time, _ in decoded] == pytest.approx([t / 25 for t in range(len(shown))], abs=1e-3)
+    assert all(overlap(image, square_at(t)) > 0.9 for (_, _, image), t in zip(decoded, shown, strict=True))
+    assert info.start_s == pytest.approx(late, abs=1e-3)
 
 
 def test_the_default_track_is_the_one_that_is_read(tmp_path: Path) -> None:
