@@ -188,7 +188,7 @@ def test_an_edit_list_says_which_frames_there_are(
 
 
 def test_the_default_track_is_the_one_that_is_read(tmp_path: Path) -> None:
-    """Not the first one, and no cover picture."""
+    """Not the first one."""
     path = tmp_path / "two.mkv"
     default = av.stream.Disposition.default
     with av.open(str(path), "w") as container:
@@ -206,6 +206,33 @@ def test_the_default_track_is_the_one_that_is_read(tmp_path: Path) -> None:
     for index, _, image in decode_video(path):
         assert overlap(image, square_at(index)) > 0.9
     assert probe(path).codec == "h264"
+
+
+def test_a_cover_picture_is_no_track(tmp_path: Path) -> None:
+    path = tmp_path / "cover.mp4"
+    with av.open(str(path), "w") as container:
+        cover = container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 48, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")))
+        for image in square_frames():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(path)) as container:
+        assert len(container.streams.video) == 2
+    assert (probe(path).codec, len(list(decode_video(path)))) == ("h264", COUNT)
+
+
+def test_text_of_no_encoding_is_no_reason_to_refuse_a_video(tmp_path: Path) -> None:
+    path = write_square(tmp_path, Kind("a.mkv", "libx264"))
+    data = path.read_bytes()
+    at = data.index(b"ENCODER") + 10  # the value of a tag
+    path.write_bytes(data[:at] + b"\xff\xfe" + data[at + 2 :])
+    with pytest.raises(UnicodeDecodeError):
+        av.open(str(path))
+    assert len(list(decode_video(path))) == COUNT
 
 
 def test_joined_recordings_are_one_video(tmp_path: Path) -> None:
