@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +14,15 @@ import typer
 from backdrop.errors import BackdropError
 
 if TYPE_CHECKING:  # these take long to import, and --help does without them
+    from backdrop.app.exports.common import Recorded
     from backdrop.app.segmenter import Segmenter
     from backdrop.crf.parameters import CRFParams
 
 SOME_FAILED = 3
-"""Exit status when some inputs could not be read and the others were segmented; 1: an error, 2: a wrong command."""
+"""Exit status when some inputs could not be read, or not to their end, and what could be read was segmented.
+
+1: an error, 2: a wrong command.
+"""
 
 MODEL = Path("models/segmenter")
 
@@ -100,8 +105,8 @@ def predict(
     backdrop predict run.mp4 -o out --format video --every 2 --refine none
     backdrop predict match.mp4 -o out --format davis --instances 2
 
-    Stopped, the same command goes on where it was. Exit status: 0 all segmented, 3 some inputs could not be read (the
-    others are segmented), 1 an error, 2 a wrong command line.
+    Stopped, the same command goes on where it was. Exit status: 0 all segmented, 3 some inputs are damaged or
+    could not be read (the rest is segmented), 1 an error, 2 a wrong command line.
     """
     from backdrop.app.exports import FORMATS
     from backdrop.app.exports.common import recorded
@@ -126,13 +131,14 @@ def predict(
             raise typer.Exit(1)
         names = {source.name for source in sources} - {source.name for source, _ in faults}
         ready = recorded(out, names)
+        damaged = _warn_of_damage(ready)
         for name in chosen:
             if name in FORMATS:
                 FORMATS[name](ready, out)
     if not quiet:
         frames = sum(len(records.frames) for _, records in ready)
         typer.echo(f"{frames} frames of {len(ready)} files in {out} (threshold {level:g}): {', '.join(chosen)}")
-    if faults:
+    if faults or damaged:
         raise typer.Exit(SOME_FAILED)
 
 
@@ -160,6 +166,7 @@ def export(
     if unknown:
         raise BackdropError(f"{', '.join(unknown)}: made while segmenting; run `backdrop predict` with that format")
     found, target = recorded(folder), out or folder
+    _warn_of_damage(found)
     for one in formats:
         written = writers[one.value](found, target)
         typer.echo(f"{one.value}: {len(written)} file{'s' * (len(written) != 1)}, {written[0] if written else target}")
@@ -230,6 +237,16 @@ def demo(
     crf = None if params is None and not chosen.is_file() else _crf(chosen)
     segmenter = Segmenter.load(model, device)
     serve(segmenter, _threshold(segmenter, model, False), crf, Address(host, port), max_upload)
+
+
+def _warn_of_damage(found: Sequence[Recorded]) -> bool:
+    """Print a line for each source that could not be read to its end. Returns whether there is one."""
+    from backdrop.io.files import show
+
+    damaged = [(source, records.ending.damage) for source, records in found if records.ending.damage]
+    for source, damage in damaged:
+        print(f"warning: {show(source.path)} (damaged): {damage}", file=sys.stderr)
+    return bool(damaged)
 
 
 def _crf(params: Path) -> CRFParams:

@@ -16,6 +16,7 @@ from backdrop.app.exports import FORMATS
 from backdrop.app.pictures import PICTURES, Pictures
 from backdrop.app.reader import Found, find_subjects, frames_of
 from backdrop.app.records import (
+    Ending,
     Record,
     Settings,
     appended_records,
@@ -31,6 +32,7 @@ from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
+from backdrop.video.decode import Tally, damage, end_of_video, probe
 
 LOCK = ".lock"
 """In the output folder; held by the process that writes there (see `alone_in`)."""
@@ -100,10 +102,10 @@ def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> in
         return 0
     if progress is not None:
         progress.update(len(done))
-    count, linker = 0, _linker_after(done)
+    count, linker, tally = 0, _linker_after(done), Tally()
     numbers = {record.frame for record in done}
-    waiting = (frame for frame in frames_of(source, settings.every) if frame.number not in numbers)
-    with appended_records(path, before._replace(frames=done)) as append:
+    waiting = (frame for frame in frames_of(source, settings.every, tally) if frame.number not in numbers)
+    with appended_records(path, before._replace(frames=done), lambda: _ending(source, tally)) as append:
         for found in find_subjects(job.segmenter, waiting, job.batch, settings.instances):
             record = _described(found, settings, linker)
             pictures.write(found, record)
@@ -112,6 +114,13 @@ def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> in
             if progress is not None:
                 progress.update()
     return count
+
+
+def _ending(source: Source, tally: Tally) -> Ending:
+    if not source.video:
+        return Ending()
+    info = probe(source.path)
+    return Ending(end_of_video(info, tally), damage(info, tally))
 
 
 def _linker_after(records: Sequence[Record]) -> Linker:

@@ -24,7 +24,7 @@ from backdrop.io.files import atomic_path, writing
 from backdrop.io.masks import Box, Mask, box_pixels
 from backdrop.networks.predictor import Prediction
 
-VERSION = 3
+VERSION = 4
 """Of the format of the records. Records of another version are made anew."""
 
 COMPLETE = "whole"
@@ -133,12 +133,20 @@ class Record(NamedTuple):
         return self._asdict() | {"instances": parts}
 
 
+class Ending(NamedTuple):
+    """What is known at the end of a source. end: of its last frame, in seconds. damage: what is missing, or ""."""
+
+    end: float = 0.0
+    damage: str = ""
+
+
 class Records(NamedTuple):
-    """What a records file holds: its header, its frames in order, and whether these are all frames of the source."""
+    """What a records file holds: its header, its frames in order, and whether these are all that can be read."""
 
     header: dict[str, Any]
     frames: list[Record]
     complete: bool
+    ending: Ending = Ending()
 
 
 def encoded(mask: Mask) -> dict[str, Any]:
@@ -176,7 +184,7 @@ def record_of(found: Found, mask: Mask, parts: tuple[SubjectRecord, ...] | None 
     height, width = mask.shape
     box = inner_box(found.prediction.box, (width, height))
     confidence = round(found.prediction.presence, 4)
-    return Record(frame.number, round(frame.time, 4), (width, height), box, confidence, encoded(mask), parts)
+    return Record(frame.number, round(frame.time, 6), (width, height), box, confidence, encoded(mask), parts)
 
 
 def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[SubjectRecord, ...]:
@@ -199,7 +207,7 @@ def read_records(path: Path) -> Records | None:
         return None
     header: dict[str, Any] | None = None
     frames: list[Record] = []
-    complete = False
+    ending: Ending | None = None
     for line in lines:
         if not line.endswith(b"\n"):
             break  # written half when the process was killed
@@ -208,12 +216,12 @@ def read_records(path: Path) -> Records | None:
             if header is None:
                 header = dict(row["header"])
             elif row.get(COMPLETE):
-                complete = True
+                ending = Ending(float(row["end"]), str(row["damage"]))
             else:
                 frames.append(Record.read(row))
         except (ValueError, KeyError, TypeError):
             break
-    return None if header is None else Records(header, frames, complete)
+    return None if header is None else Records(header, frames, ending is not None, ending or Ending())
 
 
 def read_matching(path: Path, header: dict[str, Any]) -> Records:
@@ -228,11 +236,16 @@ def records_path(out: Path, source: Source) -> Path:
 
 
 @contextmanager
-def appended_records(path: Path, start: Records) -> Iterator[Callable[[Record], None]]:
+def appended_records(
+    path: Path, start: Records, ending: Callable[[], Ending] = Ending
+) -> Iterator[Callable[[Record], None]]:
     """Write a records file that begins with `start`; what is yielded appends a record.
 
     A record is in the file as soon as that returns, so a killed process loses none. At the end of the block the source
     is marked as complete, unless the block was left by an exception.
+
+    Args:
+        ending: called then.
 
     Raises:
         WriteError: the file cannot be written.
@@ -248,7 +261,8 @@ def appended_records(path: Path, start: Records) -> Iterator[Callable[[Record], 
             stream.flush()
 
         yield append
-        stream.write(_json_line({COMPLETE: True}))
+        last = ending()
+        stream.write(_json_line({COMPLETE: True, "end": round(last.end, 6), "damage": last.damage}))
 
 
 def _json_line(row: dict[str, Any]) -> bytes:

@@ -14,15 +14,19 @@ from backdrop.app.reader import frames_of
 from backdrop.app.records import Records
 from backdrop.app.sources import Source
 from backdrop.errors import BackdropError
+from backdrop.frames.layouts.listing import warn
+from backdrop.io.files import show
 from backdrop.video.decode import probe
-from backdrop.video.encode import encode_video
+from backdrop.video.redraw import redraw_video
 
 
 def write_video(found: Sequence[Recorded], folder: Path) -> list[Path]:
     """Write <folder>/video/<name>.mp4: each video with its masks drawn in. Images are left out.
 
+    Times, colors, the shape of pixels and the sound are the video's own. Sound that is missing is said on stderr.
+
     Raises:
-        BackdropError: there is no video among the sources, or one is no longer where it was.
+        BackdropError: there is no video among the sources, or one is not what it was when it was segmented.
     """
     videos = [(source, records) for source, records in found if source.video]
     if not videos:
@@ -30,15 +34,21 @@ def write_video(found: Sequence[Recorded], folder: Path) -> list[Path]:
     written = []
     for source, records in videos:
         path = folder / "video" / f"{source.name}.mp4"
-        every = int(records.header["every"])
-        encode_video(path, _drawn_frames(source, records, every), probe(source.path).fps / every, quality=80)
+        times = [*(record.time for record in records.frames), records.ending.end]
+        lost = redraw_video(path, _drawn_frames(source, records), times, probe(source.path))
+        if lost:
+            warn(f"{show(path)}: not all sound of {show(source.path)} is in it ({lost})")
         written.append(path)
     return written
 
 
-def _drawn_frames(source: Source, records: Records, every: int) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    masks = {record.frame: record for record in records.frames}
-    for frame in frames_of(source, every):
-        if frame.number in masks:
-            picture = draw_record(frame.image, masks[frame.number])
-            yield picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # H.264 holds even sides only
+def _drawn_frames(source: Source, records: Records) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    frames = frames_of(source, int(records.header["every"]))
+    for record in records.frames:
+        frame = next((frame for frame in frames if frame.number == record.frame), None)
+        if frame is None:
+            raise BackdropError(
+                f"{show(source.path)} is not the video that was segmented; run the same `backdrop predict` again"
+            )
+        picture = draw_record(frame.image, record)
+        yield picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # H.264 holds even sides only
