@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,14 @@ class Pictures:
     def missing(self, record: Record) -> bool:
         """Whether a frame lacks one of its pictures."""
         return not all(picture_path(self.out, kind, self.source, record.frame).is_file() for kind in self.kinds)
+
+    def remove(self) -> None:
+        """Remove all pictures of the source, of every kind: they are of what its file held before."""
+        for kind in PICTURES:
+            if self.source.video:
+                shutil.rmtree(picture_path(self.out, kind, self.source, 0).parent, ignore_errors=True)
+            else:
+                picture_path(self.out, kind, self.source, 0).unlink(missing_ok=True)
 
     def write(self, found: Found, record: Record) -> None:
         """Write the pictures of a frame. A killed process leaves none half written.

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from backdrop.app.exports import FORMATS
-from backdrop.app.pictures import PICTURES, Pictures
+from backdrop.app.pictures import Pictures
 from backdrop.app.reader import Found, find_subjects, frames_of
 from backdrop.app.records import (
     Record,
@@ -23,17 +23,15 @@ from backdrop.app.records import (
     read_matching,
     record_of,
     records_path,
+    write_records,
 )
 from backdrop.app.segmenter import Segmenter
-from backdrop.app.sources import Source
+from backdrop.app.sources import LOCK, RESULT_FOLDERS, Source, costing_itself
 from backdrop.crf.dense import refine
 from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
-
-LOCK = ".lock"
-"""In the output folder; held by the process that writes there (see `alone_in`)."""
 
 
 @contextmanager
@@ -59,7 +57,7 @@ def alone_in(out: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
-        for name in ("records", *PICTURES, *FORMATS):
+        for name in RESULT_FOLDERS:
             sweep_below(out / name)
         for name in FORMATS:
             sweep(out / f"{name}.json")
@@ -87,16 +85,27 @@ class Job:
 def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> int:
     """Segment the frames of a source that are not segmented yet, and return their number.
 
-    Segmented are the frames that have a record, made with the same settings, up to the first that lacks a picture.
+    Segmented are the frames that have a record, made of the same content with the same settings, up to the first that
+    lacks a picture. Pictures of another content are removed.
 
     Raises:
         BackdropError: the source cannot be read, or `job.out` cannot be written. The records of earlier batches stay.
     """
+    if source.fault:
+        raise BackdropError(source.fault)
+    with costing_itself(source):
+        return _predict_rest(job, source, progress)
+
+
+def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
     path, settings = records_path(job.out, source), job.settings
-    before = read_matching(path, settings.header(source))
+    before, changed = read_matching(path, source, settings)
     pictures = Pictures(job.out, source, job.pictures)
+    if changed:
+        pictures.remove()
     done = list(takewhile(lambda record: not pictures.missing(record), before.frames))
     if before.complete and len(done) == len(before.frames):
+        write_records(path, before)  # the source may have been touched, or have moved
         return 0
     if progress is not None:
         progress.update(len(done))

@@ -61,17 +61,19 @@ def look_at(path: Path) -> Entry:
     if path.name.startswith("."):
         told = kind and not path.name.startswith("._")
         return Entry(path, "", "hidden" if told else "")
+    if os.path.isdir(path):
+        return Entry(path, "", "of another program") if path.name.lower() in OTHERS else Entry(path, "folder")
+    plain = kind or path.suffix.lower() in PLAIN_FILES
+    return Entry(path, kind, trouble(path) or ("" if plain else "neither image nor video"))
+
+
+def trouble(path: Path) -> str:
+    """Why a path is no file that can be opened, in a few words; "" for a file."""
     try:
         mode = path.stat().st_mode
     except OSError as fault:
-        leads_nowhere = path.is_symlink() and not os.path.exists(path)
-        return Entry(path, kind, "a link that leads nowhere" if leads_nowhere else (fault.strerror or "unreadable"))
-    if stat.S_ISDIR(mode):
-        return Entry(path, "", "of another program") if path.name.lower() in OTHERS else Entry(path, "folder")
-    if not stat.S_ISREG(mode):
-        return Entry(path, kind, "no regular file")
-    plain = kind or path.suffix.lower() in PLAIN_FILES
-    return Entry(path, kind, "" if plain else "neither image nor video")
+        return "a link that leads nowhere" if os.path.islink(path) else (fault.strerror or "unreadable")
+    return "" if stat.S_ISREG(mode) else "no regular file"
 
 
 def look_into(folder: Path) -> list[Entry]:
