@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ from backdrop.app.records import (
     Record,
     Settings,
     appended_records,
+    has_changed,
     parts_of,
     read_matching,
     record_of,
+    recorded_names,
     records_path,
     write_records,
 )
@@ -99,13 +102,14 @@ def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> in
 
 def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
     path, settings = records_path(job.out, source), job.settings
-    before, changed = read_matching(path, source, settings)
+    before, old = read_matching(path, source, settings)
     pictures = Pictures(job.out, source, job.pictures)
-    if changed:
+    if has_changed(old, before.header):
         pictures.remove()
     done = list(takewhile(lambda record: not pictures.missing(record), before.frames))
     if before.complete and len(done) == len(before.frames):
-        write_records(path, before)  # the source may have been touched, or have moved
+        if before.header != old:  # the source was touched, or has moved
+            write_records(path, before)
         return 0
     if progress is not None:
         progress.update(len(done))
@@ -150,6 +154,23 @@ def _mask(found: Found, settings: Settings) -> Mask:
     return refine(found.frame.image, prediction.mask, settings.threshold, settings.crf)  # type: ignore[arg-type] # a Literal
 
 
+def rename_results(out: Path, sources: Sequence[Source]) -> None:
+    """Give the results of files that now have other names, because of other inputs beside them, these names."""
+    recorded = recorded_names(out)
+    for source in sources:
+        for name in recorded.get(os.path.abspath(source.path), []):
+            if source.fault or name == source.name:
+                continue
+            old, new = source._replace(name=name), records_path(out, source)
+            if new.exists():
+                Pictures(out, old, ()).remove()
+                records_path(out, old).unlink()
+            else:
+                new.parent.mkdir(parents=True, exist_ok=True)
+                records_path(out, old).rename(new)
+                Pictures(out, old, ()).rename(source.name)
+
+
 def predict_all(job: Job, sources: Sequence[Source], quiet: bool = False) -> list[tuple[Source, BackdropError]]:
     """Segment all sources, and return those that could not be read, each with its fault.
 
@@ -164,6 +185,8 @@ def predict_all(job: Job, sources: Sequence[Source], quiet: bool = False) -> lis
     """
     faults = []
     job.out.mkdir(parents=True, exist_ok=True)
+    with writing(job.out):
+        rename_results(job.out, sources)
     with tqdm(total=len(sources), desc="segmenting", unit="file", disable=quiet) as bar:
         for source in sources:
             inner = tqdm(desc=show(source.path)[-40:], unit="frame", leave=False, disable=quiet or not source.video)

@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -270,11 +270,11 @@ def content_header(path: Path, old: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "sha256": old["sha256"] if known else content_hash(path)}
 
 
-def read_matching(path: Path, source: Source, settings: Settings) -> tuple[Records, bool]:
+def read_matching(path: Path, source: Source, settings: Settings) -> tuple[Records, dict[str, Any]]:
     """The records of a source that were made with these settings; without frames, if there are none.
 
     Returns:
-        The records with the header of today, and whether the file holds those of another content of the source.
+        The records with the header of today, and the header in the file; {} if there is none.
 
     Raises:
         BackdropError: the file holds the records of another source, which is still there.
@@ -283,20 +283,33 @@ def read_matching(path: Path, source: Source, settings: Settings) -> tuple[Recor
     old = before.header
     content = content_header(source.path, old)
     header = settings.header(source) | content
-    other = "sha256" in old and old["sha256"] != content["sha256"]
-    if other and old["source"] != header["source"] and os.path.isfile(old["source"]):
+    if has_changed(old, header) and old["source"] != header["source"] and os.path.isfile(old["source"]):
         raise BackdropError(
             f"{show(source.path)}: {show(path)} holds what was found in {show(old['source'])}, another file; give both "
             "in one command, or another folder with -o"
         )
     same = all(old.get(key) == value for key, value in header.items() if key not in PLACE)
-    return Records(header, before.frames if same else [], same and before.complete), other
+    return Records(header, before.frames if same else [], same and before.complete), old
+
+
+def has_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two headers are of different contents. {} is of none."""
+    return "sha256" in old and old["sha256"] != new["sha256"]
 
 
 def is_changed(records: Records) -> bool:
     """Whether the source is no longer what was segmented."""
-    path = Path(records.header["source"])
-    return content_header(path, records.header)["sha256"] != records.header["sha256"]
+    return has_changed(records.header, content_header(Path(records.header["source"]), records.header))
+
+
+def recorded_names(out: Path) -> dict[str, list[str]]:
+    """The files that were segmented into an output folder -> the names of their records."""
+    names: dict[str, list[str]] = {}
+    for path in sorted((out / "records").rglob("*.jsonl")):
+        with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as stream:
+            name = path.relative_to(out / "records").as_posix().removesuffix(".jsonl")
+            names.setdefault(str(json.loads(stream.readline())["header"]["source"]), []).append(name)
+    return names
 
 
 def records_path(out: Path, source: Source) -> Path:

@@ -14,7 +14,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backdrop.errors import BackdropError
-from backdrop.frames.entries import Entry, is_truth, kind_by_name, look_at, look_into, passed_over, same_named, trouble
+from backdrop.frames.entries import (
+    PLAIN_FILES,
+    Entry,
+    is_truth,
+    kind_by_name,
+    look_at,
+    look_into,
+    passed_over,
+    same_named,
+    trouble,
+)
 from backdrop.frames.layouts.listing import warn
 from backdrop.frames.names import natural_key
 from backdrop.io.files import ACCEPTED, IMAGE_SUFFIXES, VIDEO_SUFFIXES, one_line, show
@@ -65,8 +75,8 @@ def costing_itself(source: Source) -> Iterator[None]:
         if fault.errno == errno.ENAMETOOLONG:
             why = "its name is too long for the files that are made of it; rename it"
         else:
-            file = f"{show(os.fsdecode(fault.filename))}: " if isinstance(fault.filename, str | bytes) else ""
-            why = f"{file}{fault.strerror or one_line(fault)}"
+            file = show(os.fsdecode(fault.filename)) if isinstance(fault.filename, str | bytes) else ""
+            why = f"{file}: " * (file not in ("", show(source.path))) + (fault.strerror or one_line(fault))
         raise BackdropError(f"{show(source.path)}: {why}") from fault
 
 
@@ -90,12 +100,15 @@ def find_sources(
         BackdropError: an input does not exist, or no source is without a fault.
     """
     search = _Search(out)
+    beside = Counter(_absolute(Path(given)).parent for given in inputs)
     for given in inputs:
-        search.take(given)
+        search.take(given, beside[_absolute(Path(given)).parent] > 1)
     if search.passed:
         tell("passed over: " + passed_over((path.name, why) for path, why in search.passed.items()))
     found = search.sources()
-    if found and all(source.fault for source in found):
+    if not found:
+        raise BackdropError(f"none of the inputs is an image or a video; accepted are {ACCEPTED}")
+    if all(source.fault for source in found):
         raise BackdropError(found[0].fault + (f" (and {len(found) - 1} more)" if len(found) > 1 else ""))
     return found
 
@@ -116,15 +129,28 @@ class _Search:
         self._read: set[Path] = set()
         self._listed: dict[Path, list[Entry]] = {}
 
-    def take(self, given: str | Path) -> None:
-        """Add what one input names."""
+    def take(self, given: str | Path, listed: bool) -> None:
+        """Add what one input names.
+
+        Args:
+            listed: it lies beside another input. A shell that writes * out lists all that lies there, meant or not.
+        """
         path = same_named(Path(given))
         if os.path.isdir(path):
             self.bases.append(_absolute(path))
-            self._take_folder(path)
+            why = self._judged(path, False) if listed else None
+            if why is None:
+                self._take_folder(path, listed)
+            else:
+                self._pass(path, why)
         elif os.path.lexists(path):
             self.bases.append(_absolute(path).parent)
-            self._add(path, self._fault(path))
+            if listed and not kind_by_name(path) and path.suffix.lower() in PLAIN_FILES:
+                self._pass(path, "neither image nor video")
+            else:
+                self._add(path, self._fault(path))
+        elif str(given).startswith("~"):
+            self.take(path.expanduser(), listed)
         else:
             self._take_matching(str(given))
 
@@ -139,14 +165,16 @@ class _Search:
             for path, (given, fault) in self.found.items()
         ]
 
-    def _take_folder(self, folder: Path) -> None:
+    def _take_folder(self, folder: Path, listed: bool) -> None:
         if self._among_results(folder):
             self._add(folder, f"{show(folder)} holds results of predict; give footage, or another folder with -o")
             return
         files = self._files(folder)
         for path, fault in files:
             self._add(path, fault)
-        if not files:
+        if not files and listed:
+            self._pass(folder, "without images and videos")
+        elif not files:
             self._add(folder, f"{show(folder)} holds none of {ACCEPTED}")
 
     def _take_matching(self, pattern: str) -> None:

@@ -156,14 +156,15 @@ def test_a_broken_entry_is_a_source_with_a_fault(
 def test_of_several_inputs_one_that_is_no_footage_keeps_none_from_being_taken(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "notes.txt")
     (tmp_path / "empty").mkdir()
-    found, _ = search(*sorted(tmp_path.iterdir()))  # as a shell writes it for *
-    assert [(source.path.name, bool(source.fault)) for source in found] == [
-        ("a.png", False),
-        ("empty", True),
-        ("notes.txt", True),
-    ]
-    with pytest.raises(BackdropError, match=r"empty holds none of .* \(and 1 more\)"):
-        find_sources([tmp_path / "empty", tmp_path / "notes.txt"])
+    touch(tmp_path, "b.heic")
+    listed = sorted(tmp_path.iterdir())  # as a shell writes it for *
+    found, said = search(*listed)
+    assert [(source.path.name, bool(source.fault)) for source in found] == [("a.png", False), ("b.heic", True)]
+    assert said == "passed over: without images and videos: 1 (empty); neither image nor video: 1 (notes.txt)"
+    with pytest.raises(BackdropError, match=r"b\.heic is by its suffix neither"):
+        find_sources(listed[1:])
+    with pytest.raises(BackdropError, match="none of the inputs"):
+        find_sources(listed[2:])
     with pytest.raises(BackdropError, match=r"typo\.png does not exist"):
         find_sources([tmp_path / "a.png", tmp_path / "typo.png"])
     with pytest.raises(BackdropError, match="does not exist"):

@@ -153,6 +153,48 @@ def test_two_commands_do_not_write_over_each_other(predict: Command) -> None:
     assert Path("out/overlay/0.jpg").read_bytes() != before
 
 
+def test_results_of_a_file_follow_its_new_name(predict: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw("in/d/a.png")
+    encode_video("in/d/run.mp4", scene(3)[0], fps=10)
+    assert predict("in/d", "-f", "masks", "-f", "overlay")[0] == 0
+    draw("in/a.png", 3)
+    batches: list[int] = []
+    batch = Segmenter.predict_batch
+
+    def counting(self: Segmenter, images: list[np.ndarray], subjects: int | None = None):
+        batches.append(len(images))
+        return batch(self, images, subjects)
+
+    monkeypatch.setattr(Segmenter, "predict_batch", counting)
+    assert predict("in", "-f", "masks", "-f", "overlay", "-f", "coco")[0] == 0
+    assert batches == [1], "only what is new"
+    assert below("out/masks") == ["a.png", "d/a.png", *(f"d/run/{t:06d}.png" for t in range(3))]
+    assert len(below("out/overlay")) == 5
+    assert below("out/records") == ["a.jsonl", "d/a.jsonl", "d/run.jsonl"]
+    draw("in/d/a.jpg")
+    assert predict("in", "-f", "masks")[0] == 0
+    call("export", "out", "-f", "coco")
+    assert sorted(shown())[:3] == ["a.png", "d/a.jpg", "d/a.png"]
+    assert below("out/masks")[:3] == ["a.png", "d/a.jpg.png", "d/a.png.png"]
+
+
+@pytest.mark.parametrize("quoted", [True, False])
+def test_what_a_star_stands_for_holds_no_results_and_no_truth(quoted: bool, predict: Command) -> None:
+    for t, name in enumerate(("a", "b")):
+        draw(f"in/{name}.png", t)
+    draw("in/masks/in/a.png")
+    draw("in/@eaDir/a.png/thumb.jpg")
+    Path("in/notes.txt").touch()
+    Path("in/empty").mkdir()
+    for _ in range(3):
+        inputs = ["in/*"] if quoted else sorted(Path("in").iterdir())
+        status, said = predict(*inputs, "-f", "masks", "-f", "overlay", out="in/out")
+        assert status == 0, said
+        assert below("in/out/masks") == ["a.png", "b.png"]
+        assert "ground truth: 1 (masks)" in said
+        assert "of another program: 1 (@eaDir)" in said
+
+
 def test_the_output_folder_may_lie_in_the_input(predict: Command) -> None:
     for t in range(3):
         draw(f"in/{t}.png", t)
