@@ -9,6 +9,7 @@ raised at once.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import reduce
 from operator import getitem
@@ -138,8 +139,23 @@ def compose_params(overrides: list[str], path: Path = Path("params.yaml"), conf:
 
     for file in sorted(conf.rglob("*.yaml")):  # Hydra would write aliases out, however many
         load_yaml(file)
-    compose_and_dump(path, str(conf.resolve()), None, "config", str(conf.resolve() / "plugins"), overrides)
+    given = [_as_meant(override) for override in overrides]
+    compose_and_dump(path, str(conf.resolve()), None, "config", str(conf.resolve() / "plugins"), given)
     read(path)
+
+
+def _as_meant(override: str) -> str:
+    """An override with its value in Hydra's quotes, if Hydra would not read it as one value: "root=~/run (1)"."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    key, given, value = override.partition("=")
+    try:
+        if not given or not OverridesParser.create().parse_override(override).is_sweep_override():
+            return override
+    except Exception:  # ANTLR's own among them
+        pass
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
+    return f"{key}='{escaped}'"
 
 
 if __name__ == "__main__":

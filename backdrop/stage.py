@@ -27,6 +27,9 @@ def explain(fault: BaseException) -> str | None:
     if kind in ("RuntimeError", "AcceleratorError") and "CUDA error" in str(fault):
         first = str(fault).splitlines()[0]
         return f"the GPU gave out ({first}); run the same command again: training goes on from its last checkpoint"
+    if isinstance(fault, OSError) and fault.strerror:
+        where = f"{fault.filename!r}: " if fault.filename else ""
+        return f"{where}{fault.strerror}; see to that, and run the same command again"
     return None
 
 

@@ -15,7 +15,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     params = load_params(FramesStage)
-    data = params.data.model_copy(update={"root": params.data.path})
+    data = params.data.model_copy(update={"root": params.data.place(Path.cwd())})
     with pool(params.compute) as workers:
         extract_all(data, args.out, workers)
 

@@ -49,6 +49,14 @@ def real_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def cases(real_data: Path) -> Path:
+    """Folder with small inputs from public bug reports."""
+    if not (real_data / "cases").is_dir():
+        pytest.skip(f"{real_data} holds no folder cases/")
+    return real_data / "cases"
+
+
 @pytest.fixture
 def make_model(params: Params):
     """Build a model with random weights; keyword arguments replace keys of `loss` and `sampling`, and `grid`."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,13 @@ from backdrop.app.reference import DESCRIPTIONS
 from backdrop.config.sections import Key, StageParams
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
+from backdrop.frames.parameters import DataParams
+from backdrop.io.index import read_index
 from backdrop.params import Params, compose_params, load_params, read, validate
 from backdrop.refine.parameters import RefineStage
+from backdrop.video.encode import encode_video
+from tests.handmade_run import scene
+from tests.small_pipeline import run_stage, small_values
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,19 +44,90 @@ def test_every_shipped_combination_is_valid(choice: tuple[str, ...], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("root", "path"),
+    ("command", "root", "path"),
     [
-        ("footage/skiers", "footage/skiers"),
-        ("/films/skiers", "/films/skiers"),
-        ("a/../../films", str(ROOT.parent / "films")),
+        ("dvc exp run", "footage/skiers", "footage/skiers"),
+        ("dvc exp run", "/films/skiers", "/films/skiers"),
+        ("dvc exp run", "a/../../films", "a/../../films"),
+        ("dvc exp run", "~/films", os.path.expanduser("~/films")),
+        ("dvc exp run --temp", "a/../../films", str(ROOT.parent / "films")),
+        ("dvc exp run --que -S seed=1", "../films", str(ROOT.parent / "films")),
+        ("dvc exp run --temp", "footage/skiers", "footage/skiers"),
+        ("dvc exp run --temp", "~/films", os.path.expanduser("~/films")),
     ],
 )
-def test_a_root_outside_of_the_repository_is_composed_absolute(root: str, path: str, tmp_path: Path) -> None:
+def test_a_root_outside_of_the_repository_is_composed_absolute_for_a_checkout_elsewhere_alone(
+    command: str, root: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", command.split())
     params = read(composed(tmp_path, "data=videos", f"data.root={root}"))
     assert (params.data.root, params.data.path) == (root, path)
 
 
-@pytest.mark.parametrize("root", ["other", "/films", "../films"])
+@pytest.mark.parametrize("checkout", ["", ".dvc/tmp/exps/tmp1", ".dvc/tmp/exps/standalone/tmp2"])
+def test_a_moved_project_reads_the_footage_that_moved_with_it_or_names_the_key(checkout: str, tmp_path: Path) -> None:
+    (tmp_path / "new" / "project" / checkout).mkdir(parents=True)
+    project = tmp_path / "new" / "project" / checkout
+
+    def data(root: str, path: str) -> DataParams:
+        changed = values()
+        changed["data"] |= {"root": root, "path": path}
+        return validate(changed).data
+
+    relative = data("../vids", "../vids")
+    assert relative.place(project) == "../vids"
+    right = data("../vids", str(tmp_path / "new" / "vids"))
+    assert right.place(project) == right.path
+    assert data("/films", "/films").place(project) == "/films"
+    with pytest.raises(BackdropError, match=r"data\.path is .*old/vids, but data\.root=\.\./vids leads to .*new/vids"):
+        data("../vids", str(tmp_path / "old" / "vids")).place(project)
+
+
+def test_the_stage_frames_does_not_read_the_old_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for place in ("old", "new"):
+        encode_video(tmp_path / place / "vids" / f"{place}.mp4", scene(3)[0])
+    project = tmp_path / "new" / "project"
+    project.mkdir()
+    given = small_values({"data.layout": "videos", "data.protocol": "self", "data.root": "../vids"})
+    (project / "params.yaml").write_text(yaml.safe_dump(given))
+    run_stage("frames", project, monkeypatch)
+    assert list(read_index(project / "data" / "frames").sequence) == ["new"]
+    given["data"]["path"] = str(tmp_path / "old" / "vids")
+    (project / "params.yaml").write_text(yaml.safe_dump(given))
+    with pytest.raises(SystemExit):
+        run_stage("frames", project, monkeypatch)
+    assert "error: data.path is" in capsys.readouterr().err
+
+
+ODD = [
+    "~/films",
+    "run (1)",
+    "it's",
+    "a,b",
+    "a:b",
+    "x=y",
+    "back\\slash",
+    "end\\",
+    'q"uote',
+    "a b",
+    "[x",
+    "(",
+    "'",
+    "\\'",
+    "{a}",
+]
+
+
+@pytest.mark.parametrize("root", ["/films/" + name if name[0] != "~" else name for name in ODD])
+def test_a_path_needs_no_quotes_of_hydra(root: str, tmp_path: Path) -> None:
+    params = read(composed(tmp_path, "data=videos", f"data.root={root}", "seed=3", "data.size=[64,32]"))
+    assert (params.data.root, params.data.path) == (root, os.path.expanduser(root))
+    assert (params.seed, params.data.size) == (3, (64, 32))
+
+
+@pytest.mark.parametrize("root", ["other", "/films", "../films", "~/films"])
 def test_a_root_edited_by_hand_must_agree_with_its_path(root: str) -> None:
     wrong = values()
     wrong["data"]["root"] = root

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,11 +13,15 @@ import typer
 from backdrop.errors import BackdropError
 
 if TYPE_CHECKING:  # these take long to import, and --help does without them
+    from backdrop.app.exports.common import Recorded
     from backdrop.app.segmenter import Segmenter
     from backdrop.crf.parameters import CRFParams
 
 SOME_FAILED = 3
-"""Exit status when some inputs could not be read and the others were segmented; 1: an error, 2: a wrong command."""
+"""Exit status when some inputs could not be read, or not to their end, and the others were taken.
+
+1: an error, 2: a wrong command.
+"""
 
 MODEL = Path("models/segmenter")
 
@@ -100,19 +104,20 @@ def predict(
     backdrop predict run.mp4 -o out --format video --every 2 --refine none
     backdrop predict match.mp4 -o out --format davis --instances 2
 
-    Stopped, the same command goes on where it was. Exit status: 0 all segmented, 3 some inputs could not be read (the
-    others are segmented), 1 an error, 2 a wrong command line.
+    Stopped, the same command goes on where it was. Exit status: 0 all segmented, 3 some inputs are damaged or
+    could not be read (the rest is segmented), 1 an error, 2 a wrong command line.
     """
-    from backdrop.app.exports import FORMATS
+    from backdrop.app.exports import FORMATS, export_all
     from backdrop.app.exports.common import recorded
     from backdrop.app.pictures import PICTURES
     from backdrop.app.predict import Job, alone_in, predict_all
     from backdrop.app.records import Settings
     from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import find_sources
+    from backdrop.frames.layouts.listing import warn
 
     chosen = [one.value for one in formats or [Format.masks]]
-    sources = find_sources(inputs)
+    sources = find_sources(inputs, out, _say_nothing if quiet else warn)
     segmenter = Segmenter.load(model, device)
     crf = _crf(params) if refinement is Refinement.crf else None
     level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
@@ -120,20 +125,29 @@ def predict(
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
         faults = predict_all(job, sources, quiet)
-        for _, fault in faults:
-            print(f"error: {fault}", file=sys.stderr)
+        _name_faults([fault for _, fault in faults])
         if len(faults) == len(sources):
             raise typer.Exit(1)
-        names = {source.name for source in sources} - {source.name for source, _ in faults}
-        ready = recorded(out, names)
-        for name in chosen:
-            if name in FORMATS:
-                FORMATS[name](ready, out)
+        ready = recorded(out, {source.name for source in sources if source not in dict(faults)})
+        damaged = _warn_of_damage(ready)
+        written, left_out = export_all(ready, out, {name: FORMATS[name] for name in chosen if name in FORMATS})
+        _name_faults(left_out)
+    if not (job.pictures or any(written.values())):
+        raise typer.Exit(1)
     if not quiet:
         frames = sum(len(records.frames) for _, records in ready)
         typer.echo(f"{frames} frames of {len(ready)} files in {out} (threshold {level:g}): {', '.join(chosen)}")
-    if faults:
+    if faults or left_out or damaged:
         raise typer.Exit(SOME_FAILED)
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def _name_faults(faults: Sequence[BackdropError]) -> None:
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
 
 
 @app.command()
@@ -148,21 +162,30 @@ def export(
     \b
     backdrop export out --format coco --split
     backdrop export out --format yolo --format labelstudio -o labels
+
+    Exit status: 0 all exported, 3 some sources could not be (the others are), 1 an error, 2 a wrong command line.
     """
     from functools import partial
 
-    from backdrop.app.exports import FORMATS
+    from backdrop.app.exports import FORMATS, export_all
     from backdrop.app.exports.coco import write_coco
-    from backdrop.app.exports.common import recorded
+    from backdrop.app.exports.common import Faults, recorded
 
     writers = FORMATS | {"coco": partial(write_coco, split=split)}
     unknown = [one.value for one in formats if one.value not in writers]
     if unknown:
         raise BackdropError(f"{', '.join(unknown)}: made while segmenting; run `backdrop predict` with that format")
-    found, target = recorded(folder), out or folder
-    for one in formats:
-        written = writers[one.value](found, target)
-        typer.echo(f"{one.value}: {len(written)} file{'s' * (len(written) != 1)}, {written[0] if written else target}")
+    target = out or folder
+    faults: Faults = []
+    found = recorded(folder, faults=faults)
+    _warn_of_damage(found)
+    chosen = {one.value: writers[one.value] for one in formats}
+    written, left_out = export_all(found, target, chosen if found else {})
+    for name, files in written.items():
+        typer.echo(f"{name}: {len(files)} file{'s' * (len(files) != 1)}, {files[0] if files else target}")
+    _name_faults(faults + left_out)
+    if faults or left_out:
+        raise typer.Exit(SOME_FAILED if any(written.values()) else 1)
 
 
 @app.command()
@@ -232,6 +255,16 @@ def demo(
     serve(segmenter, _threshold(segmenter, model, False), crf, Address(host, port), max_upload)
 
 
+def _warn_of_damage(found: Sequence[Recorded]) -> bool:
+    """Print a line for each source that could not be read to its end. Returns whether there is one."""
+    from backdrop.io.files import show
+
+    damaged = [(source, records.ending.damage) for source, records in found if records.ending.damage]
+    for source, damage in damaged:
+        print(f"warning: {show(source.path)} (damaged): {damage}", file=sys.stderr)
+    return bool(damaged)
+
+
 def _crf(params: Path) -> CRFParams:
     from backdrop.params import read
 
@@ -259,11 +292,9 @@ def _threshold(segmenter: Segmenter, model: Path, refined: bool) -> float:
 
 def _identity(model: Path) -> str:
     """A hash of the weights: records of another model are made anew."""
-    digest = hashlib.sha256()
-    with (model / "model.safetensors").open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    from backdrop.app.records import content_hash
+
+    return content_hash(model / "model.safetensors")[:16]
 
 
 @app.command()

@@ -55,6 +55,27 @@ class Pictures:
         """Whether a frame lacks one of its pictures."""
         return not all(picture_path(self.out, kind, self.source, record.frame).is_file() for kind in self.kinds)
 
+    def remove(self) -> None:
+        """Remove the source's pictures of every kind: they are of what its file held before."""
+        for path in self._present():
+            path.unlink()
+
+    def rename(self, name: str) -> None:
+        """Move the pictures of every kind to where those of a source of this name lie; what lies there goes."""
+        renamed = self.source._replace(name=name)
+        Pictures(self.out, renamed, ()).remove()
+        for path in self._present():
+            kind = path.relative_to(self.out).parts[0]
+            new = picture_path(self.out, kind, renamed, int(path.stem) if self.source.video else 0)
+            new.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(new)
+
+    def _present(self) -> list[Path]:
+        paths = [picture_path(self.out, kind, self.source, 0) for kind in PICTURES]
+        if not self.source.video:
+            return [path for path in paths if path.is_file()]
+        return [frame for path in paths for frame in path.parent.glob(f"{'[0-9]' * 6}*{path.suffix}")]
+
     def write(self, found: Found, record: Record) -> None:
         """Write the pictures of a frame. A killed process leaves none half written.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,27 +14,29 @@ import numpy as np
 from tqdm import tqdm
 
 from backdrop.app.exports import FORMATS
-from backdrop.app.pictures import PICTURES, Pictures
+from backdrop.app.pictures import Pictures
 from backdrop.app.reader import Found, find_subjects, frames_of
 from backdrop.app.records import (
+    Ending,
     Record,
     Settings,
     appended_records,
+    has_changed,
     parts_of,
     read_matching,
     record_of,
+    recorded_names,
     records_path,
+    write_records,
 )
 from backdrop.app.segmenter import Segmenter
-from backdrop.app.sources import Source
+from backdrop.app.sources import LOCK, RESULT_FOLDERS, Source, costing_itself
 from backdrop.crf.dense import refine
 from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
-
-LOCK = ".lock"
-"""In the output folder; held by the process that writes there (see `alone_in`)."""
+from backdrop.video.decode import Tally, damage, end_of_video, probe
 
 
 @contextmanager
@@ -59,7 +62,7 @@ def alone_in(out: Path) -> Iterator[None]:
             ) from None
         except OSError:
             pass
-        for name in ("records", *PICTURES, *FORMATS):
+        for name in RESULT_FOLDERS:
             sweep_below(out / name)
         for name in FORMATS:
             sweep(out / f"{name}.json")
@@ -87,23 +90,35 @@ class Job:
 def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> int:
     """Segment the frames of a source that are not segmented yet, and return their number.
 
-    Segmented are the frames that have a record, made with the same settings, up to the first that lacks a picture.
+    Segmented are the frames that have a record, made of the same content with the same settings, up to the first that
+    lacks a picture. Pictures of another content are removed.
 
     Raises:
         BackdropError: the source cannot be read, or `job.out` cannot be written. The records of earlier batches stay.
     """
+    if source.fault:
+        raise BackdropError(source.fault)
+    with costing_itself(source):
+        return _predict_rest(job, source, progress)
+
+
+def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
     path, settings = records_path(job.out, source), job.settings
-    before = read_matching(path, settings.header(source))
+    before, old = read_matching(path, source, settings)
     pictures = Pictures(job.out, source, job.pictures)
+    if has_changed(old, before.header):
+        pictures.remove()
     done = list(takewhile(lambda record: not pictures.missing(record), before.frames))
     if before.complete and len(done) == len(before.frames):
+        if before.header != old:  # the source was touched, or has moved
+            write_records(path, before)
         return 0
     if progress is not None:
         progress.update(len(done))
-    count, linker = 0, _linker_after(done)
+    count, linker, tally = 0, _linker_after(done), Tally()
     numbers = {record.frame for record in done}
-    waiting = (frame for frame in frames_of(source, settings.every) if frame.number not in numbers)
-    with appended_records(path, before._replace(frames=done)) as append:
+    waiting = (frame for frame in frames_of(source, settings.every, tally) if frame.number not in numbers)
+    with appended_records(path, before._replace(frames=done), lambda: _ending(source, tally)) as append:
         for found in find_subjects(job.segmenter, waiting, job.batch, settings.instances):
             record = _described(found, settings, linker)
             pictures.write(found, record)
@@ -112,6 +127,13 @@ def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> in
             if progress is not None:
                 progress.update()
     return count
+
+
+def _ending(source: Source, tally: Tally) -> Ending:
+    if not source.video:
+        return Ending()
+    info = probe(source.path)
+    return Ending(end_of_video(info, tally), damage(info, tally))
 
 
 def _linker_after(records: Sequence[Record]) -> Linker:
@@ -141,6 +163,23 @@ def _mask(found: Found, settings: Settings) -> Mask:
     return refine(found.frame.image, prediction.mask, settings.threshold, settings.crf)  # type: ignore[arg-type] # a Literal
 
 
+def rename_results(out: Path, sources: Sequence[Source]) -> None:
+    """Give the results of files that now have other names, because of other inputs beside them, these names."""
+    recorded = recorded_names(out)
+    for source in sources:
+        for name in recorded.get(os.path.abspath(source.path), []):
+            if source.fault or name == source.name:
+                continue
+            old, new = source._replace(name=name), records_path(out, source)
+            if new.exists():
+                Pictures(out, old, ()).remove()
+                records_path(out, old).unlink()
+            else:
+                new.parent.mkdir(parents=True, exist_ok=True)
+                records_path(out, old).rename(new)
+                Pictures(out, old, ()).rename(source.name)
+
+
 def predict_all(job: Job, sources: Sequence[Source], quiet: bool = False) -> list[tuple[Source, BackdropError]]:
     """Segment all sources, and return those that could not be read, each with its fault.
 
@@ -155,6 +194,8 @@ def predict_all(job: Job, sources: Sequence[Source], quiet: bool = False) -> lis
     """
     faults = []
     job.out.mkdir(parents=True, exist_ok=True)
+    with writing(job.out):
+        rename_results(job.out, sources)
     with tqdm(total=len(sources), desc="segmenting", unit="file", disable=quiet) as bar:
         for source in sources:
             inner = tqdm(desc=show(source.path)[-40:], unit="frame", leave=False, disable=quiet or not source.video)

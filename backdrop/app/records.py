@@ -7,25 +7,33 @@ a line, which is written as soon as the frame is segmented. A last line says tha
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from pycocotools import mask as coco_mask
+from pydantic import TypeAdapter
 
 from backdrop.app.reader import Found
 from backdrop.app.sources import Source
 from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
-from backdrop.io.files import atomic_path, writing
+from backdrop.errors import BackdropError
+from backdrop.io.files import atomic_path, show, writing
 from backdrop.io.masks import Box, Mask, box_pixels
 from backdrop.networks.predictor import Prediction
 
-VERSION = 3
+VERSION = 4
 """Of the format of the records. Records of another version are made anew."""
+
+PLACE = ("source", "file", "bytes", "modified")
+"""Keys of a header that say where a source is and when it was written. Its records stay right when these change."""
 
 COMPLETE = "whole"
 """The key of a file's last line. It has this name in the files of all versions."""
@@ -50,12 +58,12 @@ class Settings(NamedTuple):
     instances: int | None = None
 
     def header(self, source: Source) -> dict[str, Any]:
-        """What identifies the records of a source that were made with these settings, as JSON holds it."""
+        """Where a source is, and what was asked of it, as JSON holds it."""
         crf = None if self.crf is None else self.crf.model_dump(mode="json")
         return {
             "version": VERSION,
-            "source": str(source.path.resolve()),
-            "bytes": source.path.stat().st_size,
+            "source": os.path.abspath(source.path),
+            "file": source.file,
             "video": source.video,
             "model": self.model,
             "threshold": self.threshold,
@@ -120,12 +128,13 @@ class Record(NamedTuple):
         """From its JSON.
 
         Raises:
-            KeyError, TypeError: it is not the JSON of a record.
+            ValueError: it is not the JSON of a record, or a mask is not one of an image of this size.
         """
-        rest = {"size": tuple(row["size"]), "box": tuple(row["box"])}
-        if row["instances"] is not None:
-            rest["instances"] = tuple(SubjectRecord(**part | {"box": tuple(part["box"])}) for part in row["instances"])
-        return cls(**row | rest)
+        record = _RECORD.validate_python(row)
+        for mask in (record.mask, *(part.mask for part in record.instances or ())):
+            if tuple(mask["size"]) != record.size[::-1] or _described_pixels(mask["counts"]) != math.prod(record.size):
+                raise ValueError("a mask of another size")
+        return record
 
     def row(self) -> dict[str, Any]:
         """What `read` reads."""
@@ -133,12 +142,23 @@ class Record(NamedTuple):
         return self._asdict() | {"instances": parts}
 
 
+_RECORD = TypeAdapter(Record)
+
+
+class Ending(NamedTuple):
+    """What is known at the end of a source. end: of its last frame, in seconds. damage: what is missing, or ""."""
+
+    end: float = 0.0
+    damage: str = ""
+
+
 class Records(NamedTuple):
-    """What a records file holds: its header, its frames in order, and whether these are all frames of the source."""
+    """What a records file holds: its header, its frames in order, and whether these are all that can be read."""
 
     header: dict[str, Any]
     frames: list[Record]
     complete: bool
+    ending: Ending = Ending()
 
 
 def encoded(mask: Mask) -> dict[str, Any]:
@@ -150,6 +170,28 @@ def encoded(mask: Mask) -> dict[str, Any]:
 def decoded(rle: dict[str, Any]) -> Mask:
     """What `encoded` wrote: (H, W) bool, True = foreground."""
     return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}) > 0
+
+
+def _described_pixels(counts: str) -> int:
+    """How many pixels a compressed RLE describes. pycocotools reads memory at random where these are too few.
+
+    Raises:
+        ValueError: it is none.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts.encode("ascii"):
+        digit = letter - 48
+        value |= (digit & 31) << shift
+        shift += 5
+        if not digit & 32:
+            if digit & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift or min(runs, default=0) < 0:
+        raise ValueError("no run lengths")
+    return sum(runs)
 
 
 def inner_box(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -176,7 +218,7 @@ def record_of(found: Found, mask: Mask, parts: tuple[SubjectRecord, ...] | None 
     height, width = mask.shape
     box = inner_box(found.prediction.box, (width, height))
     confidence = round(found.prediction.presence, 4)
-    return Record(frame.number, round(frame.time, 4), (width, height), box, confidence, encoded(mask), parts)
+    return Record(frame.number, round(frame.time, 6), (width, height), box, confidence, encoded(mask), parts)
 
 
 def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[SubjectRecord, ...]:
@@ -199,7 +241,7 @@ def read_records(path: Path) -> Records | None:
         return None
     header: dict[str, Any] | None = None
     frames: list[Record] = []
-    complete = False
+    ending: Ending | None = None
     for line in lines:
         if not line.endswith(b"\n"):
             break  # written half when the process was killed
@@ -208,18 +250,74 @@ def read_records(path: Path) -> Records | None:
             if header is None:
                 header = dict(row["header"])
             elif row.get(COMPLETE):
-                complete = True
+                ending = Ending(float(row["end"]), str(row["damage"]))
             else:
                 frames.append(Record.read(row))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             break
-    return None if header is None else Records(header, frames, complete)
+    return None if header is None else Records(header, frames, ending is not None, ending or Ending())
 
 
-def read_matching(path: Path, header: dict[str, Any]) -> Records:
-    """The records of a file, if it has this header; else records without frames."""
-    records = read_records(path)
-    return records if records is not None and records.header == header else Records(header, [], False)
+def content_hash(path: Path) -> str:
+    """The SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def content_header(path: Path, old: Mapping[str, Any]) -> dict[str, Any]:
+    """What tells whether a file has changed since a header was written: its size, its times, its content's hash.
+
+    Args:
+        old: that header. Where size, times and path are the same, its hash is taken and the file is not read.
+    """
+    status = path.stat()
+    # the second time changes even where a program sets the first one back
+    found = {"bytes": status.st_size, "modified": [status.st_mtime_ns, status.st_ctime_ns]}
+    place = {"source": os.path.abspath(path), **found}
+    known = "sha256" in old and all(old.get(key) == value for key, value in place.items())
+    return {**found, "sha256": old["sha256"] if known else content_hash(path)}
+
+
+def read_matching(path: Path, source: Source, settings: Settings) -> tuple[Records, dict[str, Any]]:
+    """The records of a source that were made with these settings; without frames, if there are none.
+
+    Returns:
+        The records with the header of today, and the header in the file; {} if there is none.
+
+    Raises:
+        BackdropError: the file holds the records of another source, which is still there.
+    """
+    before = read_records(path) or Records({}, [], False)
+    old = before.header
+    content = content_header(source.path, old)
+    header = settings.header(source) | content
+    if has_changed(old, header) and old["source"] != header["source"] and os.path.isfile(old["source"]):
+        raise BackdropError(
+            f"{show(source.path)}: {show(path)} holds what was found in {show(old['source'])}, another file; give both "
+            "in one command, or another folder with -o"
+        )
+    same = all(old.get(key) == value for key, value in header.items() if key not in PLACE)
+    return Records(header, before.frames if same else [], same and before.complete), old
+
+
+def has_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether two headers are of different contents. {} is of none."""
+    return "sha256" in old and old["sha256"] != new["sha256"]
+
+
+def is_changed(records: Records) -> bool:
+    """Whether the source is no longer what was segmented."""
+    return has_changed(records.header, content_header(Path(records.header["source"]), records.header))
+
+
+def recorded_names(out: Path) -> dict[str, list[str]]:
+    """The files that were segmented into an output folder -> the names of their records."""
+    names: dict[str, list[str]] = {}
+    for path in sorted((out / "records").rglob("*.jsonl")):
+        with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as stream:
+            name = path.relative_to(out / "records").as_posix().removesuffix(".jsonl")
+            names.setdefault(str(json.loads(stream.readline())["header"]["source"]), []).append(name)
+    return names
 
 
 def records_path(out: Path, source: Source) -> Path:
@@ -227,20 +325,36 @@ def records_path(out: Path, source: Source) -> Path:
     return out / "records" / f"{source.name}.jsonl"
 
 
+def write_records(path: Path, records: Records) -> None:
+    """Write a records file.
+
+    Raises:
+        WriteError: it cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        stream.write(_json_line({"header": records.header}))
+        for record in records.frames:
+            stream.write(_json_line(record.row()))
+        if records.complete:
+            stream.write(_json_line({COMPLETE: True} | records.ending._asdict()))
+
+
 @contextmanager
-def appended_records(path: Path, start: Records) -> Iterator[Callable[[Record], None]]:
+def appended_records(
+    path: Path, start: Records, ending: Callable[[], Ending] = Ending
+) -> Iterator[Callable[[Record], None]]:
     """Write a records file that begins with `start`; what is yielded appends a record.
 
     A record is in the file as soon as that returns, so a killed process loses none. At the end of the block the source
     is marked as complete, unless the block was left by an exception.
 
+    Args:
+        ending: called then.
+
     Raises:
         WriteError: the file cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("wb") as stream:
-        stream.write(_json_line({"header": start.header}))
-        for record in start.frames:
-            stream.write(_json_line(record.row()))
+    write_records(path, start._replace(complete=False))
     with writing(path), path.open("ab") as stream:
 
         def append(record: Record) -> None:
@@ -248,7 +362,8 @@ def appended_records(path: Path, start: Records) -> Iterator[Callable[[Record], 
             stream.flush()
 
         yield append
-        stream.write(_json_line({COMPLETE: True}))
+        last = ending()
+        stream.write(_json_line({COMPLETE: True, "end": round(last.end, 6), "damage": last.damage}))
 
 
 def _json_line(row: dict[str, Any]) -> bytes:

@@ -19,7 +19,7 @@ from backdrop.io.archives import ArchiveWriter
 from backdrop.io.files import show
 from backdrop.io.frame_archive import frames_table
 from backdrop.io.images import RGB, decode_image, encode_jpeg, encode_png, resize
-from backdrop.video.decode import Tally, damage, decode_video, probe
+from backdrop.video.decode import Tally, damage, declared_frames, decode_video, probe
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def extract_sequence(
         frames = _same_size(itertools.islice(source, form.limit), sequence)
         path = Path(out_dir) / f"{sequence.name}.zip"
         has_mask, source_size = _store(path, frames, masks, form, threads)
-        strays = [n for n in masks.numbers() if info and n >= tally.decoded + tally.lost]
+        strays = [n for n in masks.numbers() if info and n >= tally.numbered]
     reason = damage(info, tally) if info else ""
     notes = [text for text in (reason, sequence.note) if text]
     if strays and tally.complete and not reason:
@@ -97,12 +97,12 @@ def extract_sequence(
         "status": "damaged" if reason else "ok",
         "reason": "; ".join(notes),
         "frames": len(has_mask),
-        "declared_frames": info.declared_frames if info else len(sequence.images),
+        "declared_frames": declared_frames(info, tally) if info else len(sequence.images),
         "width": width,
         "height": height,
         "source_width": source_size[0],
         "source_height": source_size[1],
-        "fps": round((info.fps if info else sequence.fps) / form.every, 6),
+        "fps": round((tally.fps(info.fps) if info else sequence.fps) / form.every, 6),
         "masks": sum(has_mask),
     }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from backdrop.config.sections import Count, Section, Size, StageParams
+from backdrop.errors import BackdropError
 from backdrop.run.compute import ComputeParams
 
 LAYOUT_NAMES = (
@@ -21,6 +23,10 @@ LAYOUT_NAMES = (
     "cdnet",
     "bms",
 )
+
+
+EXPERIMENTS = (".dvc", "tmp", "exps")
+"""The folder, in a project, in which DVC makes checkouts for experiments."""
 
 
 class DataParams(Section):
@@ -41,13 +47,33 @@ class DataParams(Section):
 
     @model_validator(mode="after")
     def _path_of_root(self) -> DataParams:
-        leads_out = ".." in Path(self.root).parts
-        if not (Path(self.path).is_absolute() if leads_out else self.path == self.root):
+        leads_out = ".." in Path(self.root).parts and Path(self.path).is_absolute()
+        if not leads_out and self.path != os.path.expanduser(self.root):
             raise ValueError(
                 f"data.path is {self.path}, which is not where data.root={self.root} lies: it is composed from "
                 "data.root; run `make params` or `dvc exp run`, or change both"
             )
         return self
+
+    def place(self, project: Path) -> str:
+        """Where the footage lies, as `data.path` says it.
+
+        Args:
+            project: the project's folder; DVC's checkouts for experiments in it count as the project itself.
+
+        Raises:
+            BackdropError: `data.path` is absolute, and not where a relative `data.root` leads from the project.
+        """
+        if Path(self.root).is_absolute() or not Path(self.path).is_absolute() or self.root.startswith("~"):
+            return self.path
+        home = next((one.parents[2] for one in project.parents if one.parts[-3:] == EXPERIMENTS), project)
+        if Path(os.path.realpath(home / self.root)) != Path(os.path.realpath(self.path)):
+            raise BackdropError(
+                f"data.path is {self.path}, but data.root={self.root} leads to {os.path.realpath(home / self.root)} "
+                "from here: the project was moved; run `python -m backdrop.params` with the overrides of the last run "
+                "(such as data=videos), or give data.path the value of data.root in params.yaml"
+            )
+        return self.path
 
 
 class FramesStage(StageParams):

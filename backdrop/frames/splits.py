@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from backdrop.errors import BackdropError
+from backdrop.frames.entries import nfc
 from backdrop.frames.layouts.listing import Sequence
 
 
@@ -42,7 +43,7 @@ def assign_splits(
 
 def _matches(sequence: Sequence, glob: str) -> bool:
     names = {sequence.name, Path(sequence.source).name, Path(sequence.source).stem}
-    return any(fnmatchcase(name, glob) for name in names)
+    return any(fnmatchcase(nfc(name), nfc(glob)) for name in names)
 
 
 def matching(sequences: list[Sequence], key: str, globs: Iterable[str]) -> list[Sequence]:

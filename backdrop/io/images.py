@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from backdrop.errors import BackdropError
 from backdrop.io.files import one_line, show
+from backdrop.io.image_metadata import orientation, without_metadata
 
 RGB = UInt8[np.ndarray, "H W 3"]
 
@@ -24,8 +26,20 @@ IMAGE_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM", "GIF")
 MAX_PIXELS = 89_478_485  # Pillow's bound against decompression bombs
 
 
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its orientation in EXIF."""
+
+
 def open_image(source: bytes | Path, name: str | None = None) -> Image.Image:
-    """A decoded image, turned upright by its EXIF orientation.
+    """A decoded image, turned upright by its EXIF orientation. Other metadata may be damaged.
 
     Args:
         source: the file, or its bytes.
@@ -36,21 +50,30 @@ def open_image(source: bytes | Path, name: str | None = None) -> Image.Image:
     """
     name = name or (show(source) if isinstance(source, Path) else "image")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below, by name
-            stream = io.BytesIO(source) if isinstance(source, bytes) else source
-            image = Image.open(stream, formats=IMAGE_FORMATS)
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError
-            image.load()
-            return ImageOps.exif_transpose(image)
+        return _decoded_image(source)
     except FileNotFoundError as fault:
         raise BackdropError(f"{name} does not exist") from fault
     except Image.DecompressionBombError as fault:
         raise BackdropError(f"{name} has more than {MAX_PIXELS} pixels; scale it down first") from fault
     except Exception as fault:  # Pillow's decoders raise a dozen kinds on damaged bytes
+        with suppress(Exception):  # then the pixels, too, are damaged, and the first fault says more
+            bare = without_metadata(source if isinstance(source, bytes) else source.read_bytes())
+            if bare is not None:
+                return _decoded_image(*bare)
         raise BackdropError(f"{name} is no readable image ({one_line(fault)}); replace or remove it") from fault
+
+
+def _decoded_image(source: bytes | Path, turned: int | None = None) -> Image.Image:
+    """As `open_image`, with Pillow's exceptions. turned: its orientation, if the file does not say it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Pillow's: metadata does not matter, and large images are refused by name
+        stream = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(stream, formats=IMAGE_FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            image.load()
+            turn = _TURNS.get(turned or orientation(image))
+            return image.copy() if turn is None else image.transpose(turn)
 
 
 def decode_image(source: bytes | Path, name: str | None = None) -> RGB:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from av.sidedata.sidedata import Type as SideData
 from backdrop.errors import BackdropError
 from backdrop.io.files import libav_url, one_line, show
 from backdrop.io.images import MAX_PIXELS, RGB
+from backdrop.video.color import ColorTags, decoded_rgb, frame_color
+from backdrop.video.numbering import Numbering
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,14 @@ class VideoInfo:
 
     Attributes:
         width, height: of an upright frame, in pixels as stored (pixels are taken as square).
-        fps: average frames per second.
-        declared_frames: frames the container declares, None where it declares none (Matroska, MPEG-TS).
-        duration_s: declared duration of the video track, None where unknown.
+        fps: average frames per second. See `Tally.fps`, which knows better at the end.
+        declared_frames: frames the container declares, None where it declares none (Matroska, MPEG-TS). It counts
+            packets: hidden ones, and the fields of interlaced frames (see `declared_frames`).
+        duration_s: declared duration of the video track from its first frame, None where unknown.
+        start_s: time of the first frame by the file's clock, which its sound has too.
+        tick: seconds in which the file counts time.
+        aspect: width of an upright frame's pixel over its height.
+        color: what the numbers of a frame mean.
     """
 
     path: Path
@@ -37,6 +45,10 @@ class VideoInfo:
     fps: float
     declared_frames: int | None
     duration_s: float | None
+    start_s: float = 0.0
+    tick: Fraction = Fraction(1, 90000)
+    aspect: Fraction = Fraction(1)
+    color: ColorTags = ColorTags()
 
 
 @dataclass
@@ -45,30 +57,61 @@ class Tally:
 
     decoded: int = 0  # frames that came out intact, whether they are used or not
     hidden: int = 0  # packets that an edit list hides
-    lost: int = 0  # frames or packets found corrupt
-    end_s: float = 0.0  # end of the last decoded frame, since the start of the track
+    companions: int = 0  # packets that belong to another one's frame
+    lost: int = 0  # frames known to be lost or corrupt
+    unreadable: int = 0  # packets that could not be decoded
+    numbered: int = 0  # frames that have a number, lost ones included
+    last: int = 0  # number of the last decoded frame
+    last_s: float = 0.0  # its time, since the first
+    end_s: float = 0.0  # when it ends
+    start_s: float = 0.0  # time of frame 0 by the file's clock
+    settled: bool = True  # every packet became a frame, or belonged to one
     complete: bool = False  # the end of the file was reached
+
+    def fps(self, declared: float) -> float:
+        """Frames per second: the declared number, or the measured one where it is another."""
+        if not self.last or self.last_s <= 0:
+            return declared
+        measured = self.last / self.last_s
+        return declared if abs(measured - declared) < 0.02 * declared else measured
 
 
 def probe(path: Path | str) -> VideoInfo:
-    """What the file declares; decodes its first frame, which alone knows the rotation.
+    """What the file declares; decodes its first frame, which alone knows rotation and colors.
 
     Raises:
         BackdropError: no video, or not one frame can be decoded.
     """
     path = Path(path)
     with _opened_container(path) as (container, stream):
-        _, frame = next(_shown_frames(container, stream, Tally()), (0, None))
+        color = ColorTags.of(stream.codec_context)
+        tally = Tally()
+        frame = next((frame for _, _, frame in _shown_frames(container, stream, tally)), None)
         if frame is None:
             raise BackdropError(f"{show(path)}: not one frame can be decoded; is the file whole?")
         transposed = _orientation(frame)[0]
         width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
         fps = _fps(stream)
-        tag = stream.metadata.get("NUMBER_OF_FRAMES") or stream.metadata.get("NUMBER_OF_FRAMES-eng") or ""
-        declared = stream.frames or (int(tag) if tag.isdecimal() else 0) or None
+        declared = _declared_packets(container, stream)
         duration = _declared_duration(container, stream, declared, fps)
+        if duration is not None:  # Matroska's counts from time 0, others from the start of the track
+            begin = 0.0 if "matroska" in container.format.name else float((stream.start_time or 0) * stream.time_base)
+            duration -= tally.start_s - begin
         codec = stream.codec_context.name
-    return VideoInfo(path, codec, width, height, fps, declared, duration)
+        aspect = stream.sample_aspect_ratio or Fraction(1)
+        return VideoInfo(
+            path,
+            codec,
+            width,
+            height,
+            fps,
+            declared,
+            duration,
+            tally.start_s,
+            stream.time_base,
+            1 / aspect if transposed else aspect,
+            frame_color(frame, codec, color),
+        )
 
 
 def decode_video(
@@ -76,8 +119,8 @@ def decode_video(
 ) -> Iterator[tuple[int, float, RGB]]:
     """Yield (index, time_s, image) of every n-th frame, upright, in the order they are shown.
 
-    Frames that are cut off or marked corrupt are left out, but counted in the index, so that the
-    index of the others still is their number in the file.
+    Frames that are known to be lost, or marked corrupt, are left out, but counted in the index, so that the index of
+    the others still is their number in the file. What never is a frame by itself has no number (see `Numbering`).
 
     Args:
         path: the video file.
@@ -91,25 +134,74 @@ def decode_video(
         image: (H, W, 3) RGB, rotated as the file's display matrix says.
 
     Raises:
-        BackdropError: no video, or not one frame can be decoded.
+        BackdropError: no video, not one frame can be decoded, or colors that cannot be converted.
     """
+    path, last = Path(path), -1
     tally = Tally() if tally is None else tally
-    with _opened_container(Path(path)) as (container, stream):
+    for count in dict.fromkeys((threads, 1)):
+        vars(tally).update(vars(Tally()))
+        for index, time, image in _decoded(path, every, count, tally):
+            if count > 1 and not tally.settled:
+                break
+            if index > last:
+                yield index, time, image()
+                last = index
+        if tally.settled:  # else again: threads lose intact frames beside damaged ones
+            break
+    if tally.decoded == 0:
+        raise BackdropError(f"{show(path)}: not one frame can be decoded; is the file whole?")
+
+
+def _decoded(path: Path, every: int, threads: int, tally: Tally) -> Iterator[tuple[int, float, Callable[[], RGB]]]:
+    """As `decode_video`, but the image is made when it is asked for, and a file without a frame is no error."""
+    with _opened_container(path) as (container, stream):
         stream.codec_context.thread_count = threads
         if threads > 1:
             stream.codec_context.thread_type = "AUTO"
-        fps, first = _fps(stream), None
-        origin = float(stream.start_time * stream.time_base) if stream.start_time is not None else None
-        for index, frame in _shown_frames(container, stream, tally):
-            time = index / fps if frame.time is None else frame.time
-            first = time if first is None else first
-            length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 1 / fps
-            tally.end_s = time + length - (first if origin is None else origin)
+        codec, declared = stream.codec_context.name, ColorTags.of(stream.codec_context)
+        fps, clock = _fps(stream), _Clock()
+        for index, time, frame in _shown_frames(container, stream, tally):
+            length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+            tally.last, tally.last_s = index, time
+            tally.end_s = time + clock.length(index, time, length, 1 / fps)
             if index % every == 0:
-                yield index, time - first, _upright_image(frame)
-        if tally.decoded == 0:
-            raise BackdropError(f"{show(Path(path))}: not one frame can be decoded; is the file whole?")
+                color = frame_color(frame, codec, declared)
+                yield index, time, partial(_upright_image, path, frame, color)
         tally.complete = True
+
+
+class _Clock:
+    """How long frames last: as they say, where that was true of those before, else as long as those did on average."""
+
+    def __init__(self) -> None:
+        self._last, self._said = (-1, 0.0), 0.0
+        self._right = self._wrong = 0
+
+    def length(self, number: int, time: float, said: float, otherwise: float) -> float:
+        """Of the next frame, in seconds. said: its own duration, 0 without. otherwise: where nothing is known."""
+        before, then = self._last
+        if number and number == before + 1:
+            right = abs(time - then - self._said) < 0.0015
+            self._right += right
+            self._wrong += not right
+        self._last, self._said = (number, time), said
+        if said > 0 and self._right >= self._wrong:
+            return said
+        return time / number if number and time > 0 else otherwise
+
+
+def declared_frames(info: VideoInfo, tally: Tally) -> int | None:
+    """How many frames the container declares, where it counts packets; None where it declares none."""
+    if info.declared_frames is None or not tally.companions or not tally.decoded:
+        return info.declared_frames
+    share = tally.companions / tally.decoded
+    return round(info.declared_frames / (2 if share > 0.8 else 1 + share))  # fields: 2, but for those that are missing
+
+
+def end_of_video(info: VideoInfo, tally: Tally) -> float:
+    """When the last frame ends, in seconds since the first one: as declared where that can be, else measured."""
+    declared = info.duration_s or 0.0
+    return declared if declared > tally.last_s and not tally.hidden and not damage(info, tally) else tally.end_s
 
 
 def damage(info: VideoInfo, tally: Tally) -> str:
@@ -122,20 +214,20 @@ def damage(info: VideoInfo, tally: Tally) -> str:
     faults = []
     if tally.complete:
         declared, duration = info.declared_frames, info.duration_s
-        fewer = declared is None or tally.decoded + tally.hidden < declared
-        shorter = duration is None or tally.end_s < duration - 0.5 / info.fps
+        fewer = declared is None or tally.decoded + tally.hidden + tally.companions < declared
+        shorter = duration is None or tally.end_s < duration - 0.5 / min(info.fps, tally.fps(info.fps))
         if fewer and shorter and declared is not None:
-            faults.append(f"{tally.decoded} of {declared} declared frames could be decoded")
+            faults.append(f"{tally.decoded} of {declared_frames(info, tally)} declared frames could be decoded")
         elif fewer and shorter and duration is not None:
             faults.append(f"frames end at {tally.end_s:.2f} s of {duration:.2f} s declared")
-    if tally.lost:
-        faults.append(f"corrupt frames: {tally.lost}")
+    if tally.lost or tally.unreadable:
+        faults.append(f"corrupt frames: {max(tally.lost, 1)}")
     return "; ".join(faults)
 
 
 @contextmanager
 def _opened_container(path: Path) -> Iterator[tuple[Any, Any]]:
-    """Container and first real video stream of a file.
+    """Container of a file, and the video track that players show: the default one, else the first.
 
     Raises:
         BackdropError: the file is missing, empty, no video, or too large.
@@ -146,7 +238,7 @@ def _opened_container(path: Path) -> Iterator[tuple[Any, Any]]:
         raise BackdropError(f"{show(path)} is empty (0 bytes); copy it again or remove it")
     try:
         # a playlist in disguise must not open the network
-        container = av.open(libav_url(path), options={"protocol_whitelist": "file"})
+        container = av.open(libav_url(path), options={"protocol_whitelist": "file"}, metadata_errors="replace")
     except (av.error.FFmpegError, UnicodeError, ValueError) as fault:
         reason = getattr(fault, "strerror", None) or one_line(fault)
         raise BackdropError(
@@ -154,68 +246,83 @@ def _opened_container(path: Path) -> Iterator[tuple[Any, Any]]:
             "kind of file: copy or convert it again, or remove it"
         ) from fault
     with container:
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not streams:
+        stream = _video_track(container)
+        if stream is None:
             raise BackdropError(f"{show(path)} holds no video track; remove it from the folder")
-        if streams[0].codec_context is None:
+        if stream.codec_context is None:
             raise BackdropError(f"{show(path)} holds video of an unknown codec; convert it to H.264")
-        width, height = streams[0].codec_context.width, streams[0].codec_context.height
+        width, height = stream.codec_context.width, stream.codec_context.height
         if width * height > MAX_PIXELS:
             raise BackdropError(f"{show(path)} is {width}x{height}; scale it down below {MAX_PIXELS} pixels first")
-        yield container, streams[0]
+        yield container, stream
 
 
-def _shown_frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[int, Any]]:
-    """Yield (frame number in the file, frame) of the intact frames in the order they are shown.
+def _video_track(container: Any) -> Any:
+    kinds = av.stream.Disposition
+    pictures = kinds.attached_pic | kinds.timed_thumbnails | kinds.still_image
+    tracks = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    return next((track for track in tracks if track.disposition & kinds.default), tracks[0] if tracks else None)
 
-    A frame's number is that of the packets shown before it, so that lost ones leave a gap. Packets come in
-    decoding order; those not yet shown wait in a heap, which is as long as the reordering is deep.
-    """
-    waiting: list[tuple[int, bool]] = []  # (presentation time stamp, cut or damaged)
-    shown, index = 0, -1
-    for packet, frames in _packets(container, stream, tally):
-        if packet.size and packet.pts is not None and not packet.is_discard:
-            heapq.heappush(waiting, (packet.pts, packet.is_corrupt))
+
+def _shown_frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[int, float, Any]]:
+    """Yield (frame number in the file, seconds since frame 0, frame) of the intact frames in the order shown."""
+    fps, tick = _fps(stream), stream.time_base
+    # AVI has no time of showing; libav finds it for codecs whose pictures it reads on the way
+    context = stream.codec_context
+    ordered = container.format.name == "avi" and context.name in ("h264", "hevc") and bool(context.has_b_frames)
+    numbering = Numbering(context.name, 1 / (fps * float(tick)), ordered)
+
+    def count() -> None:
+        tally.lost, tally.companions, tally.unreadable = numbering.lost, numbering.companions, numbering.failures
+        tally.numbered = numbering.count
+        tally.settled = numbering.settled and not (tally.lost or tally.unreadable)
+        if numbering.first is not None:
+            tally.start_s = float(numbering.first * tick)
+
+    for packet, frames in _packets(container, stream, numbering):
+        tally.hidden += bool(packet.size and packet.is_discard)
         for frame in frames:
-            corrupt = frame.is_corrupt or (frame.pts is None and packet.is_corrupt)
-            if frame.pts is None and waiting:
-                heapq.heappop(waiting)
-                shown += 1
-            while waiting and frame.pts is not None and waiting[0][0] <= frame.pts:
-                pts, damaged = heapq.heappop(waiting)
-                corrupt |= damaged and pts == frame.pts
-                shown += 1
-            index = max(index + 1, shown - 1)
-            if corrupt:
-                tally.lost += 1
-            else:
+            index, pts, intact = numbering.shown(frame, packet)
+            count()
+            if intact:
                 tally.decoded += 1
-                yield index, frame
+                first = numbering.first
+                yield index, index / fps if pts is None or first is None else float((pts - first) * tick), frame
+    numbering.finish()
+    count()
 
 
-def _packets(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[Any, list[Any]]]:
+def _packets(container: Any, stream: Any, numbering: Numbering) -> Iterator[tuple[Any, list[Any]]]:
     """Each packet with the frames that come out when it goes in; what cannot be read is counted, not raised."""
     packets = container.demux(stream)
     while True:
         try:
             packet = next(packets, None)
         except av.error.FFmpegError:  # the rest of the file is unreadable
-            tally.lost += 1
+            numbering.failures += 1
             return
         if packet is None:
             return
-        tally.hidden += bool(packet.size and packet.is_discard)
+        numbering.sent(packet)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             frames = []
-            tally.lost += 1
+            numbering.failed(packet)
         yield packet, frames
 
 
 def _fps(stream: Any) -> float:
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return float(rate) if rate else 25.0
+
+
+def _declared_packets(container: Any, stream: Any) -> int | None:
+    tag = stream.metadata.get("NUMBER_OF_FRAMES") or stream.metadata.get("NUMBER_OF_FRAMES-eng") or ""
+    declared = stream.frames or (int(tag) if tag.isdecimal() else 0)
+    if "mp4" in container.format.name and len(stream.index_entries):  # without those that an edit list leaves out
+        declared = min(declared, len(stream.index_entries))
+    return declared or None
 
 
 def _declared_duration(container: Any, stream: Any, declared: int | None, fps: float) -> float | None:
@@ -251,8 +358,11 @@ def _orientation(frame: Any) -> tuple[bool, bool, bool]:
     return True, c < 0, b < 0
 
 
-def _upright_image(frame: Any) -> RGB:
-    image = frame.to_ndarray(format="rgb24")
+def _upright_image(path: Path, frame: Any, color: ColorTags) -> RGB:
+    try:
+        image = decoded_rgb(frame, color)
+    except BackdropError as fault:
+        raise BackdropError(f"{show(path)} has {fault}") from fault
     transposed, left_right, up_down = _orientation(frame)
     if transposed:
         image = image.transpose(1, 0, 2)

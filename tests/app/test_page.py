@@ -130,7 +130,7 @@ def test_a_video_gives_a_mask_for_each_frame_and_a_video(
     assert segmented.cut == (most == 5)
     assert segmented.fault == ""
     threshold = float(np.median(segmented.frames[0].prediction.mask))
-    masks, video = drawing.write_clip(segmented, threshold)
+    masks, video, _ = drawing.write_clip(segmented, threshold)
     with zipfile.ZipFile(masks) as archive:
         assert archive.namelist() == [f"{number:06d}.png" for number in expected]
         for found in segmented.frames:
@@ -163,7 +163,7 @@ def test_memory_is_bounded_by_a_batch(
 def test_an_odd_video_is_drawn_with_even_sides(segmenter: Segmenter, tmp_path: Path) -> None:
     encode_video(tmp_path / "odd.mp4", [np.full((51, 77, 3), 90, np.uint8)] * 2, fps=10)
     segmented = segmented_file.segment_file(segmenter, tmp_path / "odd.mp4", tmp_path)
-    masks, video = drawing.write_clip(segmented, 0.5)
+    masks, video, _ = drawing.write_clip(segmented, 0.5)
     assert next(decode_video(video))[2].shape == (52, 78, 3)
     with zipfile.ZipFile(masks) as archive:
         assert read_png(archive.read("000000.png")).shape == (51, 77)

@@ -361,7 +361,8 @@ def test_davis_annotations_hold_the_masks_as_indices(done: Path) -> None:
     davis.write_davis(found, done)
     for source, records in found:
         for record in records.frames:
-            name = f"{source.name}/{record.frame:05d}.png" if source.video else f"{source.name}.png"
+            image_name = source.name if "/" in source.name else f"in put/{source.name}"
+            name = f"{source.name}/{record.frame:05d}.png" if source.video else f"{image_name}.png"
             image = Image.open(done / "davis" / "Annotations" / name)
             assert image.mode == "P"
             assert np.array_equal(np.asarray(image) == 1, record.decoded())

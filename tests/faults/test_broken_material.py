@@ -37,7 +37,7 @@ from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.homography import load_homographies
 from backdrop.params import Params, read, validate
 from backdrop.video.decode import probe
-from backdrop.video.encode import encode_video
+from backdrop.video.encode import Presentation, encode_video
 from tests.handmade_run import make_run, scene
 from tests.small_pipeline import ROOT, run_stage, small_values, stage_names
 
@@ -178,6 +178,7 @@ def odd_tag(clips: Path) -> None:
 
 
 VARIABLE = [0, 0.1, 0.11, 0.5, 0.6, 1.5]
+SHOWN = Presentation([*VARIABLE, 2])
 
 CORPUS: dict[str, Case] = {
     "cut_mjpeg": Case(cut("cut_mjpeg.avi", "mjpeg", 0.6), "damaged", (f"of {FRAMES} declared frames",), PART),
@@ -191,7 +192,7 @@ CORPUS: dict[str, Case] = {
     "png_named_mp4": Case(picture_as_video, "skipped", ("png_named_mp4.mp4", "at least 2 are needed"), NOTHING),
     "mp4_named_png": Case(video_as_picture, "skipped", ("mp4_named_png/00001.png is no readable image",), NOTHING),
     "rotated": Case(lambda clips: encode_video(clips / "rotated.mp4", moving(), rotation=90), "ok"),
-    "variable": Case(lambda clips: encode_video(clips / "variable.mp4", moving(), times=VARIABLE), "ok"),
+    "variable": Case(lambda clips: encode_video(clips / "variable.mp4", moving(), shown=SHOWN), "ok"),
     "odd_sized": Case(lambda clips: encode_video(clips / "odd_sized.mp4", [i[:79, :127] for i in moving()]), "ok"),
     "one_frame": Case(
         lambda clips: encode_video(clips / "one_frame.mp4", moving(1)), "skipped", ("at least 2 are needed",), NOTHING

@@ -74,3 +74,116 @@ def test_shrinking_averages_areas() -> None:
     assert small.shape == (32, 32, 3)
     assert np.abs(small.astype(int) - 127).max() <= 1
     assert images.resize(small, None) is small
+
+
+# --------------------------------------------------------------------------------------- broken metadata
+
+
+def _pixels() -> np.ndarray:
+    return moving_picture(1, 60, 40)[0]
+
+
+def _exif(order: str = "<", *, more: tuple[tuple[int, int, int, int], ...] = (), kind: int = 3) -> bytes:
+    """EXIF with orientation 6 and more entries: tag, kind, count, value or place."""
+    value = struct.pack(order + "HH", 6, 0) if kind == 3 else struct.pack(order + "I", 6)
+    entries = [(0x0112, struct.pack(order + "HHI", 0x0112, kind, 1) + value)]
+    entries += [(tag, struct.pack(order + "HHII", tag, kind, count, place)) for tag, kind, count, place in more]
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, len(entries))
+    return head + b"".join(entry for _, entry in sorted(entries)) + bytes(4)
+
+
+def _jpeg(*segments: tuple[int, bytes]) -> bytes:
+    data = _png(Image.fromarray(_pixels()), "JPEG", quality=95)
+    extra = b"".join(bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body for marker, body in segments)
+    return data[:2] + extra + data[2:]
+
+
+def _turned(exif: bytes, *segments: tuple[int, bytes]) -> bytes:
+    return _jpeg((0xE1, b"Exif\0\0" + exif), *segments)
+
+
+def _chunk(name: bytes, body: bytes, crc: int | None = None) -> bytes:
+    found = zlib.crc32(name + body) if crc is None else crc
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", found)
+
+
+def _chunked(*chunks: bytes, after: bool = False) -> bytes:
+    data = _png(Image.fromarray(_pixels()))
+    at = data.index(b"IEND") - 4 if after else 33
+    return data[:at] + b"".join(chunks) + data[at:]
+
+
+def _webp(exif: bytes = b"", icc: bytes = b"") -> bytes:
+    return _png(Image.fromarray(_pixels()), "WEBP", lossless=True, exif=exif, icc_profile=icc)
+
+
+PACKED = zlib.compress
+
+TURNED = {
+    "bad rational": _turned(_exif(more=((0x011A, 5, 1, 9999),))),
+    "zero denominator": _turned(_exif(more=((0x9204, 10, 1, 500),))),
+    "bad sub-table": _turned(_exif(more=((0x8769, 4, 1, 5000),))),
+    "sub-table is the table": _turned(_exif(more=((0x8769, 4, 1, 8),))),
+    "bad GPS": _turned(_exif(more=((0x8825, 4, 1, 99_999_999),))),
+    "cut off": _turned(_exif()[:-6]),
+    "huge count": _turned(_exif()[:8] + struct.pack("<H", 60000) + _exif()[10:]),
+    "big-endian": _turned(_exif(">", more=((0x011A, 5, 1, 9999),))),
+    "long": _turned(_exif(kind=4)),
+    "unknown kind": _turned(_exif(more=((0x9999, 77, 1, 0),))),
+    "short ICC": _turned(_exif(), (0xE2, b"ICC_PROFILE\0\1")),
+    "bad ICC": _turned(_exif(), (0xE2, b"ICC_PROFILE\0\1\3xx")),
+    "bad MPF": _turned(_exif(), (0xE2, b"MPF\0II*\0\xff\xff\xff\x7f")),
+    "bad Photoshop": _turned(_exif(), (0xED, b"Photoshop 3.0\x008BIM\x04")),
+    "short Adobe": _turned(_exif(), (0xEE, b"Adobe\0")),
+    "short JFIF": _turned(_exif(), (0xE0, b"JFIF\0\1")),
+    "PNG": _chunked(_chunk(b"eXIf", _exif(more=((0x011A, 5, 1, 9999),)))),
+    "PNG with another fault": _chunked(_chunk(b"eXIf", _exif()), _chunk(b"pHYs", b"\0")),
+    "PNG at the end": _chunked(_chunk(b"eXIf", _exif()), after=True),
+    "WebP": _webp(_exif(more=((0x011A, 5, 1, 9999),))),
+}
+
+UPRIGHT = {
+    "no EXIF": _turned(b"\0"),
+    "cut in the entry": _turned(_exif()[:16]),
+    "no byte order": _turned(b"XX" + _exif()[2:]),
+    "no such orientation": _turned(_exif().replace(struct.pack("<HH", 6, 0), struct.pack("<HH", 9, 0))),
+    "iCCP": _chunked(_chunk(b"iCCP", b"x\0\0no zlib")),
+    "iCCP without a name": _chunked(_chunk(b"iCCP", b"xxxx")),
+    "iCCP by another method": _chunked(_chunk(b"iCCP", b"x\0\7" + PACKED(b"a"))),
+    "iCCP of megabytes": _chunked(_chunk(b"iCCP", b"x\0\0" + PACKED(bytes(5_000_000)))),
+    "zTXt": _chunked(_chunk(b"zTXt", b"k\0\0xx")),
+    "zTXt of megabytes": _chunked(_chunk(b"zTXt", b"k\0\0" + PACKED(bytes(5_000_000)))),
+    "much zTXt": _chunked(*(_chunk(b"zTXt", b"k%d\0\0" % i + PACKED(bytes(1_000_000))) for i in range(80))),
+    "iTXt": _chunked(_chunk(b"iTXt", b"k\0\1\0en\0\xff\xfe\0junk")),
+    "wrong sum": _chunked(_chunk(b"tEXt", b"a\0b", crc=1)),
+    "EXIF as text": _chunked(_chunk(b"zTXt", b"Raw profile type exif\0\0" + PACKED(b"\nexif\n  zz\nno hex"))),
+    "eXIf": _chunked(_chunk(b"eXIf", b"junk")),
+    "short": _chunked(*(_chunk(name, b"\0") for name in (b"gAMA", b"cHRM", b"pHYs", b"tRNS", b"acTL"))),
+    "fcTL": _chunked(_chunk(b"fcTL", bytes(26))),
+    "WebP EXIF": _webp(b"junk" * 5),
+    "WebP ICC": _webp(icc=b"junk" * 5),
+}
+
+
+@pytest.mark.parametrize("name", [*TURNED, *UPRIGHT])
+def test_broken_metadata_is_no_reason_to_refuse_pixels(name: str, tmp_path: Path) -> None:
+    data, pixels = (TURNED | UPRIGHT)[name], _pixels()
+    expected = np.rot90(pixels, -1) if name in TURNED else pixels
+    (tmp_path / "x.any").write_bytes(data)
+    for decoded in (images.decode_image(data), images.decode_image(tmp_path / "x.any")):
+        assert decoded.shape == expected.shape
+        assert np.array_equal(decoded, expected) or (data[:2] == b"\xff\xd8" and distance(decoded, expected) < 6)
+
+
+def test_pixels_are_not_read_without_their_palette() -> None:
+    data = _png(Image.fromarray(_pixels()).quantize(9))
+    at = data.index(b"PLTE")
+    with pytest.raises(BackdropError, match="no readable image"):
+        images.decode_image(data[:at] + b"pLTE" + data[at + 4 :])
+
+
+def test_the_given_photos_with_broken_exif_are_turned(cases: Path) -> None:
+    paths = sorted((cases / "exif").glob("*.jpg"))
+    assert len(paths) == 2
+    for path in paths:
+        assert images.decode_image(path).shape == (60, 40, 3)

@@ -58,7 +58,7 @@ def test_every_nth_frame_keeps_its_number_and_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv"])
 def test_times_of_a_variable_frame_rate_are_the_files_own(tmp_path: Path, name: str) -> None:
     times = np.cumsum([0.0, 0.02, 0.5, 0.04, 0.033, 0.2, 0.02, 0.1]).tolist()
-    encode.encode_video(tmp_path / name, moving_picture(8), times=times)
+    encode.encode_video(tmp_path / name, moving_picture(8), shown=encode.Presentation([*times, times[-1] + 1]))
     decoded, tally = decode(tmp_path / name)
     assert [time for _, time, _ in decoded] == pytest.approx(times, abs=2e-3)
     assert video_decode.damage(video_decode.probe(tmp_path / name), tally) == ""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
 from backdrop.app.exports.coco import write_coco
-from backdrop.app.exports.common import Export
+from backdrop.app.exports.common import Export, Faults, Recorded
 from backdrop.app.exports.davis import write_davis
 from backdrop.app.exports.labelstudio import write_labelstudio
 from backdrop.app.exports.video import write_video
 from backdrop.app.exports.yolo import write_yolo
+from backdrop.errors import BackdropError, WriteError
 
 FORMATS: dict[str, Export] = {
     "coco": write_coco,
@@ -17,3 +21,23 @@ FORMATS: dict[str, Export] = {
     "video": write_video,
 }
 """Format -> what writes it. It writes below <folder>/<format>/, or <folder>/<format>.json."""
+
+
+def export_all(
+    found: Sequence[Recorded], folder: Path, formats: Mapping[str, Export]
+) -> tuple[dict[str, list[Path]], Faults]:
+    """Write several formats, and return the files of each, and the faults of sources and formats that are left out.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    written: dict[str, list[Path]] = {}
+    faults: Faults = []
+    for name, write in formats.items():
+        try:
+            written[name] = write(found, folder, faults=faults)
+        except WriteError:
+            raise
+        except BackdropError as fault:
+            faults.append(fault)
+    return written, list({str(fault): fault for fault in faults}.values())

@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pycocotools import mask as coco_mask
 
-from backdrop.app.exports.common import CATEGORY, Recorded, components, file_name, write_json
-from backdrop.app.records import SubjectRecord, encoded
+from backdrop.app.exports.common import (
+    CATEGORY,
+    Faults,
+    Recorded,
+    components,
+    each_source,
+    file_name,
+    write_json,
+)
+from backdrop.app.records import Records, SubjectRecord, encoded
+from backdrop.app.sources import Source
+
+Annotated = tuple[SubjectRecord, dict[str, Any]]
+"""A subject, and the RLE of all or of a component of it."""
 
 
-def coco(found: Sequence[Recorded], split: bool = False) -> dict[str, Any]:
+def coco(found: Sequence[Recorded], split: bool = False, faults: Faults | None = None) -> dict[str, Any]:
     """A COCO data set of all frames. Segmentations are compressed RLE; `track_id` is the subject's number.
 
     Args:
         split: one annotation per connected component, as CVAT wants it. Else one annotation per subject.
+        faults: see `each_source`.
     """
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for source, records in found:
-        for record in records.frames:
-            number = len(images) + 1
-            width, height = record.size
-            images.append({"id": number, "file_name": file_name(source, record), "width": width, "height": height})
-            for part in record.parts():
-                for rle in map(encoded, components(part.decoded())) if split else [part.mask]:
-                    annotations.append(_coco_annotation(len(annotations) + 1, number, part, rle))
+    for frames in each_source(found, faults, partial(_frames, split)):
+        for image, parts in frames:
+            images.append({"id": len(images) + 1, **image})
+            annotations += [
+                _coco_annotation(len(annotations) + i, len(images), *part) for i, part in enumerate(parts, 1)
+            ]
     return {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": CATEGORY}]}
+
+
+def _frames(split: bool, source: Source, records: Records) -> list[tuple[dict[str, Any], list[Annotated]]]:
+    """Each frame's name and size, and its subjects with their RLE."""
+    frames = []
+    for record in records.frames:
+        width, height = record.size
+        image = {"file_name": file_name(source, record), "width": width, "height": height}
+        rles = [map(encoded, components(part.decoded())) if split else [part.mask] for part in record.parts()]
+        parts = [(part, rle) for part, own in zip(record.parts(), rles, strict=True) for rle in own]
+        frames.append((image, parts))
+    return frames
 
 
 def _coco_annotation(number: int, image: int, part: SubjectRecord, rle: dict[str, Any]) -> dict[str, Any]:
@@ -46,8 +70,10 @@ def _coco_annotation(number: int, image: int, part: SubjectRecord, rle: dict[str
     }
 
 
-def write_coco(found: Sequence[Recorded], folder: Path, split: bool = False) -> list[Path]:
+def write_coco(
+    found: Sequence[Recorded], folder: Path, split: bool = False, faults: Faults | None = None
+) -> list[Path]:
     """Write <folder>/coco.json. split: see `coco`."""
     path = folder / "coco.json"
-    write_json(path, coco(found, split))
+    write_json(path, coco(found, split, faults))
     return [path]

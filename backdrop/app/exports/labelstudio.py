@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from backdrop.app.exports.common import CATEGORY, Recorded, file_name, write_json
-from backdrop.app.records import SubjectRecord
+from backdrop.app.exports.common import CATEGORY, Faults, Recorded, each_source, file_name, write_json
+from backdrop.app.records import Records, SubjectRecord
+from backdrop.app.sources import Source
 from backdrop.io.masks import Mask
 
 _RUN_BITS = (3, 4, 8, 16)
@@ -38,9 +39,8 @@ def brush_rle(mask: Mask) -> list[int]:
     return [int(stream[i : i + 8], 2) for i in range(0, len(stream), 8)]
 
 
-def _brush(name: str, size: tuple[int, int], part: SubjectRecord) -> dict[str, Any]:
+def _brush(size: tuple[int, int], part: SubjectRecord) -> dict[str, Any]:
     return {
-        "id": name,
         "type": "brushlabels",
         "from_name": "tag",
         "to_name": "image",
@@ -52,18 +52,30 @@ def _brush(name: str, size: tuple[int, int], part: SubjectRecord) -> dict[str, A
     }
 
 
-def write_labelstudio(found: Sequence[Recorded], folder: Path) -> list[Path]:
+def _described_frames(source: Source, records: Records) -> list[tuple[str, float, list[tuple[int, dict[str, Any]]]]]:
+    """Of each frame its name, its confidence, and the number and region of each subject."""
+    return [
+        (
+            file_name(source, record),
+            record.confidence,
+            [(part.number, _brush(record.size, part)) for part in record.parts()],
+        )
+        for record in records.frames
+    ]
+
+
+def write_labelstudio(found: Sequence[Recorded], folder: Path, faults: Faults | None = None) -> list[Path]:
     """Write <folder>/labelstudio.json: tasks with brush predictions.
 
     They fit a project with <BrushLabels name="tag" toName="image">. Each subject is a region, with its number in the
     region's notes.
     """
     tasks: list[dict[str, Any]] = []
-    for source, records in found:
-        for record in records.frames:
-            results = [_brush(f"{len(tasks)}-{part.number}", record.size, part) for part in record.parts()]
-            prediction = {"model_version": "backdrop", "score": record.confidence, "result": results}
-            tasks.append({"data": {"image": file_name(source, record)}, "predictions": [prediction]})
+    for own in each_source(found, faults, _described_frames):
+        for image, score, regions in own:
+            results = [{"id": f"{len(tasks)}-{number}"} | region for number, region in regions]
+            prediction = {"model_version": "backdrop", "score": score, "result": results}
+            tasks.append({"data": {"image": image}, "predictions": [prediction]})
     path = folder / "labelstudio.json"
     write_json(path, tasks)
     return [path]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from backdrop.app.exports.common import Recorded, file_name
-from backdrop.io.files import atomic_path
+from backdrop.app.exports.common import Faults, Files, Recorded, label_name, write_each
+from backdrop.app.records import Record, Records
+from backdrop.app.sources import Source
 from backdrop.io.masks import Mask
 
 SIMPLIFY = 0.5
@@ -29,25 +31,30 @@ def polygons(mask: Mask) -> list[np.ndarray]:
     return [(points + 0.5) / 4 for points in simple if len(points) >= 3]
 
 
-def write_yolo(found: Sequence[Recorded], folder: Path) -> list[Path]:
+def write_yolo(found: Sequence[Recorded], folder: Path, faults: Faults | None = None) -> list[Path]:
     """Write <folder>/yolo/labels/<image>.txt with a line per outline: "0 x1 y1 x2 y2 ...", in shares of the image.
 
     An image without subject has an empty file. Where subjects have numbers, <folder>/yolo/numbers/<image>.txt holds the
     number of each line.
     """
-    written = []
-    for source, records in found:
+
+    def files(source: Source, records: Records) -> Files:
         for record in records.frames:
-            lines, numbers = [], []
-            for part in record.parts():
-                for points in polygons(part.decoded()):
-                    shares = (points / np.array(record.size)).clip(0, 1).ravel()
-                    lines.append(" ".join(["0", *(f"{value:.6f}" for value in shares)]) + "\n")
-                    numbers.append(f"{part.number}\n")
+            lines, numbers = _lines(record)
             rows = {"labels": lines} if record.instances is None else {"labels": lines, "numbers": numbers}
             for kind, text in rows.items():
-                path = (folder / "yolo" / kind / file_name(source, record)).with_suffix(".txt")
-                with atomic_path(path) as temporary:
-                    temporary.write_text("".join(text), encoding="ascii")
-                written.append(path)
-    return written
+                path = folder / "yolo" / kind / f"{label_name(source, record)}.txt"
+                yield path, partial(Path.write_text, data="".join(text), encoding="ascii")
+
+    return write_each(found, faults, files)
+
+
+def _lines(record: Record) -> tuple[list[str], list[str]]:
+    """A line for each outline, and the number of its subject."""
+    lines, numbers = [], []
+    for part in record.parts():
+        for points in polygons(part.decoded()):
+            shares = (points / np.array(record.size)).clip(0, 1).ravel()
+            lines.append(" ".join(["0", *(f"{value:.6f}" for value in shares)]) + "\n")
+            numbers.append(f"{part.number}\n")
+    return lines, numbers

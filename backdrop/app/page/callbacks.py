@@ -113,7 +113,9 @@ class Page:
         view = draw_frame(found, threshold, crf)
         png = archive = movie = None
         if video:
-            archive, movie = write_clip(segmented, threshold, crf, _progress_bar(progress, "Drawing"))
+            archive, movie, lost = write_clip(segmented, threshold, crf, _progress_bar(progress, "Drawing"))
+            if lost:
+                gr.Warning(f"Not all sound is in the video ({html.escape(lost)})")
         else:
             png = write_mask(segmented, view.mask)
         return [

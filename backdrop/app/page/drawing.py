@@ -18,7 +18,7 @@ from backdrop.io.archives import ArchiveWriter
 from backdrop.io.files import atomic_path
 from backdrop.io.images import encode_png
 from backdrop.io.masks import Box, Mask, box_pixels, entry
-from backdrop.video.encode import encode_video
+from backdrop.video.redraw import redraw_video
 
 
 class FrameView(NamedTuple):
@@ -64,18 +64,19 @@ def write_mask(segmented: SegmentedFile, mask: Mask) -> Path:
 
 def write_clip(
     segmented: SegmentedFile, threshold: float, crf: CRFParams | None = None, progress: Progress | None = None
-) -> tuple[Path, Path]:
+) -> tuple[Path, Path, str]:
     """Write the masks of a video as a zip, and the video with them drawn in as MP4.
 
     The zip holds PNGs (0 and 255), named by the frame's number in the file.
 
     Returns:
-        (zip, MP4), in the folder of the file. Those of another threshold are replaced.
+        (zip, MP4) in the folder of the file; those of another threshold are replaced. Then why sound is missing, or "".
 
     Raises:
         BackdropError: the frames differ in size, or the disk is full.
     """
     name = Path(segmented.source.name).name
+    assert segmented.info is not None  # it is a video
     masks, video = segmented.folder / f"{name}_masks.zip", segmented.folder / f"{name}_overlay.mp4"
     with ArchiveWriter(masks) as archive:
 
@@ -89,8 +90,9 @@ def write_clip(
                 # browsers play H.264 of even sides only
                 yield np.pad(view.overlay, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
 
-        encode_video(video, drawn(), segmented.fps, quality=80)
-    return masks, video
+        times = [*(found.frame.time for found in segmented.frames), segmented.end]
+        lost = redraw_video(video, drawn(), times, segmented.info, whole=not segmented.cut)
+    return masks, video, lost
 
 
 def mask_png(mask: Mask) -> bytes:

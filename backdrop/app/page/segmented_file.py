@@ -20,7 +20,7 @@ from backdrop.io.files import show
 from backdrop.io.images import decode_image, encode_jpeg, encode_png
 from backdrop.io.masks import entry
 from backdrop.networks.predictor import Prediction
-from backdrop.video.decode import Tally, damage, probe
+from backdrop.video.decode import Tally, VideoInfo, damage, end_of_video, probe
 
 BATCH = 4
 """Frames of a video in memory at a time."""
@@ -63,7 +63,8 @@ class SegmentedFile(NamedTuple):
     folder: holds what belongs to it.
     frames: of the file; one, if it is an image.
     surest: index of the frame whose mask is surest. It is shown first.
-    fps: frames per second of the overlay video.
+    info: what a video says about itself; None: an image.
+    end: when its last frame that is kept ends, in seconds since the first.
     fault: what is missing in the file, or "".
     cut: whether the video has more frames than were asked for.
     """
@@ -72,7 +73,8 @@ class SegmentedFile(NamedTuple):
     folder: Path
     frames: SegmentedVideo | list[Found]
     surest: int = 0
-    fps: float = 1.0
+    info: VideoInfo | None = None
+    end: float = 0.0
     fault: str = ""
     cut: bool = False
 
@@ -106,9 +108,10 @@ def segment_file(
     frames = frames_of(source, every, tally)
     total = min(most, math.ceil((info.declared_frames or most * every) / every))
     clip = _segment_clip(segmenter, islice(frames, most), folder / "frames.zip", progress, total)
-    cut = next(frames, None) is not None  # read on: only at the end of the file is it known what is missing
+    after = next(frames, None)  # read on: only at the end of the file is it known what is missing
+    end = end_of_video(info, tally) if after is None else after.time
     surest = int(np.argmax([prediction.presence for prediction in clip.predictions]))
-    return SegmentedFile(source, folder, clip, surest, info.fps / every, damage(info, tally), cut)
+    return SegmentedFile(source, folder, clip, surest, info, end, damage(info, tally), after is not None)
 
 
 def _segment_clip(

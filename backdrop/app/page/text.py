@@ -58,7 +58,8 @@ def status_line(segmented: SegmentedFile) -> str:
         height, width = segmented.frames[0].frame.image.shape[:2]
         return f'<p class="status"><b>{name}</b>, {width} × {height} pixels</p>'
     more = " The video goes on; take more frames, or fewer of them, under “Videos”." if segmented.cut else ""
-    return f'<p class="status"><b>{name}</b>, {count} frame{"s" * (count != 1)} segmented.{more}</p>'
+    fault = f" The file is damaged: {html.escape(segmented.fault)}." if segmented.fault else ""
+    return f'<p class="status"><b>{name}</b>, {count} frame{"s" * (count != 1)} segmented.{fault}{more}</p>'
 
 
 def message(fault: BackdropError, path: Path) -> str:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backdrop.errors import BackdropError
+from backdrop.frames.entries import same_named
 from backdrop.frames.layouts.bms import list_bms
 from backdrop.frames.layouts.cdnet import list_cdnet
 from backdrop.frames.layouts.davis import list_davis
@@ -59,10 +60,10 @@ def list_sequences(layout: str, root: Path | str) -> list[Sequence]:
     Raises:
         BackdropError: unknown layout, missing root, or nothing of the layout under it.
     """
-    root = Path(root)
+    root = same_named(Path(root))
     if layout not in LAYOUTS:
         raise BackdropError(f"unknown data.layout {layout!r}; layouts are {', '.join(LAYOUTS)}")
-    if not root.exists():
+    if not os.path.exists(root):
         raise BackdropError(f"data.root {show(root)} does not exist; set data.root to the folder of the footage")
     found = LAYOUTS[layout].listing(root)
     if not found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from backdrop.frames.entries import nfc
 from backdrop.frames.layouts.listing import Sequence, below, image_files, image_folder, subfolders
 from backdrop.io.files import IMAGE_SUFFIXES
 
@@ -16,7 +17,7 @@ def list_bms(root: Path) -> list[Sequence]:
     found = []
     for folder in subfolders(base):
         sequence = image_folder(folder, below(folder, root), None, suffixes, mask_rule="instances")
-        number = {p.stem: i for i, p in enumerate(sequence.images)}
-        masks = {number[p.stem]: p for p in image_files(folder, [".pgm"]) if p.stem in number}
+        number = {nfc(p.stem): i for i, p in enumerate(sequence.images)}
+        masks = {number[nfc(p.stem)]: p for p in image_files(folder, [".pgm"]) if nfc(p.stem) in number}
         found.append(replace(sequence, masks=masks))
     return found

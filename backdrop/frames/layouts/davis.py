@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backdrop.frames.entries import nfc, same_named
 from backdrop.frames.layouts.listing import Sequence, below, image_folder, subfolders
 
 
@@ -17,7 +18,7 @@ def list_davis(root: Path) -> list[Sequence]:
     annotations = root / "Annotations" / images.name
     splits = _davis_splits(root, images.name)
     return [
-        image_folder(f, below(f, root), annotations / f.name, split=splits.get(f.name), fps=24.0)
+        image_folder(f, below(f, root), same_named(annotations / f.name), split=splits.get(nfc(f.name)), fps=24.0)
         for f in subfolders(images)
     ]
 
@@ -31,5 +32,5 @@ def _davis_splits(root: Path, resolution: str) -> dict[str, str]:
         for line in listing.read_text(encoding="utf-8").split("\n") if listing else []:
             if line.strip():
                 first = Path(line.split()[0])
-                splits[first.parent.name if first.suffix else first.name] = split
+                splits[nfc(first.parent.name if first.suffix else first.name)] = split
     return splits

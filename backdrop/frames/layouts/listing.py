@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from backdrop.errors import BackdropError
-from backdrop.frames.names import natural_key, safe_name
+from backdrop.frames.entries import look_into, nfc, passed_over, same_named
+from backdrop.frames.names import safe_name
 from backdrop.io.files import ACCEPTED, IMAGE_SUFFIXES, show
 
 
@@ -58,28 +60,25 @@ class Layout:
     expects: str
 
 
-PLAIN_FILES = ("", ".txt", ".md", ".json", ".csv", ".yaml", ".yml", ".xml", ".srt", ".dvc", ".db", ".ini")
-
-
 def visible_entries(folder: Path) -> list[Path]:
-    """Visible entries of a folder in natural order; hidden files are other programs' (.DS_Store, ._x.jpg)."""
-    try:
-        visible = [p for p in folder.iterdir() if not p.name.startswith(".")]
-    except OSError as fault:
-        raise BackdropError(f"cannot list {show(folder)}: {fault.strerror}") from fault
-    return sorted(visible, key=lambda p: (natural_key(p.name), p.name))
+    """Visible entries of a folder in natural order; hidden files are other programs' (.DS_Store, ._x.jpg).
+
+    Raises:
+        BackdropError: it cannot be listed.
+    """
+    return [entry.path for entry in look_into(folder) if not entry.path.name.startswith(".")]
 
 
 def image_files(folder: Path, suffixes: Iterable[str]) -> list[Path]:
     """Files of a folder with one of the suffixes (any case), in natural order; [] if there is no such folder."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
-    return [p for p in visible_entries(folder) if p.suffix.lower() in suffixes and p.is_file()]
+    return [p for p in visible_entries(folder) if p.suffix.lower() in suffixes and os.path.isfile(p)]
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The visible folders in a folder, in natural order; [] if there is no such folder."""
-    return [p for p in visible_entries(folder) if p.is_dir()] if folder.is_dir() else []
+    return [entry.path for entry in look_into(folder) if entry.kind == "folder"] if os.path.isdir(folder) else []
 
 
 def stem_number(path: Path) -> int | None:
@@ -91,19 +90,26 @@ def stem_number(path: Path) -> int | None:
 def image_folder(
     folder: Path, source: str, masks: Path | None, suffixes: Iterable[str] = IMAGE_SUFFIXES, **rest: Any
 ) -> Sequence:
-    """A folder of images, with the masks of the same stems from another folder."""
-    images = tuple(image_files(folder, suffixes))
-    sequence = Sequence(name=folder.name, source=source, images=images, **rest)
+    """A folder of images, with the masks of the same stems from another folder. A note names images that are gone."""
+    sequence = Sequence(name=folder.name, source=source, **rest)
+    try:
+        entries = look_into(folder)
+        images = tuple(image_files(folder, suffixes))
+    except BackdropError as fault:
+        return replace(sequence, fault=str(fault))
+    missing = [(e.path.name, e.why) for e in entries if e.kind == "image" and e.why]
+    note = f"left out: {passed_over(missing)}" if missing else ""
+    sequence = replace(sequence, images=images, note=note)
     if not images:
-        what = "is empty" if not visible_entries(folder) else "holds no image"
+        what = note or ("is empty" if not any(not e.path.name.startswith(".") for e in entries) else "holds no image")
         return replace(sequence, fault=f"the folder {what}; put videos beside it or frames into it: {ACCEPTED}")
-    twice = [stem for stem, n in Counter(p.stem for p in images).items() if n > 1]
+    twice = [stem for stem, n in Counter(nfc(p.stem) for p in images).items() if n > 1]
     if twice:
         return replace(
             sequence, fault=f"two images are named {show(twice[0])}.*; keep one (masks belong in masks/<sequence>/)"
         )
-    number = {p.stem: i for i, p in enumerate(images)}
-    return with_masks(sequence, masks, lambda path: number.get(path.stem))
+    number = {nfc(p.stem): i for i, p in enumerate(images)}
+    return with_masks(sequence, masks, lambda path: number.get(nfc(path.stem)))
 
 
 def video_file(path: Path, source: str, masks: Path | None, **rest: Any) -> Sequence:
@@ -113,9 +119,12 @@ def video_file(path: Path, source: str, masks: Path | None, **rest: Any) -> Sequ
 
 def with_masks(sequence: Sequence, folder: Path | None, frame_of: Callable[[Path], int | None]) -> Sequence:
     """The sequence with the masks of a folder; masks of no frame are a note, a folder without a match a fault."""
-    if folder is None or not folder.is_dir():
+    if folder is None or not os.path.isdir(folder):
         return sequence
-    files = image_files(folder, IMAGE_SUFFIXES)
+    try:
+        files = image_files(folder, IMAGE_SUFFIXES)
+    except BackdropError as fault:
+        return replace(sequence, fault=str(fault))
     masks: dict[int, Path] = {}
     strays = []
     for path in files:
@@ -129,8 +138,13 @@ def with_masks(sequence: Sequence, folder: Path | None, frame_of: Callable[[Path
     if files and not masks:
         example = f"like {show(sequence.images[0].stem)}" if sequence.images else "by frame number from 0, like 000000"
         return replace(sequence, fault=f"no mask in {show(folder)} is named after a frame; name them {example}.png")
-    note = f"masks without a frame: {len(strays)} (first: {show(strays[0])})" if strays else ""
-    return replace(sequence, masks=masks, note=note)
+    stray = f"masks without a frame: {len(strays)} (first: {show(strays[0])})" if strays else ""
+    return with_note(replace(sequence, masks=masks), stray)
+
+
+def with_note(sequence: Sequence, note: str) -> Sequence:
+    """The sequence with one more note; "" adds none."""
+    return replace(sequence, note="; ".join(text for text in (sequence.note, note) if text))
 
 
 def below(path: Path, root: Path) -> str:
@@ -140,8 +154,15 @@ def below(path: Path, root: Path) -> str:
 
 def mask_folder(masks: Path, path: Path) -> Path:
     """The masks of a source: masks/<its full name> if there is one, else masks/<stem>, else masks/<safe name>."""
-    choices = [masks / path.name, masks / (path.stem if path.is_file() else path.name)]
-    return next((c for c in choices if c.is_dir()), masks / safe_name(choices[1].name))
+    choices = [masks / path.name, masks / (path.name if os.path.isdir(path) else path.stem)]
+    present = (c for c in map(same_named, choices) if os.path.isdir(c))
+    return next(present, masks / safe_name(choices[1].name))
+
+
+def unused_masks(masks: Path, used: Collection[Path]) -> list[tuple[str, str]]:
+    """What lies in the folder of the masks and belongs to no sequence, for `passed_over`."""
+    entries = look_into(masks) if os.path.isdir(masks) else []
+    return [(f"{masks.name}/{e.path.name}", "without a sequence") for e in entries if e.kind and e.path not in used]
 
 
 def warn(text: str) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backdrop.frames.layouts.listing import Sequence
-from backdrop.frames.layouts.videos import list_videos
+from backdrop.frames.entries import look_into
+from backdrop.frames.layouts.listing import Sequence, mask_folder, unused_masks
+from backdrop.frames.layouts.videos import list_videos, masks_of, warn_of
 
 SPLITS = ("train", "val", "test")
 
@@ -17,6 +18,15 @@ PLAIN_SPLITS = (
 
 def list_plain_splits(root: Path) -> list[Sequence]:
     """The sequences of train, val and test, each listed as layout videos lists them."""
-    masks = root / "masks"
     splits = [s for s in SPLITS if (root / s).is_dir()]
-    return [q for s in splits for q in list_videos(root / s, s, masks / s if (masks / s).is_dir() else masks, root)]
+    if not splits:
+        return []
+    masks = masks_of(root)
+    truth = {s: masks / s if (masks / s).is_dir() else masks for s in splits}
+    used = [mask_folder(truth[s], entry.path) for s in splits for entry in look_into(root / s)]
+    beside = [entry for entry in look_into(root) if entry.path not in (masks, *(root / s for s in splits))]
+    passed = [(entry.path.name, entry.why or "beside the splits") for entry in beside if entry.kind or entry.why]
+    for folder in sorted({masks, *truth.values()}):
+        passed += unused_masks(folder, [*used, *truth.values()])
+    warn_of(root, passed)
+    return [q for s in splits for q in list_videos(root / s, s, truth[s], root)]

@@ -1,9 +1,12 @@
 """What `dvc exp run` loads when it composes params.yaml: the resolver `reach` of conf/data/*.yaml.
 
-Experiments in the queue run in temporary checkouts, where a path that leads out of the repository leads elsewhere.
-Composition still happens in the repository itself, so such a path is made absolute here.
+Experiments of --temp and --queue run in checkouts of their own, where a path that leads out of the repository leads
+elsewhere. Composition still happens in the repository itself, so such a path is made absolute for them. In the
+repository it stays as it is: moved together with the footage, the project reads the footage where it is then.
 """
 
+import os
+import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -12,12 +15,18 @@ REPOSITORY = Path(__file__).resolve().parents[4]
 
 
 def reach(root: str) -> str:
-    """`root`, which is absolute or relative to the repository: as it is inside the repository, else absolute."""
-    path = Path(root)
-    if path.is_absolute():
-        return root
+    """Where `root` lies, which is absolute, in the home folder (~), or relative to the repository."""
+    path = Path(os.path.expanduser(root))
+    if path.is_absolute() or not _runs_elsewhere():
+        return str(path) if root.startswith("~") else root
     resolved = (REPOSITORY / path).resolve()
     return root if resolved.is_relative_to(REPOSITORY) else str(resolved)
+
+
+def _runs_elsewhere() -> bool:
+    """Whether the command is a `dvc exp run` with --temp or --queue, which may be shortened."""
+    words = [word for word in sys.argv[1:] if len(word) > len("--")]
+    return any(option.startswith(word) for word in words for option in ("--temp", "--queue"))
 
 
 OmegaConf.register_new_resolver("reach", reach, replace=True)
