@@ -82,7 +82,7 @@ class Params(Section):
         return kind.model_validate({key: reduce(getitem, key.split("."), values) for key in kind.keys()})  # noqa: SIM118
 
 
-def validate(values: Mapping[str, Any], source: str = "params.yaml") -> Params:
+def validate(values: Mapping[Any, Any], source: str = "params.yaml") -> Params:
     """Check a whole parameter tree.
 
     Raises:

@@ -215,6 +215,12 @@ def test_any_value_is_taken_or_named(leaf: tuple[str, str], value: object) -> No
     assert not message or leaf[0] in message
 
 
+@pytest.mark.parametrize("key", [None, 7, True, 1.5])
+def test_a_key_that_is_no_name_is_named(key: object) -> None:
+    with pytest.raises(BackdropError, match=f"{key}"):
+        validate(values() | {key: 0})
+
+
 def test_a_stage_gets_the_keys_it_names_and_no_others() -> None:
     class Reads(StageParams):
         crf: CRFParams

@@ -170,6 +170,7 @@ def export(
     from backdrop.app.exports import FORMATS, export_all
     from backdrop.app.exports.coco import write_coco
     from backdrop.app.exports.common import Faults, recorded
+    from backdrop.app.predict import alone_in
 
     writers = FORMATS | {"coco": partial(write_coco, split=split)}
     unknown = [one.value for one in formats if one.value not in writers]
@@ -180,7 +181,8 @@ def export(
     found = recorded(folder, faults=faults)
     _warn_of_damage(found)
     chosen = {one.value: writers[one.value] for one in formats}
-    written, left_out = export_all(found, target, chosen if found else {})
+    with alone_in(target):
+        written, left_out = export_all(found, target, chosen if found else {})
     for name, files in written.items():
         typer.echo(f"{name}: {len(files)} file{'s' * (len(files) != 1)}, {files[0] if files else target}")
     _name_faults(faults + left_out)

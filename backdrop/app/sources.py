@@ -295,8 +295,8 @@ class _Search:
 
 
 def _holds_results(folder: Path) -> bool:
-    """Whether `predict` has written into it."""
-    return os.path.isfile(folder / LOCK) and os.path.isdir(folder / RESULT_FOLDERS[0])
+    """Whether `predict` or `export` has written into it."""
+    return os.path.isfile(folder / LOCK) and any(os.path.isdir(folder / kind) for kind in RESULT_FOLDERS)
 
 
 def _real(path: Path) -> Path:

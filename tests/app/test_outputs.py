@@ -153,6 +153,18 @@ def test_two_commands_do_not_write_over_each_other(predict: Command) -> None:
     assert Path("out/overlay/0.jpg").read_bytes() != before
 
 
+def test_exports_in_another_folder_are_no_input(predict: Command) -> None:
+    draw("in/a.png")
+    encode_video("in/run.mp4", scene(3)[0], fps=10)
+    assert predict("in", out="in/out")[0] == 0
+    for name in ("davis", "video"):
+        assert call("export", "in/out", "-f", name, "-o", f"in/labels/{name} too")[0] == 0
+    status, said = predict("in", out="in/out")
+    assert status == 0
+    assert "results of predict: 2 (davis too, video too)" in said
+    assert len(below("in/out/records")) == 2
+
+
 def test_results_of_a_file_follow_its_new_name(predict: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     draw("in/d/a.png")
     encode_video("in/d/run.mp4", scene(3)[0], fps=10)
