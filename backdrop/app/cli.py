@@ -6,9 +6,10 @@ import hashlib
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from backdrop.errors import BackdropError
 
@@ -21,7 +22,20 @@ SOME_FAILED = 3
 
 MODEL = Path("models/segmenter")
 
+
+class Commands(TyperGroup):
+    """The commands. Typer ends at Ctrl-C without a word; here it says what to do next."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("stopped; run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     name="backdrop",
     help="Find and segment the moving subject of your videos, without labels.",
     no_args_is_help=True,
@@ -73,6 +87,53 @@ Instances = Annotated[
     int | None,
     typer.Option(help="Up to so many subjects, each with its number; by default one mask.", min=1, max=64),
 ]
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="The project's folder; it does not exist yet, or is empty.")],
+    videos: Annotated[
+        Path,
+        typer.Option(help="Your footage: a folder of videos and of folders of images, or one video.", readable=False),
+    ],
+) -> None:
+    """Make a project for your own footage: a folder with settings, under git and DVC, which `backdrop train` runs.
+
+    \b
+    backdrop new skiing --videos "My videos/2026 (Åre)"
+    cd skiing
+    backdrop train
+    """
+    import shlex
+
+    from backdrop.app.project.new import new_project
+
+    found = new_project(folder, videos)
+    for one in found:
+        if one.fault:
+            print(f"warning: {one.source} will be left out: {one.fault}", file=sys.stderr)
+    count = sum(not one.fault for one in found)
+    typer.echo(f"{folder} is a project for {count} video{'s' * (count != 1)} of {videos}. Settings: conf/config.yaml")
+    typer.echo(f"Next:\n  cd {shlex.quote(str(folder))}\n  backdrop train")
+
+
+@app.command()
+def train(
+    project: Annotated[Path, typer.Argument(help="The project's folder, or the tool's clone.")] = Path("."),
+) -> None:
+    """Train on a project's footage, mask every frame, and write the report: `dvc repro`, told step by step.
+
+    \b
+    backdrop train
+    backdrop train path/to/project
+
+    What a change did not touch is not run again. Stopped, the same command goes on where it was.
+    """
+    from backdrop.app.project.summary import summary
+    from backdrop.app.project.train import run_steps
+
+    run_steps(project)
+    typer.echo(summary(project))
 
 
 @app.command()

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -31,6 +30,7 @@ from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
+from backdrop.run.locks import locked
 
 LOCK = ".lock"
 """In the output folder; held by the process that writes there (see `alone_in`)."""
@@ -42,23 +42,16 @@ def alone_in(out: Path) -> Iterator[None]:
 
     Temporary files that a killed process left in it are removed.
 
-    The system gives the lock back when the process dies, however it dies. A file system without locks keeps nobody out.
+    What a lock is worth: see `locks.locked`.
 
     Raises:
         BackdropError: another process holds it, or `out` cannot be written.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        stream = (out / LOCK).open("ab")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackdropError(
-                f"another `backdrop predict` is writing into {show(out)}; wait for it, or choose another folder"
-            ) from None
-        except OSError:
-            pass
+    busy = f"another `backdrop predict` is writing into {show(out)}; wait for it, or choose another folder"
+    with ExitStack() as held:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out / LOCK, busy))
         for name in ("records", *PICTURES, *FORMATS):
             sweep_below(out / name)
         for name in FORMATS:
