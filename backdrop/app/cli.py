@@ -106,7 +106,7 @@ def new(
     """
     import shlex
 
-    from backdrop.app.project.new import new_project
+    from backdrop.app.project.new import git_knows_somebody, new_project
 
     found = new_project(folder, videos)
     for one in found:
@@ -114,6 +114,11 @@ def new(
             print(f"warning: {one.source} will be left out: {one.fault}", file=sys.stderr)
     count = sum(not one.fault for one in found)
     typer.echo(f"{folder} is a project for {count} video{'s' * (count != 1)} of {videos}. Settings: conf/config.yaml")
+    if not git_knows_somebody(folder):
+        typer.echo(
+            "git does not know your name, and asks for it when you commit or run `dvc exp run`: "
+            '`git config --global user.name "NAME"` and `git config --global user.email MAIL`'
+        )
     typer.echo(f"Next:\n  cd {shlex.quote(str(folder))}\n  backdrop train")
 
 

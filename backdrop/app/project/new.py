@@ -61,7 +61,7 @@ def new_project(folder: Path, videos: Path) -> list[Sequence]:
         shutil.copyfile(pipeline_folder() / ".dvc" / "config", folder / ".dvc" / "config")
         compose_project(folder)
         _run(folder, "git", "add", "-A")
-        who = () if _knows_somebody(folder) else WHO
+        who = () if git_knows_somebody(folder) else WHO
         _run(folder, "git", "-c", "commit.gpgsign=false", *who, "commit", "-qm", "Start", "--no-verify")
     return sequences
 
@@ -208,8 +208,8 @@ def _known_hashes(project: Path) -> dict[str, str]:
         ) from None
 
 
-def _knows_somebody(folder: Path) -> bool:
-    """Whether git knows in whose name a commit here is made."""
+def git_knows_somebody(folder: Path) -> bool:
+    """Whether git knows in whose name a commit in this folder is made."""
     asked = subprocess.run(["git", "var", "GIT_COMMITTER_IDENT"], cwd=folder, capture_output=True)
     return asked.returncode == 0
 

@@ -2,7 +2,7 @@
 
 In the clone they lie at its root. A wheel holds a copy beside this file, which is made as the wheel is built (see
 setup.py). A project gets a copy, too: `stages/` call the installed library, and `conf/` is that of the clone, except
-that a file of the user's own stands in front of it.
+that a file of the user's own stands in front of it. The embedded footage is left out: a project has its own.
 
 In the clone a stage depends on the files of the library that it imports. A project has none of these. There the stage
 `library` writes a hash of them for each stage into `library.yaml`, at each run, and the stages depend on these: an
@@ -34,6 +34,12 @@ LIBRARY_STAGE = "library"
 OWN_VALUES = "conf/backdrop.yaml"
 """The clone's conf/config.yaml in a project, whose own conf/config.yaml has it as its base."""
 
+EMBEDDED = "render"
+"""The stage that renders the embedded footage."""
+
+_CLONE_ALONE = r"stages/s0_render\.py|conf/data/synthetic\.yaml|conf/ablation/(?!none\.yaml).*"
+"""What a project lacks: the embedded footage, and the grid of `make ablations`."""
+
 _LIBRARY_STAGE = f"""\
   {LIBRARY_STAGE}:
     cmd: python -m backdrop.app.project.pipeline
@@ -61,11 +67,11 @@ def pipeline_files() -> dict[str, str]:
     """The files that a project has from the installed version: path in the project -> text."""
     root = pipeline_folder()
     found = {"dvc.yaml": project_stages(_read(root / "dvc.yaml")), ".dvcignore": _read(root / ".dvcignore")}
-    found |= {f"stages/{path.name}": _read(path) for path in sorted((root / "stages").glob("*.py"))}
-    for path in sorted((root / "conf").rglob("*")):
+    for path in sorted(
+        [*(root / "stages").glob("*.py"), *(root / "conf").rglob("*.yaml"), *(root / "conf").rglob("*.py")]
+    ):
         name = path.relative_to(root).as_posix()
-        grid = name.startswith("conf/ablation/") and path.name != "none.yaml"  # of the clone's `make ablations`
-        if path.suffix in (".yaml", ".py") and not grid:
+        if not re.fullmatch(_CLONE_ALONE, name):
             found[OWN_VALUES if name == "conf/config.yaml" else name] = _read(path)
     found[OWN_VALUES] = (
         f"# Backdrop's own values. An update replaces this file: yours go into conf/config.yaml.\n{found[OWN_VALUES]}"
@@ -80,7 +86,7 @@ def project_stages(text: str) -> str:
     for line in text[text.index("stages:\n") :].splitlines():
         stage = re.fullmatch(r"  (\w+):", line)
         name = stage[1] if stage else name
-        if line.startswith("      - backdrop/"):
+        if name == EMBEDDED or line.startswith("      - backdrop/"):
             continue
         lines.append(line)
         if line == "stages:":
@@ -114,10 +120,12 @@ def write_library(path: Path) -> None:
 
 
 def _stage_files() -> Iterator[tuple[str, Path]]:
-    """The stages of dvc.yaml with the files that they run."""
+    """The stages of a project with the files that they run."""
     root = pipeline_folder()
-    for name, stage in yaml.safe_load(_read(root / "dvc.yaml"))["stages"].items():
-        yield name, root / next(word for word in stage["cmd"].split() if word.startswith("stages/"))
+    stages = yaml.safe_load(project_stages(_read(root / "dvc.yaml")))["stages"]
+    for name, stage in stages.items():
+        if name != LIBRARY_STAGE:
+            yield name, root / next(word for word in stage["cmd"].split() if word.startswith("stages/"))
 
 
 def _read(path: Path) -> str:

@@ -25,7 +25,7 @@ class Words(NamedTuple):
 
 
 STEPS = {
-    "render": Words("drawing practice videos", "their true masks are known; your own footage needs none of it"),
+    "render": Words("drawing practice videos", "with masks that are known, so that there are scores"),
     "frames": Words("reading the footage", "every later step reads single frames"),
     "stabilize": Words("measuring the camera's motion", "without it, whatever still moves moves by itself"),
     "flow": Words("measuring the motion of every pixel", "what moves unlike its surroundings may be the subject"),

@@ -147,7 +147,8 @@ def test_a_pipeline_of_ones_own_ends_without_a_summary(project: Path) -> None:
 def test_every_stage_has_words(tmp_path: Path) -> None:
     assert step_names(ROOT) == list(STEPS)
     (tmp_path / "dvc.yaml").write_text(project_stages((ROOT / "dvc.yaml").read_text()))
-    assert step_names(tmp_path) == list(STEPS), "a project's own stage is not counted"
+    own = [name for name in STEPS if name != "render"]
+    assert step_names(tmp_path) == own, "a project's own stage is not counted"
 
 
 def test_bars_are_read() -> None:
