@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from backdrop.app.project.summary import LookedAt, summary
 from backdrop.errors import BackdropError
 from tests.handmade_run import make_run, write_index, write_masks, write_predictions
 from tests.scored_project import scored_project
+from tests.small_pipeline import ROOT
 
 
 def unscored(folder: Path, names: list[str]) -> Path:
@@ -108,3 +110,9 @@ def test_damaged_scores_are_one_line(tmp_path: Path) -> None:
 
 def test_no_scores_no_words(tmp_path: Path) -> None:
     assert summary(tmp_path) == ""
+
+
+def test_make_demo_ends_in_this_screen() -> None:
+    """In the clone: no line of thousands of characters, as `dvc metrics show` writes."""
+    said = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.splitlines()[-1].endswith(" backdrop train")
