@@ -375,7 +375,7 @@ def _missing(params: Path) -> list[str]:
 
     problems = []
     if not params.is_file():
-        return [f"{params}: run `make params`, or name the file with --params"]
+        return [f"{params}: run `python -m backdrop.params`, or name the file with --params"]
     chosen = read(params)
     checkpoint = chosen.flow.checkpoint
     if chosen.flow.model != "dis" and checkpoint and "/" in checkpoint and not Path(checkpoint).is_file():

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from backdrop.app.project.pipeline import LIBRARY, installed_version, pipeline_files, pipeline_folder, write_library
+from backdrop.app.project.steps import last_error
 from backdrop.errors import BackdropError
 from backdrop.frames.layouts import list_sequences
 from backdrop.frames.layouts.listing import Sequence
@@ -108,7 +109,9 @@ def compose_project(project: Path) -> None:
     Raises:
         BackdropError: what conf/ holds is wrong.
     """
-    _run(project, sys.executable, "-m", "backdrop.params")
+    done = _finished(project, sys.executable, "-m", "backdrop.params")
+    if done.returncode:
+        raise BackdropError(last_error(done.stderr.splitlines()))
 
 
 def _absolute(path: Path) -> Path:
@@ -220,9 +223,13 @@ def _run(folder: Path, *command: str) -> None:
     Raises:
         BackdropError: it fails; with its last line.
     """
-    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")
+    done = _finished(folder, *command)
     if done.returncode:
         said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
         short = " ".join(Path(word).name if word == sys.executable else word for word in command[:4])
         raise BackdropError(f"`{short}` failed in {show(folder)}: {said[-1] if said else done.returncode}")
+
+
+def _finished(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, errors="replace")

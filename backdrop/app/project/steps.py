@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -69,6 +70,23 @@ def clock(seconds: float) -> str:
         return f"{max(1, round(seconds))} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def last_error(said: Sequence[str]) -> str:
+    """Of what a stage and DVC said, the line that tells best why it failed."""
+    for number in range(len(said) - 1, -1, -1):
+        if said[number].startswith("error: "):  # ours; a list of problems is indented below it
+            rest = []
+            for line in said[number + 1 :]:
+                if not line.startswith("  "):
+                    break
+                rest.append(line.strip())
+            return " ".join([said[number].removeprefix("error: "), *rest])
+    for pattern in (r"[\w.]*(Error|Exception|Interrupt|Exit)\b", r"ERROR: "):
+        for line in reversed(said):
+            if re.match(pattern, line):
+                return line.removeprefix("ERROR: ")
+    return next((line for line in reversed(said) if line.strip()), "without a word")
 
 
 class Times:

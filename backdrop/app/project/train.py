@@ -18,7 +18,7 @@ import yaml
 
 from backdrop.app.project.new import SETTINGS, compose_project, is_project, refresh
 from backdrop.app.project.pipeline import LIBRARY_STAGE, installed_version
-from backdrop.app.project.steps import STEPS, Times, Words, clock, step_names
+from backdrop.app.project.steps import STEPS, Times, Words, clock, last_error, step_names
 from backdrop.errors import BackdropError
 from backdrop.io.files import show, writing
 from backdrop.run.locks import locked
@@ -308,20 +308,3 @@ def read_bar(text: str) -> Bar | None:
         for part in found[3].split(":"):
             left = 60 * left + float(part)
     return Bar((found[1] or "").strip(), int(found[2]), left)
-
-
-def last_error(said: Sequence[str]) -> str:
-    """Of what a stage and DVC said, the line that tells best why it failed."""
-    for number in range(len(said) - 1, -1, -1):
-        if said[number].startswith("error: "):  # ours; a list of problems is indented below it
-            rest = []
-            for line in said[number + 1 :]:
-                if not line.startswith("  "):
-                    break
-                rest.append(line.strip())
-            return " ".join([said[number].removeprefix("error: "), *rest])
-    for pattern in (r"[\w.]*(Error|Exception|Interrupt|Exit)\b", r"ERROR: "):
-        for line in reversed(said):
-            if re.match(pattern, line):
-                return line.removeprefix("ERROR: ")
-    return next((line for line in reversed(said) if line.strip()), "without a word")

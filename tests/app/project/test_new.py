@@ -117,7 +117,10 @@ def test_settings_stand_in_front_of_backdrops_own(videos: Path, tmp_path: Path) 
     assert params.student.iterations == 7
     assert params.student.channels == [32, 48, 64, 96, 128], "of scale=gpu"
     settings.write_text(settings.read_text() + "  iteratoins: 7\n")
-    with pytest.raises(BackdropError, match=r"student\.iteratoins: unknown key"):
+    with pytest.raises(BackdropError, match=r"params\.yaml has 1 problem\(s\): student\.iteratoins: unknown key"):
+        new.compose_project(project)
+    settings.write_text(settings.read_text().replace("scale: gpu", "scale: nope"))
+    with pytest.raises(BackdropError, match=r"^conf cannot be composed: .*'scale/nope'"):
         new.compose_project(project)
 
 

@@ -17,8 +17,8 @@ import yaml
 
 from backdrop.app.project import steps
 from backdrop.app.project.pipeline import project_stages
-from backdrop.app.project.steps import STEPS, Times, clock, step_names
-from backdrop.app.project.train import LOG, Bar, Story, last_error, read_bar, run_steps
+from backdrop.app.project.steps import STEPS, Times, clock, last_error, step_names
+from backdrop.app.project.train import LOG, Bar, Story, read_bar, run_steps
 from backdrop.errors import BackdropError
 from backdrop.run.locks import locked
 from tests.app.project.fake_project import FIRST, SECOND, fake_project
