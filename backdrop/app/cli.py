@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import sys
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,11 +37,28 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     name="backdrop",
-    help="Find and segment the moving subject of your videos, without labels.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(wanted: bool) -> bool:
+    if wanted:
+        from backdrop.app.project.pipeline import installed_version
+
+        typer.echo(f"backdrop {installed_version()}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+) -> None:
+    """Find and segment the moving subject of your videos, without labels."""
 
 
 class Format(StrEnum):
@@ -172,17 +189,18 @@ def predict(
     from backdrop.app.exports import FORMATS
     from backdrop.app.exports.common import recorded
     from backdrop.app.pictures import PICTURES
-    from backdrop.app.predict import Job, alone_in, predict_all
+    from backdrop.app.predict import Job, alone_in, identity, predict_all
     from backdrop.app.records import Settings
     from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import find_sources
 
     chosen = [one.value for one in formats or [Format.masks]]
+    _check_out(out, inputs=inputs)
     sources = find_sources(inputs)
     segmenter = Segmenter.load(model, device)
     crf = _crf(params) if refinement is Refinement.crf else None
     level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
-    settings = Settings(_identity(model), level, crf, every, min_confidence, instances)
+    settings = Settings(identity(model), level, crf, every, min_confidence, instances)
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
         faults = predict_all(job, sources, quiet)
@@ -221,6 +239,7 @@ def export(
     from backdrop.app.exports.coco import write_coco
     from backdrop.app.exports.common import recorded
 
+    _check_out(out or folder)
     writers = FORMATS | {"coco": partial(write_coco, split=split)}
     unknown = [one.value for one in formats if one.value not in writers]
     if unknown:
@@ -244,6 +263,7 @@ def report(
     """
     from backdrop.report.report import write_report
 
+    _check_out(out, folder=False)
     typer.echo(f"wrote {write_report(project, out)}")
 
 
@@ -263,6 +283,7 @@ def onnx(
     from backdrop.app.onnx import describe, export_onnx
     from backdrop.app.segmenter import Segmenter
 
+    _check_out(out, folder=False)
     path = export_onnx(Segmenter.load(model, "cpu"), out)
     typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     for line in describe(path):
@@ -298,6 +319,19 @@ def demo(
     serve(segmenter, _threshold(segmenter, model, False), crf, Address(host, port), max_upload)
 
 
+def _check_out(out: Path, folder: bool = True, inputs: Sequence[str] = ()) -> None:
+    """Whether -o can be a folder for results, or (`folder` false) a file; before anything is computed."""
+    if folder and out.exists() and not out.is_dir():
+        raise BackdropError(f"-o {out} is a file; name a folder")
+    if not folder and out.is_dir():
+        raise BackdropError(f"-o {out} is a folder; name a file")
+    if any(Path(given).is_dir() and out.resolve() == Path(given).resolve() for given in inputs):
+        raise BackdropError(f"-o {out} is the input folder, and the next run would segment the masks; name another one")
+    above = next((parent for parent in out.parents if parent.exists()), None)
+    if above is not None and not above.is_dir():
+        raise BackdropError(f"-o {out} would lie in {above}, which is a file; name another place")
+
+
 def _crf(params: Path) -> CRFParams:
     from backdrop.params import read
 
@@ -323,22 +357,13 @@ def _threshold(segmenter: Segmenter, model: Path, refined: bool) -> float:
     return 0.5 if learned is None else learned
 
 
-def _identity(model: Path) -> str:
-    """A hash of the weights: records of another model are made anew."""
-    digest = hashlib.sha256()
-    with (model / "model.safetensors").open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
 @app.command()
 def doctor(
     params: Annotated[Path, typer.Option(help="Parameters whose flow model and weights are looked for.")] = Path(
         "params.yaml"
     ),
 ) -> None:
-    """Versions, devices, and what is missing here.
+    """Versions, devices, what is missing here, and what to do about it.
 
     \b
     backdrop doctor
@@ -346,46 +371,17 @@ def doctor(
 
     Exit status 1 where something is missing.
     """
-    import platform
-    from importlib.metadata import version
+    from backdrop.app.doctor import facts, missing
 
-    import torch
-
-    typer.echo(f"backdrop {version('backdrop')}, Python {platform.python_version()}, {platform.platform()}")
-    for name in ("torch", "torchvision", "opencv-contrib-python", "av", "dvc", "ptlflow"):
-        typer.echo(f"{name} {version(name)}")
-    typer.echo(f"threads: {torch.get_num_threads()}")
-    count = torch.cuda.device_count()
-    for index in range(count):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        typer.echo(f"cuda:{index}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
-    if not count:
-        typer.echo("no GPU that PyTorch sees: everything runs on the CPU")
-    problems = _missing(params)
-    for problem in problems:
-        typer.echo(f"missing: {problem}")
-    if problems:
-        raise typer.Exit(1)
-
-
-def _missing(params: Path) -> list[str]:
-    """What a run with these parameters, or a prediction, would not find."""
-    from backdrop.params import read
-
-    problems = []
-    if not params.is_file():
-        return [f"{params}: run `python -m backdrop.params`, or name the file with --params"]
-    chosen = read(params)
-    checkpoint = chosen.flow.checkpoint
-    if chosen.flow.model != "dis" and checkpoint and "/" in checkpoint and not Path(checkpoint).is_file():
-        problems.append(f"flow.checkpoint={checkpoint}")
-    weights = chosen.encoder.weights
-    if weights not in ("none", "imagenet") and not Path(weights).is_dir():
-        problems.append(f"encoder.weights={weights}: no such folder")
-    if not (MODEL / "model.safetensors").is_file():
-        problems.append(f"{MODEL}: no model yet; `dvc repro` trains one")
-    return problems
+    for line in facts():
+        typer.echo(line)
+    problems = missing(params, MODEL)
+    if not problems:
+        typer.echo("all is well")
+        return
+    for what, remedy in problems:
+        typer.echo(f"missing: {what}\n  what to do: {remedy}")
+    raise typer.Exit(1)
 
 
 def main() -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from backdrop.app.exports import FORMATS
-from backdrop.app.pictures import PICTURES, Pictures
+from backdrop.app.pictures import PICTURES, Pictures, picture_path
 from backdrop.app.reader import Found, find_subjects, frames_of
 from backdrop.app.records import (
     Record,
@@ -20,6 +25,7 @@ from backdrop.app.records import (
     appended_records,
     parts_of,
     read_matching,
+    read_records,
     record_of,
     records_path,
 )
@@ -31,6 +37,7 @@ from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
 from backdrop.run.locks import locked
+from backdrop.video.decode import probe
 
 LOCK = ".lock"
 """In the output folder; held by the process that writes there (see `alone_in`)."""
@@ -81,18 +88,20 @@ def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> in
     """Segment the frames of a source that are not segmented yet, and return their number.
 
     Segmented are the frames that have a record, made with the same settings, up to the first that lacks a picture.
+    Pictures that were made with other settings are removed.
 
     Raises:
         BackdropError: the source cannot be read, or `job.out` cannot be written. The records of earlier batches stay.
     """
     path, settings = records_path(job.out, source), job.settings
+    _remove_pictures_of_others(job, source)
     before = read_matching(path, settings.header(source))
     pictures = Pictures(job.out, source, job.pictures)
     done = list(takewhile(lambda record: not pictures.missing(record), before.frames))
+    if progress is not None:
+        _pass_over(progress, len(done))
     if before.complete and len(done) == len(before.frames):
         return 0
-    if progress is not None:
-        progress.update(len(done))
     count, linker = 0, _linker_after(done)
     numbers = {record.frame for record in done}
     waiting = (frame for frame in frames_of(source, settings.every) if frame.number not in numbers)
@@ -105,6 +114,49 @@ def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> in
             if progress is not None:
                 progress.update()
     return count
+
+
+def _pass_over(progress: tqdm, count: int) -> None:
+    """Frames that were segmented before: they are done, and say nothing of how fast it goes."""
+    progress.initial += count
+    progress.n += count
+    progress.last_print_n += count
+    progress.refresh()
+
+
+def _remove_pictures_of_others(job: Job, source: Source) -> None:
+    """Remove what other settings left: pictures of frames that are not segmented now would stay among the new ones."""
+    path = records_path(job.out, source)
+    if _first_header(path) == job.settings.header(source):
+        return
+    before = read_records(path)
+    for record in before.frames if before else ():
+        for kind in PICTURES:
+            picture_path(job.out, kind, source, record.frame).unlink(missing_ok=True)
+
+
+def other_settings(job: Job, sources: Sequence[Source]) -> str:
+    """In which settings the records of these sources in `job.out` differ from the job's; "" where they do not."""
+    found: dict[str, str] = {}
+    for source in sources:
+        before, now = _first_header(records_path(job.out, source)), job.settings.header(source)
+        for key in Settings._fields:
+            if key in before and before[key] != now[key]:
+                found[key] = f"{key} {before[key]}, now {now[key]}" if key in _SHOWN else f"another {key}"
+    return ", ".join(found.values())
+
+
+_SHOWN = ("threshold", "every", "min_confidence", "instances")
+"""Settings that say something to a person; of others it is said that they differ."""
+
+
+def _first_header(path: Path) -> dict[str, Any]:
+    """The header of a records file without its frames. No file, or none of ours: nothing."""
+    try:
+        with path.open("rb") as stream:
+            return dict(json.loads(stream.readline())["header"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return {}
 
 
 def _linker_after(records: Sequence[Record]) -> Linker:
@@ -148,15 +200,39 @@ def predict_all(job: Job, sources: Sequence[Source], quiet: bool = False) -> lis
     """
     faults = []
     job.out.mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(sources), desc="segmenting", unit="file", disable=quiet) as bar:
-        for source in sources:
-            inner = tqdm(desc=show(source.path)[-40:], unit="frame", leave=False, disable=quiet or not source.video)
-            with inner:
-                try:
-                    predict_source(job, source, inner)
-                except WriteError:
-                    raise
-                except BackdropError as fault:
-                    faults.append((source, fault))
-            bar.update()
+    others = other_settings(job, sources)
+    if others and not quiet:
+        tqdm.write(f"{show(job.out)} holds results of other settings ({others}): they are made anew", file=sys.stderr)
+    expected = [_expected_frames(source, job.settings.every) for source in sources]
+    with tqdm(total=sum(expected), desc="segmenting", unit="frame", disable=quiet) as bar:
+        for number, source in enumerate(sources):
+            before = bar.n
+            bar.set_postfix_str(f"{show(source.path.name)[-40:]}, file {number + 1} of {len(sources)}")
+            try:
+                predict_source(job, source, None if quiet else bar)
+            except WriteError:
+                raise
+            except BackdropError as fault:
+                faults.append((source, fault))
+            bar.total += bar.n - before - expected[number]  # what a file says of itself may be wrong
     return faults
+
+
+def _expected_frames(source: Source, every: int) -> int:
+    """How many frames a source will give, by what it says of itself; 0: not known."""
+    if not source.video:
+        return 1
+    try:
+        info = probe(source.path)
+    except BackdropError:
+        return 0
+    return ceil((info.declared_frames or round((info.duration_s or 0.0) * info.fps)) / every)
+
+
+def identity(model: Path) -> str:
+    """A hash of the weights: records of another model are made anew."""
+    digest = hashlib.sha256()
+    with (model / "model.safetensors").open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
