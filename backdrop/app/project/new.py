@@ -85,18 +85,18 @@ def refresh(project: Path) -> tuple[list[str], list[str]]:
     changed, kept = [], []
     for name in sorted({*known, *wanted}):
         path, text = project / name, wanted.get(name)
-        present = path.read_text(encoding="utf-8") if path.is_file() else None
-        if present == text:
+        present = _hash(path.read_bytes()) if path.is_file() else None
+        if text is not None and present == _hash(text.encode()):
             continue
-        if present is not None and _hash(present) != known.get(name):
+        if present not in (None, known.get(name)):
             kept.append(name)
         elif text is None:
-            path.unlink()
+            path.unlink(missing_ok=True)
             changed.append(name)
         else:
             _write(path, text)
             changed.append(name)
-    state = {"version": installed_version(), "files": {name: _hash(text) for name, text in wanted.items()}}
+    state = {"version": installed_version(), "files": {name: _hash(text.encode()) for name, text in wanted.items()}}
     text = f"# What Backdrop wrote into this project. `backdrop train` keeps it.\n{yaml.safe_dump(state)}"
     if not (project / STATE).is_file() or (project / STATE).read_text(encoding="utf-8") != text:
         _write(project / STATE, text)
@@ -196,8 +196,9 @@ def _write(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _hash(content: bytes) -> str:
+    """Of a file, however its lines end: git writes them otherwise on Windows."""
+    return hashlib.sha256(content.replace(b"\r\n", b"\n")).hexdigest()[:16]
 
 
 def _known_hashes(project: Path) -> dict[str, str]:

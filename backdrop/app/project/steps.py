@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import prod
 from pathlib import Path
@@ -132,7 +133,10 @@ class Times:
 def _cache_folder() -> Path:
     """Where programs of this user keep what they can do without."""
     given = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    return (Path(given) if given else Path.home() / ".cache") / "backdrop"
+    try:
+        return (Path(given) if given else Path.home() / ".cache") / "backdrop"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "backdrop"
 
 
 def _work(name: str, project: Path) -> float | None:
