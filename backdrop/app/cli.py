@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from typer.core import TyperGroup
 
+from backdrop.app.commands import Commands, check_out
 from backdrop.errors import BackdropError
 
 if TYPE_CHECKING:  # these take long to import, and --help does without them
@@ -21,17 +20,6 @@ SOME_FAILED = 3
 """Exit status when some inputs could not be read and the others were segmented; 1: an error, 2: a wrong command."""
 
 MODEL = Path("models/segmenter")
-
-
-class Commands(TyperGroup):
-    """The commands. Typer ends at Ctrl-C without a word; here it says what to do next."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            print("stopped; run the same command again to go on", file=sys.stderr)
-            raise typer.Exit(130) from None
 
 
 app = typer.Typer(
@@ -195,7 +183,7 @@ def predict(
     from backdrop.app.sources import find_sources
 
     chosen = [one.value for one in formats or [Format.masks]]
-    _check_out(out, inputs=inputs)
+    check_out(out, inputs=inputs)
     sources = find_sources(inputs)
     segmenter = Segmenter.load(model, device)
     crf = _crf(params) if refinement is Refinement.crf else None
@@ -239,7 +227,8 @@ def export(
     from backdrop.app.exports.coco import write_coco
     from backdrop.app.exports.common import recorded
 
-    _check_out(out or folder)
+    if out is not None:
+        check_out(out)
     writers = FORMATS | {"coco": partial(write_coco, split=split)}
     unknown = [one.value for one in formats if one.value not in writers]
     if unknown:
@@ -263,7 +252,7 @@ def report(
     """
     from backdrop.report.report import write_report
 
-    _check_out(out, folder=False)
+    check_out(out, folder=False)
     typer.echo(f"wrote {write_report(project, out)}")
 
 
@@ -283,7 +272,7 @@ def onnx(
     from backdrop.app.onnx import describe, export_onnx
     from backdrop.app.segmenter import Segmenter
 
-    _check_out(out, folder=False)
+    check_out(out, folder=False)
     path = export_onnx(Segmenter.load(model, "cpu"), out)
     typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     for line in describe(path):
@@ -317,19 +306,6 @@ def demo(
     crf = None if params is None and not chosen.is_file() else _crf(chosen)
     segmenter = Segmenter.load(model, device)
     serve(segmenter, _threshold(segmenter, model, False), crf, Address(host, port), max_upload)
-
-
-def _check_out(out: Path, folder: bool = True, inputs: Sequence[str] = ()) -> None:
-    """Whether -o can be a folder for results, or (`folder` false) a file; before anything is computed."""
-    if folder and out.exists() and not out.is_dir():
-        raise BackdropError(f"-o {out} is a file; name a folder")
-    if not folder and out.is_dir():
-        raise BackdropError(f"-o {out} is a folder; name a file")
-    if any(Path(given).is_dir() and out.resolve() == Path(given).resolve() for given in inputs):
-        raise BackdropError(f"-o {out} is the input folder, and the next run would segment the masks; name another one")
-    above = next((parent for parent in out.parents if parent.exists()), None)
-    if above is not None and not above.is_dir():
-        raise BackdropError(f"-o {out} would lie in {above}, which is a file; name another place")
 
 
 def _crf(params: Path) -> CRFParams:
@@ -371,7 +347,7 @@ def doctor(
 
     Exit status 1 where something is missing.
     """
-    from backdrop.app.doctor import facts, missing
+    from backdrop.app.project.doctor import facts, missing
 
     for line in facts():
         typer.echo(line)

@@ -20,13 +20,14 @@ from PIL import Image
 from pycocotools.coco import COCO
 from tqdm import tqdm
 
-from backdrop.app import cli, doctor
+from backdrop.app import cli
 from backdrop.app import predict as predict_module
 from backdrop.app.exports import FORMATS, coco, davis, labelstudio, yolo
 from backdrop.app.exports import common as exports_common
 from backdrop.app.exports import video as exports_video
 from backdrop.app.pictures import PICTURES, picture_path
 from backdrop.app.predict import Job, predict_all, predict_source
+from backdrop.app.project import doctor
 from backdrop.app.project.pipeline import installed_version
 from backdrop.app.reader import frames_of
 from backdrop.app.records import Record, Settings, encoded, read_records, records_path
@@ -548,6 +549,9 @@ def test_the_version_is_said_by_both_names() -> None:
         ("predict", "in put", "is the input folder"),
         ("predict", "in put/below/..", "is the input folder"),
         ("predict", "link", "is the input folder"),
+        ("predict", "loop", "loop: File exists; name another place"),
+        ("predict", "x" * 300, "xxx: File name too long; name another place"),
+        ("onnx", "x" * 300, "xxx: File name too long; name another place"),
         ("export", "file", "-o file is a file; name a folder"),
         ("export", "file/below", "which is a file"),
         ("report", "in put", "-o in put is a folder; name a file"),
@@ -561,6 +565,7 @@ def test_a_place_that_cannot_take_results_is_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(material)
+    (tmp_path / "loop").symlink_to("loop")
     before = contents(tmp_path)
     given = {"predict": ["in put", "--model", model, "--refine", "none"], "export": ["in put", "-f", "coco"]}
     status, said = call(command, *given.get(command, []), "-o", out)

@@ -116,25 +116,25 @@ def compose_project(project: Path) -> None:
 
 def _absolute(path: Path) -> Path:
     """A path as no shell and no working folder can change it. Links stay links, unless ".." follows one."""
-    if not path.exists():
+    if not os.path.exists(path):
         with suppress(RuntimeError):  # there is no such user
             path = path.expanduser()
     path = path.absolute()
-    return path.resolve() if ".." in path.parts else path
+    return Path(os.path.realpath(path)) if ".." in path.parts else path
 
 
 def _check_place(folder: Path, videos: Path) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise BackdropError(f"{show(folder)} is a file; name a folder that does not exist yet")
+    if os.path.lexists(folder) and not os.path.isdir(folder):
+        raise BackdropError(f"{show(folder)} is no folder; name one that does not exist yet")
     if folder.is_dir() and any(folder.iterdir()):
         raise BackdropError(f"{show(folder)} is not empty; name a folder that does not exist yet")
-    place = folder.resolve()
+    place = Path(os.path.realpath(folder))
     for above in place.parents:
         if (above / ".dvc").is_dir():
             raise BackdropError(
                 f"{show(folder)} would lie inside the DVC project {show(above)}; name a folder outside of it"
             )
-    footage = videos.resolve()
+    footage = Path(os.path.realpath(videos))
     if place == footage or footage in place.parents:
         raise BackdropError(
             f"{show(folder)} would lie inside the footage ({show(videos)}) and be taken for some of it; "
@@ -144,7 +144,7 @@ def _check_place(folder: Path, videos: Path) -> None:
 
 def _footage(videos: Path) -> list[Sequence]:
     """What the stage frames will find there."""
-    if not videos.exists():
+    if not os.path.exists(videos):
         raise BackdropError(f"--videos {show(videos)} does not exist; name the folder of your videos, or one video")
     if not os.access(videos, os.R_OK | (os.X_OK if videos.is_dir() else 0)):
         raise BackdropError(f"--videos {show(videos)} may not be read; give yourself the right to read it")
@@ -153,6 +153,8 @@ def _footage(videos: Path) -> list[Sequence]:
             f"--videos {show(videos)}: no settings file can hold this name (${{ and bytes that are no text mean "
             "something else there); rename it"
         )
+    if not videos.is_dir() and not videos.is_file():
+        raise BackdropError(f"--videos {show(videos)} is neither a folder nor a file; name the folder of your videos")
     if videos.is_file() and videos.suffix.lower() not in VIDEO_SUFFIXES:
         raise BackdropError(f"--videos {show(videos)} is by its suffix no video ({' '.join(VIDEO_SUFFIXES)})")
     sequences = list_sequences("videos", videos)
@@ -167,15 +169,15 @@ def _footage(videos: Path) -> list[Sequence]:
 @contextmanager
 def _filled(folder: Path) -> Iterator[None]:
     """An empty folder that is filled in the block. When that fails, it is as before."""
-    there = folder.is_dir()
+    there = os.path.isdir(folder)
     try:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             yield
     except BaseException:
-        for path in folder.iterdir() if folder.is_dir() else ():
+        for path in folder.iterdir() if os.path.isdir(folder) else ():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if not there and folder.is_dir():
+        if not there and os.path.isdir(folder):
             folder.rmdir()
         raise
 

@@ -133,7 +133,12 @@ def test_settings_stand_in_front_of_backdrops_own(videos: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("file", "is a file"),
+        ("file", "is no folder"),
+        ("dangling", "is no folder"),
+        ("a loop", "is no folder"),
+        ("below a file", "Not a directory"),
+        ("too long", "File name too long"),
+        ("a pipe", "is neither a folder nor a file"),
         ("not empty", "is not empty"),
         ("in the footage", "would lie inside the footage"),
         ("the footage", "is not empty"),
@@ -156,6 +161,14 @@ def test_what_keeps_a_project_from_being_made_is_one_line_and_leaves_nothing(
     folder, footage = tmp_path / "new", videos
     if kind == "file":
         folder.touch()
+    elif kind in ("dangling", "a loop"):
+        folder.symlink_to("nowhere" if kind == "dangling" else "new")
+    elif kind in ("below a file", "too long"):
+        (tmp_path / "file").touch()
+        folder = tmp_path / "file" / "new" if kind == "below a file" else tmp_path / ("x" * 300)
+    elif kind == "a pipe":
+        footage = tmp_path / "pipe"
+        os.mkfifo(footage)
     elif kind == "not empty":
         folder.mkdir()
         (folder / "mine").touch()
