@@ -20,8 +20,7 @@ $(VENV)/ready: requirements.lock pyproject.toml
 	touch $@
 
 demo: env
-	$(RUN) dvc repro
-	$(RUN) dvc metrics show metrics/scores.json
+	$(RUN) backdrop train
 
 test: env
 	$(RUN) python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

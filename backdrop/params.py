@@ -10,13 +10,14 @@ raised at once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from backdrop.config.reading import load_yaml
 from backdrop.config.sections import CountOrZero, Section, StageParams
@@ -25,6 +26,7 @@ from backdrop.errors import BackdropError
 from backdrop.flow.parameters import FlowParams
 from backdrop.frames.parameters import DataParams
 from backdrop.inpaint.parameters import InpainterParams
+from backdrop.io.files import atomic_path
 from backdrop.motion.parameters import StabilizeParams
 from backdrop.networks.parameters import DetectorParams, EncoderParams, SynthesisParams
 from backdrop.render.parameters import FootageParams
@@ -97,7 +99,7 @@ def validate(values: Mapping[Any, Any], source: str = "params.yaml") -> Params:
             if problem["type"] == "extra_forbidden":
                 lines.append(f"  {key}: unknown key; remove it or correct its spelling")
             elif problem["type"] == "missing":
-                lines.append(f"  {key}: missing; `make params` composes a whole params.yaml from conf/")
+                lines.append(f"  {key}: missing; `python -m backdrop.params` composes a whole params.yaml from conf/")
             else:
                 message = problem["msg"].removeprefix("Value error, ")
                 lines.append(
@@ -118,9 +120,13 @@ def read(path: str | Path) -> Params:
     try:
         values = load_yaml(path)
     except FileNotFoundError:
-        raise BackdropError(f"{path} does not exist: run from the repository's root, or `make params` first") from None
+        raise BackdropError(
+            f"{path} does not exist: run in the project's folder, or `python -m backdrop.params` first"
+        ) from None
     if not isinstance(values, dict):
-        raise BackdropError(f"{path} must hold a mapping of sections; `make params` composes one from conf/")
+        raise BackdropError(
+            f"{path} must hold a mapping of sections; `python -m backdrop.params` composes one from conf/"
+        )
     return validate(values, str(path))
 
 
@@ -134,14 +140,53 @@ def load_params(kind: type[Stage], path: str | Path = "params.yaml") -> Stage:
 
 
 def compose_params(overrides: list[str], path: Path = Path("params.yaml"), conf: Path = Path("conf")) -> None:
-    """Compose `path` from `conf` with Hydra, by the very function that `dvc exp run` calls, and check it."""
-    from dvc.utils.hydra import compose_and_dump
+    """Compose `path` from `conf` with Hydra, by the very function that `dvc exp run` calls, and check it.
 
+    Raises:
+        BackdropError: an override or a file of `conf` is wrong; one line names the key. `path` is as before.
+    """
+    from dvc.utils.hydra import compose_and_dump
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if not (conf / "config.yaml").is_file():
+        raise BackdropError(f"{conf / 'config.yaml'} does not exist: run in the folder of a project, or of the clone")
     for file in sorted(conf.rglob("*.yaml")):  # Hydra would write aliases out, however many
         load_yaml(file)
     given = [_as_meant(override) for override in overrides]
-    compose_and_dump(path, str(conf.resolve()), None, "config", str(conf.resolve() / "plugins"), given)
-    read(path)
+    with atomic_path(path) as temporary:
+        try:
+            compose_and_dump(temporary, str(conf.resolve()), None, "config", str(conf.resolve() / "plugins"), given)
+        except (HydraException, OmegaConfBaseException, ValueError) as fault:
+            raise BackdropError(_composition_fault(fault, overrides, conf)) from None
+        validate(load_yaml(temporary), str(path))
+
+
+def _composition_fault(fault: Exception, overrides: list[str], conf: Path) -> str:
+    """What Hydra does not take, in one line."""
+    text = str(fault)
+    groups = {folder.name: sorted(file.stem for file in folder.glob("*.yaml")) for folder in conf.iterdir()}
+    key = re.search(r"Could not override '([^']*)'", text)
+    if key:
+        close = get_close_matches(key[1], [*_keys(Params), *groups], 1)
+        return f"{key[1]}: unknown key; " + (f"did you mean {close[0]}?" if close else "see docs/parameters.md")
+    for given in overrides:
+        name, _, value = given.partition("=")
+        if groups.get(name) and value not in groups[name]:
+            return f"{given}: {name} is one of {', '.join(groups[name])}"
+    if type(fault).__name__ == "OverrideParseException":
+        wrong = next((one for one in overrides if _as_meant(one) == getattr(fault, "override", None)), text)
+        return f"{wrong!r} is no KEY=VALUE"
+    return f"{conf} cannot be composed: {' '.join(text.split())}"
+
+
+def _keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of `params.yaml`, sections among them."""
+    for name, field in section.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        yield key
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{key}.")
 
 
 def _as_meant(override: str) -> str:

@@ -137,7 +137,7 @@ def joint_step(folder: Path) -> tuple[Side, Side]:
     from backdrop.train.losses import objective
 
     size, batch = (160, 96), 4  # half of its memory are gradients with two images, and they do not grow
-    params = chosen(folder, "paper='2021'", f"train.size=[{size[0]},{size[1]}]", f"train.batch={batch}")
+    params = chosen(folder, "paper=p2021", f"train.size=[{size[0]},{size[1]}]", f"train.batch={batch}")
     torch.manual_seed(0)
     model = joint_model(params).train()
     image, flow = (torch.randn(batch, 3, size[1], size[0]) for _ in range(2))
@@ -457,7 +457,7 @@ def profile() -> list[str]:
         least = median(used(partial(idle, empty))[0] for _ in range(3))
         lines.append(f"dvc: with a single empty file {least / full:.2f} of the time with the archives")
     with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
-        model = joint_model(chosen(Path(folder), "paper='2021'"))
+        model = joint_model(chosen(Path(folder), "paper=p2021"))
         size = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
         lines.append(f"joint step: gradients take {size / 2**20:.0f} MB, whatever the sampling")
     return lines

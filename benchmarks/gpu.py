@@ -47,7 +47,7 @@ Step = Callable[[], None]
 
 def chosen(small: bool) -> Params:
     """The papers' scale and method; random weights: nothing is downloaded."""
-    overrides = ["scale=paper", "paper='2021'", "encoder.weights=none", *(SMALL if small else [])]
+    overrides = ["scale=paper", "paper=p2021", "encoder.weights=none", *(SMALL if small else [])]
     if small:
         overrides += ["synthesis.encoder=resnet18", "inpainter.channels=[4,8]"]
     with TemporaryDirectory() as folder:

@@ -190,8 +190,8 @@ LAYERS = [
 ]
 """Each may import what stands below it. Inside a layer, `SIDE` says who may import whom."""
 SIDE = {("video", "io"), ("learn", "crf")}
-OUTSIDE = {"backdrop/__init__.py", "backdrop/params.py", "backdrop/stage.py"}
-"""Public names, the whole of params.yaml, what the stages' files call."""
+OUTSIDE = {"backdrop/__init__.py", "backdrop/__main__.py", "backdrop/params.py", "backdrop/stage.py"}
+"""Public names, the command, the whole of params.yaml, what the stages' files call."""
 
 
 def part(file: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -136,7 +137,7 @@ def test_a_root_edited_by_hand_must_agree_with_its_path(root: str) -> None:
 
 
 def test_presets_hold_the_numbers_in_which_the_papers_differ(tmp_path: Path) -> None:
-    seen = {year: read(composed(tmp_path, f"paper='{year}'")) for year in (2020, 2021, 2022)}
+    seen = {year: read(composed(tmp_path, f"paper=p{year}")) for year in (2020, 2021, 2022)}
     assert [p.loss.hole_margin for p in seen.values()] == [0.2, 0.1, 0.15]
     assert [p.synthesis.hidden for p in seen.values()] == [(600, 128), (600, 256), (600, 256)]
     assert [p.synthesis.linears for p in seen.values()] == [2, 1, 1]
@@ -257,6 +258,59 @@ def test_a_file_that_is_no_mapping(text: str, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(text)
     with pytest.raises(BackdropError, match="params.yaml"):
         read(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("lamda=1", "lamda: unknown key; did you mean lambda?"),
+        ("student.rouds=2", "student.rouds: unknown key; did you mean student.rounds?"),
+        ("zzzzqq=1", "zzzzqq: unknown key; see docs/parameters.md"),
+        ("+zzzzqq=1", "zzzzqq: unknown key"),
+        ("data=nope", "data=nope: data is one of bms26, cdnet2014"),
+        ("paper=2022", "paper=2022: paper is one of none, p2020, p2021, p2022"),
+        ("scale=", "scale=: scale is one of ablation, demo"),
+        ("", "'' is no KEY=VALUE"),
+        ("data root=it's", '"data root=it\'s" is no KEY=VALUE'),
+        ("lambda", "'lambda' is no KEY=VALUE"),
+        ("lambda=1,2", "lambda: Input should be a valid number"),
+        ("data.root=${nope}", "nope"),
+        ("lambda=abc", "lambda: Input should be a valid number"),
+    ],
+)
+def test_a_wrong_override_is_one_line_that_names_it_and_params_stay(override: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("as it was")
+    with pytest.raises(BackdropError) as caught:
+        composed(tmp_path, override)
+    assert words in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1 + str(caught.value).startswith(
+        f"{tmp_path}/params.yaml has 1 problem"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["params.yaml"]
+    assert (tmp_path / "params.yaml").read_text() == "as it was"
+
+
+def test_what_is_advised_in_conf_and_docs_is_taken(tmp_path: Path) -> None:
+    pages = [ROOT / "README.md", ROOT / "conf" / "config.yaml", *(ROOT / "docs").glob("*.md")]
+    lines = [
+        line for page in pages for line in page.read_text().splitlines() if "dvc exp run" in line and " -S " in line
+    ]
+    assert len(lines) > 8
+    for line in lines:
+        command = re.search(r"dvc exp run( -S ([\w.+]+=[\w./-]+))+", line)
+        if command and "key=value" not in line:
+            composed(tmp_path, *re.findall(r"-S (\S+=[^\s`]+)", command[0]))
+
+
+def test_no_name_of_a_group_is_a_number() -> None:
+    """`-S paper=2022` is refused by Hydra."""
+    names = [path.stem for path in (ROOT / "conf").rglob("*.yaml")]
+    assert [name for name in names if not isinstance(yaml.safe_load(name), str)] == []
+
+
+def test_no_conf(tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match=r"config\.yaml does not exist: run in the folder"):
+        compose_params([], tmp_path / "params.yaml", tmp_path / "conf")
 
 
 def test_no_file(tmp_path: Path) -> None:

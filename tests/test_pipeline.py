@@ -171,7 +171,7 @@ def test_the_presets_of_the_papers_run_end_to_end(year: int, tmp_path: Path, mon
     small = ["size=[96,64]", "frames=8", "train=1", "val=1", "test=1"]
     few = ["inpainter.iterations=2", "inpainter.batch=2", "train.iterations=2", "train.batch=2", "train.size=[96,64]"]
     rest = ["synthesis.crop=128", "student.rounds=0", "compute.workers=1", "compute.device=cpu"]
-    overrides = [f"paper='{year}'", *(f"footage.{key}" for key in small), *few, *rest]
+    overrides = [f"paper=p{year}", *(f"footage.{key}" for key in small), *few, *rest]
     compose_params(overrides, tmp_path / "params.yaml", ROOT / "conf")
     for name in stage_names():
         run_stage(name, tmp_path, monkeypatch)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backdrop.app.commands import Commands, check_out, name_faults, say_nothing, warn_of_damage
 from backdrop.errors import BackdropError
 
 if TYPE_CHECKING:  # these take long to import, and --help does without them
-    from backdrop.app.exports.common import Recorded
     from backdrop.app.segmenter import Segmenter
     from backdrop.crf.parameters import CRFParams
 
@@ -25,13 +24,32 @@ SOME_FAILED = 3
 
 MODEL = Path("models/segmenter")
 
+
 app = typer.Typer(
+    cls=Commands,
     name="backdrop",
-    help="Find and segment the moving subject of your videos, without labels.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(wanted: bool) -> bool:
+    if wanted:
+        from backdrop.app.project.pipeline import installed_version
+
+        typer.echo(f"backdrop {installed_version()}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Say the version, and end.")
+    ] = False,
+) -> None:
+    """Find and segment the moving subject of your videos, without labels."""
 
 
 class Format(StrEnum):
@@ -80,6 +98,58 @@ Instances = Annotated[
 
 
 @app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(help="The project's folder; it does not exist yet, or is empty.")],
+    videos: Annotated[
+        Path,
+        typer.Option(help="Your footage: a folder of videos and of folders of images, or one video.", readable=False),
+    ],
+) -> None:
+    """Make a project for your own footage: a folder with settings, under git and DVC, which `backdrop train` runs.
+
+    \b
+    backdrop new skiing --videos "My videos/2026 (Åre)"
+    cd skiing
+    backdrop train
+    """
+    import shlex
+
+    from backdrop.app.project.new import git_knows_somebody, new_project
+
+    found = new_project(folder, videos)
+    for one in found:
+        if one.fault:
+            print(f"warning: {one.source} will be left out: {one.fault}", file=sys.stderr)
+    count = sum(not one.fault for one in found)
+    typer.echo(f"{folder} is a project for {count} video{'s' * (count != 1)} of {videos}. Settings: conf/config.yaml")
+    if not git_knows_somebody(folder):
+        typer.echo(
+            "git does not know your name, and asks for it when you commit or run `dvc exp run`: "
+            '`git config --global user.name "NAME"` and `git config --global user.email MAIL`'
+        )
+    typer.echo(f"Next:\n  cd {shlex.quote(str(folder))}\n  backdrop train")
+
+
+@app.command()
+def train(
+    project: Annotated[Path, typer.Argument(help="The project's folder, or the tool's clone.")] = Path("."),
+) -> None:
+    """Train on a project's footage, mask every frame, and write the report: `dvc repro`, told step by step.
+
+    \b
+    backdrop train
+    backdrop train path/to/project
+
+    What a change did not touch is not run again. Stopped, the same command goes on where it was.
+    """
+    from backdrop.app.project.summary import summary
+    from backdrop.app.project.train import run_steps
+
+    run_steps(project)
+    typer.echo(summary(project))
+
+
+@app.command()
 def predict(
     inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders of them, or patterns in quotes.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")],
@@ -110,28 +180,29 @@ def predict(
     from backdrop.app.exports import FORMATS, export_all
     from backdrop.app.exports.common import recorded
     from backdrop.app.pictures import PICTURES
-    from backdrop.app.predict import Job, alone_in, predict_all
+    from backdrop.app.predict import Job, alone_in, identity, predict_all
     from backdrop.app.records import Settings
     from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import find_sources
     from backdrop.frames.layouts.listing import warn
 
     chosen = [one.value for one in formats or [Format.masks]]
-    sources = find_sources(inputs, out, _say_nothing if quiet else warn)
+    check_out(out, inputs=inputs)
+    sources = find_sources(inputs, out, say_nothing if quiet else warn)
     segmenter = Segmenter.load(model, device)
     crf = _crf(params) if refinement is Refinement.crf else None
     level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
-    settings = Settings(_identity(model), level, crf, every, min_confidence, instances)
+    settings = Settings(identity(model), level, crf, every, min_confidence, instances)
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
         faults = predict_all(job, sources, quiet)
-        _name_faults([fault for _, fault in faults])
+        name_faults([fault for _, fault in faults])
         if len(faults) == len(sources):
             raise typer.Exit(1)
         ready = recorded(out, {source.name for source in sources if source not in dict(faults)})
-        damaged = _warn_of_damage(ready)
+        damaged = warn_of_damage(ready)
         written, left_out = export_all(ready, out, {name: FORMATS[name] for name in chosen if name in FORMATS})
-        _name_faults(left_out)
+        name_faults(left_out)
     if not (job.pictures or any(written.values())):
         raise typer.Exit(1)
     if not quiet:
@@ -139,15 +210,6 @@ def predict(
         typer.echo(f"{frames} frames of {len(ready)} files in {out} (threshold {level:g}): {', '.join(chosen)}")
     if faults or left_out or damaged:
         raise typer.Exit(SOME_FAILED)
-
-
-def _say_nothing(_: str) -> None:
-    pass
-
-
-def _name_faults(faults: Sequence[BackdropError]) -> None:
-    for fault in faults:
-        print(f"error: {fault}", file=sys.stderr)
 
 
 @app.command()
@@ -172,6 +234,8 @@ def export(
     from backdrop.app.exports.common import Faults, recorded
     from backdrop.app.predict import alone_in
 
+    if out is not None:
+        check_out(out)
     writers = FORMATS | {"coco": partial(write_coco, split=split)}
     unknown = [one.value for one in formats if one.value not in writers]
     if unknown:
@@ -179,13 +243,13 @@ def export(
     target = out or folder
     faults: Faults = []
     found = recorded(folder, faults=faults)
-    _warn_of_damage(found)
+    warn_of_damage(found)
     chosen = {one.value: writers[one.value] for one in formats}
     with alone_in(target):
         written, left_out = export_all(found, target, chosen if found else {})
     for name, files in written.items():
         typer.echo(f"{name}: {len(files)} file{'s' * (len(files) != 1)}, {files[0] if files else target}")
-    _name_faults(faults + left_out)
+    name_faults(faults + left_out)
     if faults or left_out:
         raise typer.Exit(SOME_FAILED if any(written.values()) else 1)
 
@@ -203,6 +267,7 @@ def report(
     """
     from backdrop.report.report import write_report
 
+    check_out(out, folder=False)
     typer.echo(f"wrote {write_report(project, out)}")
 
 
@@ -222,6 +287,7 @@ def onnx(
     from backdrop.app.onnx import describe, export_onnx
     from backdrop.app.segmenter import Segmenter
 
+    check_out(out, folder=False)
     path = export_onnx(Segmenter.load(model, "cpu"), out)
     typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     for line in describe(path):
@@ -257,16 +323,6 @@ def demo(
     serve(segmenter, _threshold(segmenter, model, False), crf, Address(host, port), max_upload)
 
 
-def _warn_of_damage(found: Sequence[Recorded]) -> bool:
-    """Print a line for each source that could not be read to its end. Returns whether there is one."""
-    from backdrop.io.files import show
-
-    damaged = [(source, records.ending.damage) for source, records in found if records.ending.damage]
-    for source, damage in damaged:
-        print(f"warning: {show(source.path)} (damaged): {damage}", file=sys.stderr)
-    return bool(damaged)
-
-
 def _crf(params: Path) -> CRFParams:
     from backdrop.params import read
 
@@ -292,20 +348,13 @@ def _threshold(segmenter: Segmenter, model: Path, refined: bool) -> float:
     return 0.5 if learned is None else learned
 
 
-def _identity(model: Path) -> str:
-    """A hash of the weights: records of another model are made anew."""
-    from backdrop.app.records import content_hash
-
-    return content_hash(model / "model.safetensors")[:16]
-
-
 @app.command()
 def doctor(
     params: Annotated[Path, typer.Option(help="Parameters whose flow model and weights are looked for.")] = Path(
         "params.yaml"
     ),
 ) -> None:
-    """Versions, devices, and what is missing here.
+    """Versions, devices, what is missing here, and what to do about it.
 
     \b
     backdrop doctor
@@ -313,46 +362,17 @@ def doctor(
 
     Exit status 1 where something is missing.
     """
-    import platform
-    from importlib.metadata import version
+    from backdrop.app.project.doctor import facts, missing
 
-    import torch
-
-    typer.echo(f"backdrop {version('backdrop')}, Python {platform.python_version()}, {platform.platform()}")
-    for name in ("torch", "torchvision", "opencv-contrib-python", "av", "dvc", "ptlflow"):
-        typer.echo(f"{name} {version(name)}")
-    typer.echo(f"threads: {torch.get_num_threads()}")
-    count = torch.cuda.device_count()
-    for index in range(count):
-        free, total = torch.cuda.mem_get_info(index)
-        name = torch.cuda.get_device_name(index)
-        typer.echo(f"cuda:{index}: {name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free")
-    if not count:
-        typer.echo("no GPU that PyTorch sees: everything runs on the CPU")
-    problems = _missing(params)
-    for problem in problems:
-        typer.echo(f"missing: {problem}")
-    if problems:
-        raise typer.Exit(1)
-
-
-def _missing(params: Path) -> list[str]:
-    """What a run with these parameters, or a prediction, would not find."""
-    from backdrop.params import read
-
-    problems = []
-    if not params.is_file():
-        return [f"{params}: run `make params`, or name the file with --params"]
-    chosen = read(params)
-    checkpoint = chosen.flow.checkpoint
-    if chosen.flow.model != "dis" and checkpoint and "/" in checkpoint and not Path(checkpoint).is_file():
-        problems.append(f"flow.checkpoint={checkpoint}")
-    weights = chosen.encoder.weights
-    if weights not in ("none", "imagenet") and not Path(weights).is_dir():
-        problems.append(f"encoder.weights={weights}: no such folder")
-    if not (MODEL / "model.safetensors").is_file():
-        problems.append(f"{MODEL}: no model yet; `dvc repro` trains one")
-    return problems
+    for line in facts():
+        typer.echo(line)
+    problems = missing(params, MODEL)
+    if not problems:
+        typer.echo("all is well")
+        return
+    for what, remedy in problems:
+        typer.echo(f"missing: {what}\n  what to do: {remedy}")
+    raise typer.Exit(1)
 
 
 def main() -> None:

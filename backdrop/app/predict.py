@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,10 @@ from backdrop.app.records import (
     Ending,
     Record,
     Settings,
+    agree,
     appended_records,
-    has_changed,
+    content_hash,
+    first_header,
     parts_of,
     read_matching,
     record_of,
@@ -36,6 +39,7 @@ from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show, sweep, sweep_below, writing
 from backdrop.io.masks import Mask
+from backdrop.run.locks import locked
 from backdrop.video.decode import Tally, damage, end_of_video, probe
 
 
@@ -45,23 +49,16 @@ def alone_in(out: Path) -> Iterator[None]:
 
     Temporary files that a killed process left in it are removed.
 
-    The system gives the lock back when the process dies, however it dies. A file system without locks keeps nobody out.
+    What a lock is worth: see `locks.locked`.
 
     Raises:
         BackdropError: another process holds it, or `out` cannot be written.
     """
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        stream = (out / LOCK).open("ab")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackdropError(
-                f"another `backdrop predict` is writing into {show(out)}; wait for it, or choose another folder"
-            ) from None
-        except OSError:
-            pass
+    busy = f"another `backdrop predict` is writing into {show(out)}; wait for it, or choose another folder"
+    with ExitStack() as held:
+        with writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out / LOCK, busy))
         for name in RESULT_FOLDERS:
             sweep_below(out / name)
         for name in FORMATS:
@@ -91,7 +88,7 @@ def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> in
     """Segment the frames of a source that are not segmented yet, and return their number.
 
     Segmented are the frames that have a record, made of the same content with the same settings, up to the first that
-    lacks a picture. Pictures of another content are removed.
+    lacks a picture. Pictures of another content, or that were made with other settings, are removed.
 
     Raises:
         BackdropError: the source cannot be read, or `job.out` cannot be written. The records of earlier batches stay.
@@ -106,15 +103,15 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
     path, settings = records_path(job.out, source), job.settings
     before, old = read_matching(path, source, settings)
     pictures = Pictures(job.out, source, job.pictures)
-    if has_changed(old, before.header):
+    if old and not agree(old, before.header):  # frames that are not segmented now would stay among the new ones
         pictures.remove()
     done = list(takewhile(lambda record: not pictures.missing(record), before.frames))
+    if progress is not None:
+        _pass_over(progress, len(done))
     if before.complete and len(done) == len(before.frames):
         if before.header != old:  # the source was touched, or has moved
             write_records(path, before)
         return 0
-    if progress is not None:
-        progress.update(len(done))
     count, linker, tally = 0, _linker_after(done), Tally()
     numbers = {record.frame for record in done}
     waiting = (frame for frame in frames_of(source, settings.every, tally) if frame.number not in numbers)
@@ -127,6 +124,29 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
             if progress is not None:
                 progress.update()
     return count
+
+
+def _pass_over(progress: tqdm, count: int) -> None:
+    """Frames that were segmented before: they are done, and say nothing of how fast it goes."""
+    progress.initial += count
+    progress.n += count
+    progress.last_print_n += count
+    progress.refresh()
+
+
+def other_settings(job: Job, sources: Sequence[Source]) -> str:
+    """In which settings the records of these sources in `job.out` differ from the job's; "" where they do not."""
+    found: dict[str, str] = {}
+    for source in sources:
+        before, now = first_header(records_path(job.out, source)), job.settings.header(source)
+        for key in Settings._fields:
+            if key in before and before[key] != now[key]:
+                found[key] = f"{key} {before[key]}, now {now[key]}" if key in _SHOWN else f"another {key}"
+    return ", ".join(found.values())
+
+
+_SHOWN = ("threshold", "every", "min_confidence", "instances")
+"""Settings that say something to a person; of others it is said that they differ."""
 
 
 def _ending(source: Source, tally: Tally) -> Ending:
@@ -196,15 +216,37 @@ def predict_all(job: Job, sources: Sequence[Source], quiet: bool = False) -> lis
     job.out.mkdir(parents=True, exist_ok=True)
     with writing(job.out):
         rename_results(job.out, sources)
-    with tqdm(total=len(sources), desc="segmenting", unit="file", disable=quiet) as bar:
-        for source in sources:
-            inner = tqdm(desc=show(source.path)[-40:], unit="frame", leave=False, disable=quiet or not source.video)
-            with inner:
-                try:
-                    predict_source(job, source, inner)
-                except WriteError:
-                    raise
-                except BackdropError as fault:
-                    faults.append((source, fault))
-            bar.update()
+    others = other_settings(job, sources)
+    if others and not quiet:
+        tqdm.write(f"{show(job.out)} holds results of other settings ({others}): they are made anew", file=sys.stderr)
+    expected = [_expected_frames(source, job.settings.every) for source in sources]
+    with tqdm(total=sum(expected), desc="segmenting", unit="frame", disable=quiet) as bar:
+        for number, source in enumerate(sources):
+            before = bar.n
+            bar.set_postfix_str(f"{show(source.path.name)[-40:]}, file {number + 1} of {len(sources)}")
+            try:
+                predict_source(job, source, None if quiet else bar)
+            except WriteError:
+                raise
+            except BackdropError as fault:
+                faults.append((source, fault))
+            bar.total += bar.n - before - expected[number]  # what a file says of itself may be wrong
     return faults
+
+
+def _expected_frames(source: Source, every: int) -> int:
+    """How many frames a source will give, by what it says of itself; 0: not known."""
+    if source.fault:
+        return 0
+    if not source.video:
+        return 1
+    try:
+        info = probe(source.path)
+    except BackdropError:
+        return 0
+    return ceil((info.declared_frames or round((info.duration_s or 0.0) * info.fps)) / every)
+
+
+def identity(model: Path) -> str:
+    """A hash of the weights: records of another model are made anew."""
+    return content_hash(model / "model.safetensors")[:16]

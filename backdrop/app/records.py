@@ -12,7 +12,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -296,8 +296,13 @@ def read_matching(path: Path, source: Source, settings: Settings) -> tuple[Recor
             f"{show(source.path)}: {show(path)} holds what was found in {show(old['source'])}, another file; give both "
             "in one command, or another folder with -o"
         )
-    same = all(old.get(key) == value for key, value in header.items() if key not in PLACE)
+    same = agree(old, header)
     return Records(header, before.frames if same else [], same and before.complete), old
+
+
+def agree(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether records with the header `old` are right for `new`: of the same content, made with the same settings."""
+    return all(old.get(key) == value for key, value in new.items() if key not in PLACE)
 
 
 def has_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
@@ -314,10 +319,19 @@ def recorded_names(out: Path) -> dict[str, list[str]]:
     """The files that were segmented into an output folder -> the names of their records."""
     names: dict[str, list[str]] = {}
     for path in sorted((out / "records").rglob("*.jsonl")):
-        with suppress(OSError, ValueError, KeyError, TypeError), path.open("rb") as stream:
+        if source := first_header(path).get("source"):
             name = path.relative_to(out / "records").as_posix().removesuffix(".jsonl")
-            names.setdefault(str(json.loads(stream.readline())["header"]["source"]), []).append(name)
+            names.setdefault(str(source), []).append(name)
     return names
+
+
+def first_header(path: Path) -> dict[str, Any]:
+    """The header of a records file, without reading its frames. No file, or none of ours: nothing."""
+    try:
+        with path.open("rb") as stream:
+            return dict(json.loads(stream.readline())["header"])
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
 
 
 def records_path(out: Path, source: Source) -> Path:

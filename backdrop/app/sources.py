@@ -283,8 +283,8 @@ class _Search:
         parent, name = entry.path.parent, entry.path.name.lower()
         if _real(entry.path) == self.out:
             return ""
-        result = name in RESULT_FOLDERS and (_holds_results(parent) or _real(parent) == self.out)
-        if result or _holds_results(entry.path):
+        result = name in RESULT_FOLDERS and (holds_results(parent) or _real(parent) == self.out)
+        if result or holds_results(entry.path):
             return "results of predict"
         if is_truth(entry, beside):
             return "ground truth"
@@ -294,7 +294,7 @@ class _Search:
         return None if entry.kind == "folder" else entry.why
 
 
-def _holds_results(folder: Path) -> bool:
+def holds_results(folder: Path) -> bool:
     """Whether `predict` or `export` has written into it."""
     return os.path.isfile(folder / LOCK) and any(os.path.isdir(folder / kind) for kind in RESULT_FOLDERS)
 

@@ -51,7 +51,7 @@ class DataParams(Section):
         if not leads_out and self.path != os.path.expanduser(self.root):
             raise ValueError(
                 f"data.path is {self.path}, which is not where data.root={self.root} lies: it is composed from "
-                "data.root; run `make params` or `dvc exp run`, or change both"
+                "data.root; run `python -m backdrop.params` or `dvc exp run`, or change both"
             )
         return self
 

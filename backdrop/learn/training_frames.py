@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -30,6 +29,7 @@ from backdrop.io.index import read_index
 from backdrop.learn import ranks
 from backdrop.motion.flow_field import FlowArchive, flow_image
 from backdrop.networks.encoder import normalize
+from backdrop.run.space import take_room
 
 CACHE_LIMIT = 8 * 2**30  # bytes of disk that decoded training frames may take, in each process
 
@@ -171,7 +171,7 @@ def _scratch_map(shape: tuple[int, int]) -> np.memmap | None:
     """
     try:
         handle = tempfile.TemporaryFile(prefix="backdrop-")  # noqa: SIM115 - lives as long as the map
-        os.posix_fallocate(handle.fileno(), 0, math.prod(shape))
+        take_room(handle, math.prod(shape))
     except OSError as fault:
         size = f"{math.prod(shape) / 1e6:.0f} MB of decoded frames"
         tqdm.write(f"warning: no room for {size} ({fault.strerror or fault}); slower without, TMPDIR names the folder")

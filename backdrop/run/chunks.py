@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from backdrop.run.processes import each
+from backdrop.run.processes import each, no_bar
 
 ChunkResult = TypeVar("ChunkResult")
 
@@ -59,7 +59,7 @@ def by_sequence(
     chunks = [(name, span) for name, count in counts.items() for span in spans(count, length)]
     with (
         closing(each(function, [(*chunk, *rest) for chunk in chunks], workers, gpu)) as results,
-        tqdm(total=sum(counts.values()), desc=title, unit="frame", disable=None) as progress,
+        tqdm(total=sum(counts.values()), desc=title, unit="frame", disable=no_bar()) as progress,
     ):
 
         def results_with_names() -> Iterator[tuple[str, ChunkResult]]:

@@ -19,6 +19,9 @@ from backdrop.run.compute import ComputeParams
 
 Result = TypeVar("Result")
 
+BARS = "BACKDROP_BARS"
+"""Set in the environment by `backdrop train`, which reads the stages' progress bars from a pipe."""
+
 _cluster: ContextVar[Cluster | None] = ContextVar("cluster", default=None)
 """The cluster of the `pool` that is open."""
 
@@ -40,7 +43,12 @@ def collect(
         unit: what one call does, such as "sequence".
     """
     results = each(function, arguments, workers, gpu)
-    return list(tqdm(results, total=len(arguments), desc=title, unit=unit, disable=None))
+    return list(tqdm(results, total=len(arguments), desc=title, unit=unit, disable=no_bar()))
+
+
+def no_bar() -> bool | None:
+    """tqdm's `disable`: no bar where stderr is no terminal, unless who reads it there asked for bars."""
+    return False if BARS in os.environ else None
 
 
 @contextmanager

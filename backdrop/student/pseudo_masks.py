@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +22,7 @@ from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.motion.parameters import StabilizeParams
 from backdrop.networks.motion_network import load_motion_network
 from backdrop.run.chunks import cached_open
+from backdrop.run.space import take_room
 from backdrop.student.camera import refit
 from backdrop.student.cues import cue_names, frame_cues
 from backdrop.student.cues.cue import Cue
@@ -273,8 +273,8 @@ def allocate(path: Path, shape: tuple[int, ...], fill: int) -> None:
     """
     with writing(path):
         array = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-        with path.open("r+b") as file:  # a map that the disk has no room for is no error but a killed process
-            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        with path.open("r+b") as file:
+            take_room(file, path.stat().st_size)
     if fill:
         for row in array:
             row[...] = fill

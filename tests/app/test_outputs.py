@@ -39,7 +39,7 @@ def predict(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Com
     monkeypatch.chdir(tmp_path)
     segmenter = Segmenter.load(model, "cpu")
     monkeypatch.setattr(Segmenter, "load", lambda *_: segmenter)
-    monkeypatch.setattr(cli, "_identity", lambda _: "model")
+    monkeypatch.setattr("backdrop.app.predict.identity", lambda _: "model")
 
     def run(*arguments: object, out: str = "out") -> tuple[int, str]:
         return call("predict", *arguments, "-o", out, "--model", model, "--refine", "none")

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pycocotools.coco import COCO
+from tqdm import tqdm
 
 from backdrop.app import cli
+from backdrop.app import predict as predict_module
 from backdrop.app.exports import FORMATS, coco, davis, labelstudio, yolo
 from backdrop.app.exports import common as exports_common
 from backdrop.app.exports import video as exports_video
 from backdrop.app.pictures import PICTURES, picture_path
 from backdrop.app.predict import Job, predict_all, predict_source
+from backdrop.app.project import doctor
+from backdrop.app.project.pipeline import installed_version
 from backdrop.app.reader import frames_of
 from backdrop.app.records import Record, Settings, encoded, read_records, records_path
 from backdrop.app.segmenter import Segmenter
@@ -31,7 +40,7 @@ from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from tests.backdrop_command import call
 from tests.handmade_run import HEIGHT, WIDTH, scene
-from tests.small_pipeline import ROOT, write_model
+from tests.small_pipeline import ROOT, contents, environment, small_values, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -484,16 +493,155 @@ def test_the_crf_needs_its_parameters(
 
 def test_help_shows_examples() -> None:
     commands = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
-    assert set(commands) == {"predict", "export", "report", "onnx", "demo", "doctor"}
+    assert set(commands) == {"new", "train", "predict", "export", "report", "onnx", "demo", "doctor"}
     for command in commands:
         status, text = call(command, "--help")
         assert status == 0
         assert text.count(f" backdrop {command}") > 1, "the usage line alone is no example"
 
 
-def test_doctor_names_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_names_what_is_missing_and_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     status, text = call("doctor")
     assert status == 1
     assert "torch" in text
-    assert "missing: params.yaml" in text
+    assert "missing: params.yaml\n  what to do: go to a project's folder, or make one" in text
+    changes = {"data.layout": "videos", "data.root": "nowhere", "encoder.weights": "no/folder"}
+    changes |= {"flow.model": "flownet2", "flow.checkpoint": "no/file"}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_values({**changes, "data.protocol": "self"})))
+    status, text = call("doctor")
+    assert status == 1
+    named = [line.removeprefix("missing: ") for line in text.splitlines() if line.startswith("missing: ")]
+    wrong = ["data.root=nowhere", "flow.checkpoint=no/file", "encoder.weights=no/folder"]
+    assert named == [*wrong, "models/segmenter: no model yet"]
+    assert text.count("\n  what to do: ") == 4
+    (tmp_path / "params.yaml").write_text("{")
+    assert "missing: parameters that can be read: params.yaml is no YAML" in call("doctor")[1]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert "missing: git\n" in call("doctor")[1]
+    monkeypatch.setattr(doctor, "PACKAGES_SHOWN", ("a-package-that-is-not-there",))
+    assert "missing: a-package-that-is-not-there\n" in call("doctor")[1]
+
+
+def test_doctor_says_that_all_is_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "models" / "segmenter")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    status, text = call("doctor")
+    assert status == 0, text
+    assert text.splitlines()[-1] == "all is well"
+
+
+def test_the_version_is_said_by_both_names() -> None:
+    said = f"backdrop {installed_version()}\n"
+    assert call("--version") == (0, said)
+    command = [sys.executable, "-m", "backdrop", "--version"]
+    assert subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True).stdout == said
+
+
+# ------------------------------------------------------------------------------------- where results go
+
+
+@pytest.mark.parametrize(
+    ("command", "out", "words"),
+    [
+        ("predict", "file", "-o file is a file; name a folder"),
+        ("predict", "file/below/deep", "would lie in file, which is a file"),
+        ("predict", "in put", "is the input folder"),
+        ("predict", "in put/below/..", "is the input folder"),
+        ("predict", "link", "is the input folder"),
+        ("predict", "loop", "loop: File exists; name another place"),
+        ("predict", "x" * 300, "xxx: File name too long; name another place"),
+        ("onnx", "x" * 300, "xxx: File name too long; name another place"),
+        ("export", "file", "-o file is a file; name a folder"),
+        ("export", "file/below", "which is a file"),
+        ("report", "in put", "-o in put is a folder; name a file"),
+        ("report", "file/x.html", "which is a file"),
+        ("onnx", "in put", "-o in put is a folder; name a file"),
+    ],
+)
+def test_a_place_that_cannot_take_results_is_one_line(
+    command: str, out: str, words: str, material: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(material)
+    (tmp_path / "loop").symlink_to("loop")
+    before = contents(tmp_path)
+    given = {"predict": ["in put", "--model", model, "--refine", "none"], "export": ["in put", "-f", "coco"]}
+    status, said = call(command, *given.get(command, []), "-o", out)
+    assert status == 1
+    assert words in said
+    assert len(said.splitlines()) == 1
+    assert contents(tmp_path) == before
+
+
+def test_results_of_other_settings_are_named_and_leave_nothing(
+    material: Path, segmenter: Segmenter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, sources = tmp_path / "out", find_sources([material / "run.mp4", material / "a10.png"])
+    predict_all(Job(segmenter, out, PLAIN, PICTURES), sources)
+    assert "other settings" not in capsys.readouterr().err
+    predict_all(Job(segmenter, out, PLAIN, PICTURES), sources)
+    assert "other settings" not in capsys.readouterr().err
+    other = Job(segmenter, out, PLAIN._replace(threshold=0.4, every=3, model="another"))
+    predict_all(other, sources)
+    said = capsys.readouterr().err
+    assert f"{out} holds results of other settings (another model, threshold 0.5, now 0.4, every 1, now 3)" in said
+    assert [path.name for path in sorted((out / "masks" / "run").iterdir())] == [
+        "000000.png",
+        "000003.png",
+        "000006.png",
+    ]
+    for kind in ("overlay", "npz"):  # of the old settings, and not asked for now
+        assert not [path for path in (out / kind).rglob("*") if path.is_file()]
+    predict_all(Job(segmenter, out, PLAIN), sources, quiet=True)
+    assert capsys.readouterr().err == ""
+
+
+# ------------------------------------------------------------------------------------------- progress
+
+
+def test_one_bar_counts_the_frames_of_all_files(
+    material: Path, segmenter: Segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bars: list[tqdm] = []
+    totals: list[int] = []
+
+    class Watched(tqdm):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            bars.append(self)
+            totals.append(self.total)
+
+    monkeypatch.setattr(predict_module, "tqdm", Watched)
+    sources = find_sources([material])
+    predict_all(Job(segmenter, tmp_path, PLAIN), sources)
+    assert totals == [FRAMES + 2], "known before the first frame"
+    assert (bars[0].n, bars[0].total) == (FRAMES + 2, FRAMES + 2)
+    predict_all(Job(segmenter, tmp_path, PLAIN), sources)
+    assert bars[1].n == bars[1].total == FRAMES + 2
+    assert bars[1].initial == FRAMES + 2, "what was done before says nothing of the speed"
+    monkeypatch.setattr(predict_module, "_expected_frames", lambda *_: 100)
+    (material / "a10.png").write_bytes(b"no image")
+    predict_all(Job(segmenter, tmp_path, PLAIN._replace(every=2)), sources)
+    assert totals[2] == 300
+    assert bars[2].n == bars[2].total == 4 + 1, "a wrong guess is put right"
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 100])
+def test_frames_are_guessed_from_what_the_file_says(every: int, material: Path) -> None:
+    for source in find_sources([material]):
+        assert predict_module._expected_frames(source, every) == len(list(frames_of(source, every)))
+    (material / "run.mp4").write_bytes(b"")
+    assert predict_module._expected_frames(Source(material / "run.mp4", "run", True), every) == 0
+
+
+def test_ctrl_c_says_what_to_do(material: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Segmenter, "predict_batch", stop)
+    status, text = call("predict", material, "-o", tmp_path / "out", "--model", model, "--refine", "none", "-q")
+    assert status == 130
+    assert text == "stopped; run the same command again to go on\n"

@@ -239,7 +239,7 @@ def test_unknown_keys_and_bad_values_stop_every_stage(name: str, tmp_path: Path,
 
 
 def test_no_parameters_at_all(tmp_path: Path, fails: Callable[..., str]) -> None:
-    fails("frames", "params.yaml does not exist", "make params")
+    fails("frames", "params.yaml does not exist", "python -m backdrop.params")
 
 
 def test_the_exit_status_and_the_message_of_a_real_process(tmp_path: Path) -> None:

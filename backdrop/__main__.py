@@ -1,0 +1,5 @@
+"""`python -m backdrop`: the command `backdrop`."""
+
+from backdrop.app.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""What the commands share: how they end, what they say of bad input, and where results can go."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from backdrop.errors import UNWRITABLE, BackdropError
+from backdrop.io.files import show
+
+if TYPE_CHECKING:  # see cli
+    from backdrop.app.exports.common import Recorded
+
+
+class Commands(TyperGroup):
+    """The commands. At Ctrl-C Typer ends without a word, and a path that the system refuses would be a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("stopped; run the same command again to go on", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except OSError as fault:
+            if fault.filename is None or fault.errno in UNWRITABLE:  # `main` has words for the latter
+                raise
+            name = os.fsdecode(fault.filename)
+            raise BackdropError(
+                f"{show(name)[:200]}: {fault.strerror}; name another place, or mend this one"
+            ) from fault
+
+
+def check_out(out: Path, folder: bool = True, inputs: Sequence[str] = ()) -> None:
+    """Whether -o can be a folder for results, or (`folder` false) a file; before anything is computed.
+
+    Args:
+        inputs: what is read. Results do not lie among it. A folder of earlier results is taken, since a shell that
+            writes * out names it, too; `find_sources` passes it over.
+
+    Raises:
+        BackdropError: it cannot.
+    """
+    from backdrop.app.sources import holds_results
+
+    if folder and os.path.exists(out) and not out.is_dir():
+        raise BackdropError(f"-o {out} is a file; name a folder")
+    if not folder and out.is_dir():
+        raise BackdropError(f"-o {out} is a folder; name a file")
+    given = any(os.path.isdir(one) and os.path.realpath(out) == os.path.realpath(one) for one in inputs)
+    if given and any(not name.startswith(".") for name in os.listdir(out)) and not holds_results(out):
+        raise BackdropError(f"-o {out} is the input folder, and results would lie among the footage; name another one")
+    above = next((parent for parent in out.parents if os.path.exists(parent)), None)
+    if above is not None and not above.is_dir():
+        raise BackdropError(f"-o {out} would lie in {above}, which is a file; name another place")
+
+
+def say_nothing(_: str) -> None:
+    """Takes what --quiet keeps from being said."""
+
+
+def name_faults(faults: Sequence[BackdropError]) -> None:
+    """Print a line for each."""
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+
+
+def warn_of_damage(found: Sequence[Recorded]) -> bool:
+    """Print a line for each source that could not be read to its end. Returns whether there is one."""
+    damaged = [(source, records.ending.damage) for source, records in found if records.ending.damage]
+    for source, damage in damaged:
+        print(f"warning: {show(source.path)} (damaged): {damage}", file=sys.stderr)
+    return bool(damaged)
