@@ -83,7 +83,7 @@ def last_error(said: Sequence[str]) -> str:
                     break
                 rest.append(line.strip())
             return " ".join([said[number].removeprefix("error: "), *rest])
-    for pattern in (r"[\w.]*(Error|Exception|Interrupt|Exit)\b", r"ERROR: "):
+    for pattern in (r"[\w.]*(Error|Exception|Interrupt|Exit)\b", r"ERROR: ", r"'.+' (is invalid|validation failed)"):
         for line in reversed(said):
             if re.match(pattern, line):
                 return line.removeprefix("ERROR: ")

@@ -85,6 +85,16 @@ def test_a_step_that_fails_is_named_with_its_last_error_and_the_log(code: str, w
     assert told(project).startswith("step 1 of 2: nothing changed"), "what ran before the failure is not lost"
 
 
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [("dvc.lock", "{", "'./dvc.lock' is invalid"), ("dvc.yaml", "stages:\n  x:\n    nope: 3\n", "validation failed")],
+)
+def test_a_damaged_file_of_dvcs_is_named(file: str, text: str, words: str, project: Path) -> None:
+    (project / file).write_text(text)
+    with pytest.raises(BackdropError, match=f"nothing could be run: .*{words}"):
+        told(project)
+
+
 def test_what_dvc_itself_says_is_passed_on(project: Path) -> None:
     (project / "first.py").unlink()
     with pytest.raises(BackdropError, match=r"nothing could be run: .*first\.py.*; all that was said is in"):
@@ -213,6 +223,7 @@ def test_the_last_error_is_the_one_that_explains() -> None:
     assert last_error(["error: a", "ERROR: failed to reproduce 'x'"]) == "a"
     assert last_error(["Traceback", "ValueError: b", "ERROR: failed to reproduce 'x'"]) == "ValueError: b"
     assert last_error(["noise", "ERROR: Unable to acquire lock"]) == "Unable to acquire lock"
+    assert last_error(["'./dvc.lock' is invalid.", "While parsing", "  1 {   "]) == "'./dvc.lock' is invalid."
     assert last_error(["noise", ""]) == "noise"
     assert last_error([]) == "without a word"
 
