@@ -225,7 +225,8 @@ def export(
     backdrop export out --format coco --split
     backdrop export out --format yolo --format labelstudio -o labels
 
-    Exit status: 0 all exported, 3 some sources could not be (the others are), 1 an error, 2 a wrong command line.
+    Exit status: 0 all exported, 3 some sources are damaged or could not be (what could be is), 1 an error, 2 a wrong
+    command line.
     """
     from functools import partial
 
@@ -243,14 +244,14 @@ def export(
     target = out or folder
     faults: Faults = []
     found = recorded(folder, faults=faults)
-    warn_of_damage(found)
+    damaged = warn_of_damage(found)
     chosen = {one.value: writers[one.value] for one in formats}
     with alone_in(target):
         written, left_out = export_all(found, target, chosen if found else {})
     for name, files in written.items():
         typer.echo(f"{name}: {len(files)} file{'s' * (len(files) != 1)}, {files[0] if files else target}")
     name_faults(faults + left_out)
-    if faults or left_out:
+    if faults or left_out or damaged:
         raise typer.Exit(SOME_FAILED if any(written.values()) else 1)
 
 

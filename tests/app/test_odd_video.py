@@ -62,6 +62,7 @@ def test_a_damaged_video_is_said_each_time_and_segmented_as_far_as_it_goes(
     assert len(list(decode_video(out / "video" / "cut.mp4"))) == frames
     assert "of 12 declared frames" in last_line(out, "cut")["damage"]
     status, text = call("export", out, "-f", "yolo")
+    assert status == 3
     assert "of 12 declared frames" in text
 
 

@@ -198,6 +198,7 @@ def test_what_a_star_stands_for_holds_no_results_and_no_truth(quoted: bool, pred
     draw("in/@eaDir/a.png/thumb.jpg")
     Path("in/notes.txt").touch()
     Path("in/empty").mkdir()
+    Path("in/out").mkdir()
     for _ in range(3):
         inputs = ["in/*"] if quoted else sorted(Path("in").iterdir())
         status, said = predict(*inputs, "-f", "masks", "-f", "overlay", out="in/out")
