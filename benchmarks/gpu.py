@@ -5,7 +5,8 @@
     python -m benchmarks.gpu --count    # the FLOPs of the papers' schedule, on any machine, a minute
 
 The joint step of the papers' method of 2021 (640 x 360, ResNet-50 in S, both inpainters frozen) and the step of an
-inpainter, on random pictures that lie on the device: forwards, backwards and the optimizer. FLOPs are those of
+inpainter, on random pictures that lie on the device: forwards, backwards and the optimizer; and what a student does
+with frames of 640 x 384 that lie in the host's memory (`Student.raw`: up, the network twice, down). FLOPs are those of
 convolutions and matrix products, counted once; the peak is what a large product of matrices reaches on the same device.
 Rows that do not fit into memory or time say so: larger batches, several cells, what waiting for the device in each
 iteration would cost, `torch.compile`. Then: which operations take the time, and whether processor and device agree.
@@ -22,6 +23,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +34,7 @@ from backdrop.learn.fabric import make_fabric
 from backdrop.learn.learner import Learner, generator_at
 from backdrop.networks.encoder import Features
 from backdrop.networks.inpainter import Inpainter
+from backdrop.networks.student import Student, StudentNetwork
 from backdrop.params import Params
 from backdrop.train.joint import make_learner
 from backdrop.train.losses import objective
@@ -41,13 +44,20 @@ from benchmarks import bench
 ROOT = Path(__file__).resolve().parent.parent
 SCHEDULE = {"inpainter": 2 * 200_000, "joint": 100_000}
 """Iterations of the papers' complete schedule, batch 16."""
-SMALL = ["train.size=[96,64]", "synthesis.crop=32", "synthesis.hidden=[20,6]", "synthesis.decoder=[8,16]"]
+SMALL = [
+    "student.size=[96,64]",
+    "train.size=[96,64]",
+    "synthesis.crop=32",
+    "synthesis.hidden=[20,6]",
+    "synthesis.decoder=[8,16]",
+]
 Step = Callable[[], None]
 
 
 def chosen(small: bool) -> Params:
     """The papers' scale and method; random weights: nothing is downloaded."""
-    overrides = ["scale=paper", "paper=p2021", "encoder.weights=none", *(SMALL if small else [])]
+    overrides = ["scale=paper", "paper=p2021", "encoder.weights=none", "student.size=[640,384]"]
+    overrides += ["student.channels=[32,48,64,96,128]", *(SMALL if small else [])]
     if small:
         overrides += ["synthesis.encoder=resnet18", "inpainter.channels=[4,8]"]
     with TemporaryDirectory() as folder:
@@ -112,6 +122,17 @@ class Runner:
             generator = generator_at(0, iteration, self.device)
             terms = learner.model(self.image, self.flow, self.valid, Schedule(), generator=generator).terms
             learner.learn(iteration, terms, objective(terms, self.params.loss), [1e-4] * 3, str)
+
+        return step
+
+    def student(self) -> Step:
+        width, height = self.params.student.size
+        network = StudentNetwork(self.params.student.channels)
+        student = Student(network, (width, height), 0.0, self.device)
+        frames = np.random.default_rng(0).integers(0, 256, (self.batch, height, width, 3), np.uint8)
+
+        def step() -> None:
+            student.raw(list(frames))
 
         return step
 
@@ -209,7 +230,8 @@ def rows(cuda: bool) -> list[tuple[str, int, dict[str, Any]]]:
     kinds = ("joint", "inpainter")
     found: list[tuple[str, int, dict[str, Any]]] = [(kind, 16, {}) for kind in kinds]
     found += [(kind, 16, {"wait": True}) for kind in kinds]
-    found += [(kind, batch, {}) for batch in (32, 64) for kind in kinds]
+    found += [("student", batch, {}) for batch in (8, 64)]
+    found += [(kind, batch, {}) for batch in (32, 64, 128, 256) for kind in kinds]
     found += [("joint", 16, change) for change in ({"cells": 4}, {"last": False}, {"half": False})]
     if cuda:
         found += [(kind, 16, {"compiled": True}) for kind in reversed(kinds)]
@@ -245,6 +267,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--count", action="store_true", help="the FLOPs of the papers' schedule, and nothing else")
     parser.add_argument("--seconds", type=float, default=540, help="no row is begun after so many")
+    parser.add_argument("--row", type=float, default=3.0, help="seconds that a row is measured for")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "gpu.json")
     args = parser.parse_args()
     begun, params = time.monotonic(), chosen(args.small)
@@ -257,9 +280,9 @@ def main() -> None:
     cuda = torch.cuda.is_available()
     if not cuda and not args.small:
         raise SystemExit("error: PyTorch sees no GPU here; --small runs the same in small on the processor")
-    device, most = torch.device("cuda" if cuda else "cpu"), 0.1 if args.small else 6.0
+    device, most = torch.device("cuda" if cuda else "cpu"), 0.1 if args.small else args.row
     name = torch.cuda.get_device_name() if cuda else "processor"
-    best = {half: peak(device, half, 256 if args.small else 8192, most / 3) for half in (True, False)}
+    best = {half: peak(device, half, 256 if args.small else 8192, most) for half in (True, False)}
     result: dict[str, Any] = {"device": name, "torch": torch.__version__, "small": args.small, "rows": []}
     result["peak_TFLOPs"] = {"bfloat16": best[True] / 1e12, "float32": best[False] / 1e12}
 

@@ -12,6 +12,7 @@ from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source
 from backdrop.io.images import RGB, decode_image
 from backdrop.networks.predictor import Prediction
+from backdrop.run.threads import ahead
 from backdrop.video.decode import Tally, decode_video
 
 
@@ -43,18 +44,24 @@ def frames_of(source: Source, every: int = 1, tally: Tally | None = None) -> Ite
         yield Frame(index, time, np.ascontiguousarray(image))
 
 
+def _batches(frames: Iterable[Frame], batch: int) -> Iterator[list[Frame]]:
+    iterator = iter(frames)
+    while together := list(islice(iterator, batch)):
+        yield together
+
+
 def find_subjects(
     segmenter: Segmenter, frames: Iterable[Frame], batch: int, instances: int | None = None
 ) -> Iterator[Found]:
     """The frames with what the networks find in them, in the same order.
 
-    Each frame is segmented by itself. Batches are for speed. Frames of a batch may differ in size.
+    Each frame is segmented by itself. Batches are for speed. Frames of a batch may differ in size. The next batch is
+    decoded while this one is segmented.
 
     Args:
-        batch: frames in memory at a time.
+        batch: frames of a batch; two of them are in memory at a time.
         instances: how many parts may make a mask (`Segmenter.predict_batch`'s `subjects`).
     """
-    iterator = iter(frames)
-    while together := list(islice(iterator, batch)):
+    for together in ahead(_batches(frames, batch)):
         predictions = segmenter.predict_batch([frame.image for frame in together], instances)
         yield from map(Found, together, predictions)

@@ -9,6 +9,7 @@ papers' method.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -28,8 +29,9 @@ from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import normalize
 from backdrop.networks.model_folders import load_network, with_weights
 from backdrop.networks.parameters import DetectorParams, SynthesisParams
-from backdrop.networks.student import Student
+from backdrop.networks.student import Student, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork
+from backdrop.run.threads import in_threads
 
 BOX_LEVEL = 0.3
 """A shipped box holds what the student's mask shows above this level: faint limbs belong to the box. On three
@@ -245,8 +247,9 @@ class Predictor:
     def _by_student(self, images: Sequence[np.ndarray], found: _Found, subjects: int | None = None) -> list[Prediction]:
         """The student's mask, and D's box drawn to it."""
         assert self.student is not None  # both callers ask first
-        masks = self.student.masks(images, subjects)
-        boxes = [tighten(box, mask, self.box_level) for box, mask in zip(found.box.cpu().numpy(), masks, strict=True)]
+        soft = self.student.soft(images, subjects)
+        masks = in_threads(partial(sharpen, guide=self.student.guide), images, soft)  # as `Student.masks`
+        boxes = in_threads(partial(tighten, level=self.box_level), list(found.box.cpu().numpy()), masks)
         return self._predictions(masks, boxes, found)
 
     def _predictions(self, masks: Sequence[np.ndarray], boxes: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
@@ -255,9 +258,9 @@ class Predictor:
             found.p.reshape(-1, grid, grid).cpu().numpy(),
             found.boxes.reshape(-1, grid, grid, 4).cpu().numpy(),
         )
+        sure = in_threads(presence, masks)
         return [
-            Prediction(mask, boxes[i], p[i], int(found.cell[i]), proposed[i], presence(mask))
-            for i, mask in enumerate(masks)
+            Prediction(mask, boxes[i], p[i], int(found.cell[i]), proposed[i], sure[i]) for i, mask in enumerate(masks)
         ]
 
 
@@ -271,7 +274,10 @@ def presence(mask: np.ndarray) -> float:
         mask: (H, W) in [0, 1].
     """
     rank = max(1, round(SPECK * mask.size))
-    return float(np.partition(mask, mask.size - rank, axis=None)[mask.size - rank])
+    values = mask[mask > 0.5]  # most often few, and to part few values is fast
+    if len(values) < rank:
+        values = mask.ravel()
+    return float(np.partition(values, len(values) - rank)[len(values) - rank])
 
 
 def tighten(box: np.ndarray, mask: np.ndarray, level: float = BOX_LEVEL) -> np.ndarray:

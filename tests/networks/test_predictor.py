@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from backdrop.errors import BackdropError
+from backdrop.motion.blobs import SPECK
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import save_network
 from backdrop.networks.predictor import Predictor, presence, tighten, to_rgb
@@ -248,6 +249,15 @@ def test_presence_is_what_the_surest_speck_reaches() -> None:
     mask[50, 50] = 1.0
     assert presence(mask) == pytest.approx(0.8)
     assert presence(np.zeros((30, 40), np.float32)) == 0
+
+
+@pytest.mark.parametrize("top", [0.2, 0.5, 0.50001, 0.9])
+@pytest.mark.parametrize("share", [0.0001, 0.001, 0.3, 1.0])
+def test_presence_is_a_rank_of_the_whole_mask(top: float, share: float) -> None:
+    generator = np.random.default_rng(0)
+    mask = (generator.random((80, 120)) * top * (generator.random((80, 120)) < share)).astype(np.float32)
+    rank = max(1, round(SPECK * mask.size))
+    assert presence(mask) == np.sort(mask, axis=None)[-rank]
 
 
 SUBJECT = [120 / 200 - 1, 60 / 100 - 1, 40 / 200, 40 / 100]
