@@ -72,8 +72,8 @@ class PredictorGraph(nn.Module):
     D's image is resampled from the working size by the weights that `cv2.INTER_AREA` has, without rounding to 8 bits.
     `Segmenter` resamples it from the image at its full size. Where that is the working size, only the rounding differs.
 
-    With a student, the mask is the sigmoid of the mean of its logits for the image and its mirror image. The box is the
-    extent of what is above `level`, or D's where nothing is. Without a student, the mask is S's, pasted at D's box.
+    With a student, the mask is the sigmoid of its logits. The box is the extent of what is above `level`, or D's where
+    nothing is. Without a student, the mask is S's, pasted at D's box.
 
     Attributes:
         size: (W, H) in pixels, the working size: the student's, or without one the size at which D was trained.
@@ -117,7 +117,7 @@ class PredictorGraph(nn.Module):
             mask, box = pasted[:, 0].clamp(0, 1), chosen
         else:
             x = normalize(image)
-            mask = ((self.student(x) + self.student(x.flip(3)).flip(3)) / 2).sigmoid()[:, 0]
+            mask = self.student(x).sigmoid()[:, 0]
             box = extent(mask, chosen, self.level)
         surest = mask.flatten(1).topk(max(1, round(SPECK * self.size[0] * self.size[1])), dim=1).values
         return Outputs(mask, box, proposals.p.unflatten(1, (self.detector.grid, self.detector.grid)), surest[:, -1])

@@ -144,13 +144,13 @@ class Student:
 
     @torch.inference_mode()
     def raw(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:
-        """The network's soft masks as they are, of any number of components: mean of the image and its mirror image."""
+        """The network's soft masks as they are, of any number of components."""
         small = [cv2.resize(image, self.size, interpolation=cv2.INTER_AREA) for image in images]
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
         x = normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
-            logits = self.network(x) + self.network(x.flip(3)).flip(3)
-        return list((logits / 2).sigmoid()[:, 0].cpu().numpy())
+            logits = self.network(x)
+        return list(logits.sigmoid()[:, 0].cpu().numpy())
 
     def masks(self, images: Sequence[np.ndarray], subjects: int | None = None) -> list[Float32[np.ndarray, "H W"]]:
         """Soft masks (see `soft`) at each image's size, their edges drawn to the image's.
