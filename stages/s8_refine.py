@@ -1,6 +1,7 @@
 """Soft masks -> data/masks/ (archives, threshold) and data/davis/ (PNG folders, DAVIS layout), refined by the CRF.
 
-The same CRF on the masks of detector and synthesis network without the student -> data/masks_paper/.
+The same CRF on the masks of detector and synthesis network without the student, as far as there are any ->
+data/masks_paper/.
 """
 
 import argparse
@@ -38,8 +39,11 @@ def main() -> None:
         refine(shipped, workers)
         if same_predictions(args.predictions, args.predictions_paper):  # no student: the masks are the same
             copy_files(args.out, args.out_paper)
-        else:
+        elif any(args.predictions_paper.glob("*.zip")):
             refine(paper, workers)
+        else:  # no sequence has truth to score them by
+            args.out_paper.mkdir(parents=True, exist_ok=True)
+            write_threshold(args.out_paper, *read_threshold(args.predictions_paper))
 
 
 if __name__ == "__main__":

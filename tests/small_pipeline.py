@@ -92,7 +92,8 @@ def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> No
         images, masks = scene(frames, seed)
         write_frames(root / "frames", name, images, {t: mask.astype("uint8") * 255 for t, mask in enumerate(masks)})
         write_motion(root, name, masks)
-    write_index(root / "frames", [{"sequence": n, "split": s, "frames": frames} for n, s in splits.items()])
+    rows = [{"sequence": name, "split": split, "frames": frames, "masks": frames} for name, split in splits.items()]
+    write_index(root / "frames", rows)
 
 
 def write_params(folder: Path, changes: dict[str, Any] | None = None) -> None:

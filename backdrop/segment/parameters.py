@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ class SegmentParams(Section):
     threshold: Fraction | None
     temporal: Annotated[int, Field(ge=0, le=16)]
     batch: Count
+    paper: Literal["scored", "all"]
 
 
 class SegmentStage(StageParams):

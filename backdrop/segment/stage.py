@@ -38,8 +38,9 @@ class SegmentFolders:
         model: the model folder.
         frames: archives of frames, and index.csv.
         predictions: gets what ships, and its threshold.
-        predictions_paper: gets what D and S find alone, and a threshold of its own. Where the model has no student, it
-            is a copy of `predictions`.
+        predictions_paper: gets what D and S find alone, and a threshold of its own; archives of sequences without
+            ground truth only if `SegmentParams.paper` is "all". Where the model has no student, it is a copy of
+            `predictions`.
     """
 
     model: Path
@@ -72,14 +73,16 @@ def segment_all(
     # The model is loaded here, too: a wrong folder is named once, not by every process.
     student = Predictor.load(folders.model, device).student
     index = read_index(folders.frames, usable=True)
-    names = index[index["split"] != "train"]["sequence"].tolist()
+    index = index[index["split"] != "train"]
+    names = index["sequence"].tolist()
     if not names:
         raise BackdropError(f"{folders.frames}/index.csv lists no sequence to segment: all are in the training split")
     outs = [folders.predictions] if student is None else [folders.predictions, folders.predictions_paper]
     for out in outs:
         out.mkdir(parents=True, exist_ok=True)
     gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    task = _Task(folders.model, folders.frames, (), params.batch, params.temporal, device_there(device, gpu))
+    both = frozenset(names if params.paper == "all" else index[index["masks"] > 0]["sequence"])
+    task = _Task(folders.model, folders.frames, (), both, params.batch, params.temporal, device_there(device, gpu))
     _segment_files(task, outs, names, workers, gpu)
     fallback = None if student is None else student.threshold
     results = []
@@ -99,15 +102,21 @@ class _Task(NamedTuple):
     """What all chunks share.
 
     outs: folders of archives, each with the folder for the parts of its archives. The first gets what ships. The
-    second, if there is one, gets what D and S find alone. temporal: frames on each side that a mask is pooled over.
+    second, if there is one, gets what D and S find alone, of the sequences `both`. temporal: frames on each side that a
+    mask is pooled over.
     """
 
     model: Path
     frames: Path
     outs: tuple[tuple[Path, Path], ...]
+    both: frozenset[str]
     batch: int
     temporal: int
     device: str
+
+    def of(self, name: str) -> _Task:
+        """The task with those of its folders that a sequence gets."""
+        return self if name in self.both else self._replace(outs=self.outs[:1])
 
 
 class _Seen(NamedTuple):
@@ -136,7 +145,7 @@ def _segment_files(task: _Task, outs: Sequence[Path], names: list[str], workers:
         task = task._replace(outs=tuple((out, stack.enter_context(parts_folder(out))) for out in outs))
         found = by_sequence(_segment_chunk, counts, length, (task,), workers=workers, title="segment", gpu=gpu)
         for name, chunks in stack.enter_context(closing(found)):
-            _join_parts([out / f"{name}.zip" for out in outs], chunks)
+            _join_parts([out / f"{name}.zip" for out, _ in task.of(name).outs], chunks)
 
 
 def _join_parts(paths: Sequence[Path], chunks: Iterable[Sequence[_SegmentPart]]) -> None:
@@ -156,7 +165,8 @@ def _join_parts(paths: Sequence[Path], chunks: Iterable[Sequence[_SegmentPart]])
 
 
 def _segment_chunk(name: str, span: range, task: _Task) -> list[_SegmentPart]:
-    """Segment some frames of a sequence: a part per folder of `task.outs`."""
+    """Segment some frames of a sequence: a part per folder that it gets."""
+    task = task.of(name)
     predictor = cached_open(Predictor.load, task.model, task.device)
     frames = cached_open(FrameArchive, task.frames / f"{name}.zip")
     paths = [parts / f"{name}.{span.start}.zip" for _, parts in task.outs]

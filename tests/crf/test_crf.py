@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -260,6 +261,12 @@ def test_the_papers_masks_are_refined_beside_those_that_ship(tmp_path: Path, mon
     write_threshold(tmp_path / "data" / "predictions_paper", 0.2, "params")
     refine_stage(tmp_path, monkeypatch)
     assert MaskArchive(tmp_path / "data" / "masks_paper" / "a.zip").gray(0).any()
+    (tmp_path / "data" / "predictions_paper" / "a.zip").unlink()  # as where there is no truth
+    shutil.rmtree(tmp_path / "data" / "masks_paper")
+    again, paper = refine_stage(tmp_path, monkeypatch)
+    assert again == shipped
+    assert list(paper) == ["threshold.json"]
+    assert read_threshold(tmp_path / "data" / "masks_paper") == (0.2, "params")
     assert read_threshold(tmp_path / "data" / "masks_paper") == (0.2, "params")
 
 

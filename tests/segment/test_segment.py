@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from backdrop.errors import BackdropError
@@ -43,6 +45,7 @@ def segment(
     workers: int = 1,
     model: str = "joint",
     chosen_on: str = "validation",
+    paper: Literal["scored", "all"] = "scored",
 ) -> dict:
     """Into `out` and `out`_paper."""
 
@@ -51,9 +54,8 @@ def segment(
         assert (predictions / "val_1.zip").is_file(), "the threshold is asked for when the predictions are there"
         return (0.25 if predictions == out else 0.4), chosen_on
 
-    paper = out.with_name(f"{out.name}_paper")
-    params = SegmentParams(threshold=threshold, temporal=0, batch=batch)
-    folders = SegmentFolders(material / model, material / "frames", out, paper)
+    params = SegmentParams(threshold=threshold, temporal=0, batch=batch, paper=paper)
+    folders = SegmentFolders(material / model, material / "frames", out, out.with_name(f"{out.name}_paper"))
     return segment_all(folders, params, workers, "cpu", choose)
 
 
@@ -95,6 +97,21 @@ def test_with_a_student_the_papers_method_lies_beside_what_ships(
         assert (tmp_path / "out" / name).read_bytes() != (predictions / name).read_bytes()
     segment(material, tmp_path / "given", threshold=0.7, model="student")
     assert read_threshold(tmp_path / "given_paper") == (0.7, "params")
+
+
+def test_the_papers_method_is_asked_where_there_is_truth_to_score_it_by(material: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    shutil.copytree(material / "frames", frames)
+    shutil.copytree(material / "student", tmp_path / "student")
+    table = pd.read_csv(frames / "index.csv")
+    table.loc[table["sequence"] == "test_2", "masks"] = 0
+    table.to_csv(frames / "index.csv", index=False)
+    segment(tmp_path, tmp_path / "out", model="student")
+    assert sorted(path.name for path in (tmp_path / "out_paper").glob("*.zip")) == ["test_1.zip", "val_1.zip"]
+    segment(tmp_path, tmp_path / "asked", model="student", paper="all")
+    for name in ("val_1.zip", "test_1.zip", "test_2.zip"):
+        assert (tmp_path / "asked" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert (tmp_path / "asked_paper" / "test_2.zip").is_file()
 
 
 def test_without_validation_truth_the_students_own_threshold_counts(material: Path, tmp_path: Path) -> None:
@@ -146,7 +163,9 @@ def test_a_damaged_frame_in_a_middle_chunk_is_named(
     damage_frame(tmp_path / "frames" / "test_1.zip", 3)
     folders = SegmentFolders(material / "student", tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
     with pytest.raises(BackdropError, match=r"test_1\.zip: frame 3 is missing or damaged; run the stage frames again"):
-        segment_all(folders, SegmentParams(threshold=0.5, temporal=0, batch=2), 1, "cpu", lambda *_: (0.0, ""))
+        segment_all(
+            folders, SegmentParams(threshold=0.5, temporal=0, batch=2, paper="scored"), 1, "cpu", lambda *_: (0.0, "")
+        )
     for folder in (folders.predictions, folders.predictions_paper):
         assert {path.name for path in folder.iterdir()} <= {"val_1.zip"}, "what was complete before"
 
@@ -160,7 +179,7 @@ def test_the_batch_size_does_not_matter(predictions: Path, material: Path, tmp_p
 
 def test_nothing_to_segment_is_one_error(material: Path, tmp_path: Path) -> None:
     write_material(tmp_path, {"only": "train"}, 2)
-    params = SegmentParams(threshold=0.5, temporal=0, batch=4)
+    params = SegmentParams(threshold=0.5, temporal=0, batch=4, paper="scored")
     folders = SegmentFolders(material / "joint", tmp_path / "frames", tmp_path / "out", tmp_path / "out_paper")
     with pytest.raises(BackdropError, match="no sequence to segment"):
         segment_all(folders, params, 1, "cpu", lambda *_: (0.0, ""))

@@ -41,7 +41,7 @@ def test_a_speck_of_one_frame_goes_and_frames_that_stand_alike_stay() -> None:
 
 def segmented(root: Path, out: Path, temporal: int, batch: int = 2) -> dict[str, bytes]:
     folders = SegmentFolders(root / "student", root / "frames", out, out.with_name(f"{out.name}_paper"))
-    params = SegmentParams(threshold=0.5, temporal=temporal, batch=batch)
+    params = SegmentParams(threshold=0.5, temporal=temporal, batch=batch, paper="scored")
     segment_all(folders, params, 1, "cpu", lambda *_: (0.5, "params"))
     return contents(out)
 
