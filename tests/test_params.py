@@ -142,13 +142,14 @@ def test_presets_hold_the_numbers_in_which_the_papers_differ(tmp_path: Path) -> 
     assert [p.synthesis.hidden for p in seen.values()] == [(600, 128), (600, 256), (600, 256)]
     assert [p.synthesis.linears for p in seen.values()] == [2, 1, 1]
     assert [p.synthesis.decoder for p in seen.values()] == [[32, 64, 128, 256], *[[64, 128, 256, 512]] * 2]
-    assert [p.loss.p_prior for p in seen.values()] == ["l2", "l2", "l1"]
+    assert [p.loss.p_prior for p in seen.values()] == ["margin", "margin", "l1"]
     assert [p.loss.alpha_flow > 0 for p in seen.values()] == [False, True, True]
     assert [p.crf.enabled for p in seen.values()] == [False, True, True]
     assert [p.crf.reference_diagonal for p in seen.values()] == [None] * 3
     assert [p.loss.bg_perceptual for p in seen.values()] == [True, True, False]
     assert [p.detector.offset_unit for p in seen.values()] == ["cell", "box", "box"]
     assert [p.detector.grid for p in seen.values()] == [8, 8, 8]
+    assert [(p.student.rounds, p.inpainter.rate) for p in seen.values()] == [(0, 0.001)] * 3
     assert not any(p.loss.beta_flow or p.background.tolerance for p in seen.values())
     for p in seen.values():
         assert (p.sampling.cells, p.sampling.baseline, p.sampling.epsilon) == (1, "none", 0.001)

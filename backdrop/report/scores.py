@@ -23,7 +23,7 @@ NAMES = {
 }
 """Results as scores.json names them, and what the page calls them."""
 
-REPORT_COLUMNS = ("J_mean", "F_mean", "precision", "recall", "mAP50", "centre_hit", "threshold")
+REPORT_COLUMNS = ("J_mean", "F_mean", "precision", "recall", "mAP50", "box_hit50", "centre_hit", "threshold")
 
 BASELINES = ("flow_threshold", "mog2")
 

@@ -58,7 +58,7 @@ SUMMARY = ("J_mean", "J_recall", "J_decay", "F_mean", "F_recall", "F_decay", "pr
 
 FRAME_COLUMNS = ("sequence", "frame", "name", "result", *MEASURES, "threshold", "box_iou", "centre_hit", "confidence")
 
-SEQUENCE_COLUMNS = ("sequence", "result", "frames", *SUMMARY, "mAP50", "centre_hit")
+SEQUENCE_COLUMNS = ("sequence", "result", "frames", *SUMMARY, "mAP50", "box_hit50", "centre_hit")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,8 @@ class Evaluation:
 
     Attributes:
         summary: scores.json. DAVIS's statistics are taken within each sequence, then averaged over
-            sequences; mAP50 and centre_hit are over all frames with a subject.
+            sequences; mAP50, box_hit50 (the share of boxes with an overlap above one half, the manuscript of 2020's
+            score) and centre_hit are over all frames with a subject.
         per_sequence: a row per sequence and result (`SEQUENCE_COLUMNS`).
         per_frame: a row per frame and result (`FRAME_COLUMNS`). Only results in `BOXED` fill the box columns.
     """
@@ -191,9 +192,15 @@ def _per_sequence(per_frame: pd.DataFrame, boxes: Boxes) -> pd.DataFrame:
         row |= {key: part[key].mean() for key in ("precision", "recall", "threshold")}
         if result in BOXED:
             found = boxes[str(result)][str(sequence)]
-            row |= {"mAP50": average_precision(*found), "centre_hit": part["centre_hit"].mean()}
+            row |= {"mAP50": average_precision(*found)} | _box_means(part)
         rows.append(row)
     return pd.DataFrame(rows, columns=list(SEQUENCE_COLUMNS))
+
+
+def _box_means(rows: pd.DataFrame) -> dict[str, float]:
+    """Means over the frames with a subject; NaN where there is none."""
+    overlap = rows["box_iou"].dropna()
+    return {"box_hit50": float((overlap > 0.5).mean()), "centre_hit": float(rows["centre_hit"].mean())}
 
 
 def _summary(
@@ -206,7 +213,7 @@ def _summary(
         values = {key: round(float(means[key]), 12) for key in SUMMARY}  # a mean of equal thresholds is that threshold
         if result in BOXED:
             values["mAP50"] = average_precision(*_concatenate(boxes[result].values()))
-            values["centre_hit"] = float(per_frame.loc[per_frame["result"] == result, "centre_hit"].mean())
+            values |= _box_means(per_frame[per_frame["result"] == result])
         level = summary
         for key in place[:-1]:
             level = level.setdefault(key, {})

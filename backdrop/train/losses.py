@@ -70,13 +70,16 @@ def mask_prior(mask: Float[Tensor, "B 1 H W"], kind: str, threshold: float) -> F
 def probability_prior(p: Float[Tensor, "B C"], kind: str, selected: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
     """Prior on p.
 
-    l1: sum_c |p_c| (Eq. 5), which is 1 after a softmax and has no gradient; l2: sum_c p_c^2; l2_selected: the
-    square of the drawn cell's p; none: 0.
+    l1: sum_c |p_c| (Eq. 5), which is 1 after a softmax and has no gradient; l2: sum_c p_c^2, lowest where all cells are
+    alike; l2_selected: the square of the drawn cell's p; margin: 1 - sum_c p_c^2, lowest where one cell has it all, as
+    the preprint wants it (section 3.4); none: 0.
     """
     if kind == "l1":
         return p.abs().sum(dim=1)
     if kind == "l2":
         return p.square().sum(dim=1)
+    if kind == "margin":
+        return 1 - p.square().sum(dim=1)
     if kind == "l2_selected":
         return selected.square()
     return torch.zeros_like(selected)

@@ -39,7 +39,7 @@ class LossParams(Section):
     gamma: Weight
     eta: Weight
     zeta: Weight
-    p_prior: Literal["none", "l1", "l2", "l2_selected"]
+    p_prior: Literal["none", "l1", "l2", "l2_selected", "margin"]
     mask_prior: Literal["none", "l1", "l2", "v"]
     bg_perceptual: bool
     disentangled: bool

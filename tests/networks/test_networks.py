@@ -198,6 +198,28 @@ def test_model_folders_round_trip_and_name_what_is_wrong(tmp_path: Path) -> None
 # ---- losses
 
 
+@pytest.mark.parametrize(
+    ("kind", "better", "largest"),
+    [("l2", 1.0, 0.51), ("l2", 0.3, 0.17), ("margin", 1.0, 1.0), ("margin", 0.3, 1.0), ("l1", 0.3, 1.0)],
+)
+def test_what_each_reading_of_the_prior_on_p_makes_of_one_better_cell(kind: str, better: float, largest: float) -> None:
+    """36 live cells, one of them better by so much in L_bg, both weights .1: the p that the two terms settle on.
+
+    l2 to the letter keeps it near uniform, and the closed form is (better + 2/36) / (2 + 2/36).
+    """
+    logits = torch.zeros(1, 36, requires_grad=True)
+    gain = torch.zeros(36)
+    gain[7] = better
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(1500):
+        p = logits.softmax(dim=1)
+        loss = 0.1 * -(p * gain).sum() + 0.1 * losses.probability_prior(p, kind, p[:, 0]).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert float(logits.softmax(dim=1)[0, 7]) == pytest.approx(largest, abs=0.02)
+
+
 def test_background_loss_ignores_the_size_of_the_box() -> None:
     """The same error density inside any hole gives the same loss (Eq. 3's reason to divide by the area)."""
     image = torch.zeros(1, 3, 100, 100)

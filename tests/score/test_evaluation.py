@@ -80,7 +80,7 @@ def test_a_missing_prediction_is_wrong_not_absent(tmp_path: Path) -> None:
     assert table.loc[("a", "method"), "centre_hit"] == 0.5
     assert table.loc[("b", "method"), "J_mean"] == 0
     assert evaluation.summary["method"]["J_mean"] == 0.375
-    assert evaluation.summary["method"]["centre_hit"] == 0.25
+    assert evaluation.summary["method"]["centre_hit"] == evaluation.summary["method"]["box_hit50"] == 0.25
     assert evaluation.summary["frames_without_prediction"] == 5
     for result in ("method_paper", "method_paper_raw"):
         assert evaluation.summary[result]["J_mean"] == evaluation.summary[result]["F_mean"] == 0.5
@@ -101,7 +101,7 @@ def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
     assert (paper["J_mean"], raw["J_mean"]) == (0.75, 1)
     assert (paper["threshold"], raw["threshold"]) == (0.2, 0.3)
     assert paper["threshold_chosen_on"] == raw["threshold_chosen_on"] == "validation"
-    assert (paper["mAP50"], paper["centre_hit"]) == (0, 1)
+    assert (paper["mAP50"], paper["box_hit50"], paper["centre_hit"]) == (0, 0, 1)
     for result in ("method", "method_raw"):
         assert evaluation.summary[result]["J_mean"] == 1
         assert evaluation.summary[result]["threshold"] == 0.5

@@ -71,7 +71,9 @@ def test_each_term_reaches_exactly_its_networks(make_model, term: str, draws: di
     assert list(gradients(make_model(**changes))) == expected
 
 
-@pytest.mark.parametrize(("kind", "learns"), [("l1", False), ("l2", True), ("l2_selected", True), ("none", False)])
+@pytest.mark.parametrize(
+    ("kind", "learns"), [("l1", False), ("l2", True), ("l2_selected", True), ("margin", True), ("none", False)]
+)
 def test_the_l1_prior_on_p_has_no_gradient_after_a_softmax(make_model, kind: str, learns: bool) -> None:
     model = make_model(**OFF | {"zeta": 1.0, "p_prior": kind})
     image, flow = images()
