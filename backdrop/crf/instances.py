@@ -63,7 +63,7 @@ class Linker:
 
     def _matched(self, masks: Sequence[Mask]) -> list[int]:
         numbers = list(self.seen)
-        shared = np.array([[jaccard(mask, self.seen[n][1]) for n in numbers] for mask in masks])
+        shared = np.array([[_overlap(mask, self.seen[n][1]) for n in numbers] for mask in masks])
         found = [0] * len(masks)
         if shared.size:
             for i, j in zip(*linear_sum_assignment(-shared), strict=True):
@@ -79,6 +79,11 @@ class Linker:
         if fresh <= 255:
             return fresh
         return min((n for n in self.last if n not in taken), key=lambda n: self.last[n])
+
+
+def _overlap(mask: np.ndarray, before: np.ndarray) -> float:
+    """J; 0 where the video has changed its size."""
+    return jaccard(mask, before) if mask.shape == before.shape else 0.0
 
 
 class Instance(NamedTuple):

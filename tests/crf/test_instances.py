@@ -148,6 +148,15 @@ def test_numbers_stay_with_their_subjects() -> None:
         assert by_place.get("top") == (None if 4 <= t < 7 else 2)
 
 
+def test_a_video_may_change_its_size() -> None:
+    linker = Linker()
+    there = np.zeros((40, 60), bool)
+    there[10:30, 10:30] = True
+    assert linker.numbers([there]) == [1]
+    assert linker.numbers([np.pad(there, 5)]) == [2], "what cannot be compared is somebody else"
+    assert linker.numbers([there]) == [1]
+
+
 def test_a_number_comes_back_to_who_stands_where_it_was() -> None:
     linker, there = Linker(), mask_of((10, 10, 30, 30))
     assert linker.numbers([there]) == [1]

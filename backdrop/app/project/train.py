@@ -117,7 +117,8 @@ def _follow(project: Path, story: Story, log: IO[str]) -> int:
     command = [sys.executable, "-m", "dvc", "repro"]
     streams: dict = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     # of a group of its own, so that a stop reaches all of it once, whether it came by Ctrl-C or by a signal
-    process = subprocess.Popen(command, cwd=project, env=env, start_new_session=True, **streams)
+    with _interrupts_heeded():
+        process = subprocess.Popen(command, cwd=project, env=env, start_new_session=True, **streams)
     with _stopped_together(process):
         try:
             for text, whole in _pieces(process.stdout):
@@ -133,6 +134,20 @@ def _follow(project: Path, story: Story, log: IO[str]) -> int:
 
 
 @contextmanager
+def _interrupts_heeded() -> Iterator[None]:
+    """What is started in the block heeds SIGINT, by which `_end` stops it, even if this process is in a shell's
+    background, where SIGINT is ignored and that is inherited."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if ignored:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextmanager
 def _stopped_together(process: subprocess.Popen[bytes]) -> Iterator[None]:
     """When the block is left by an exception, or this process is told to end, the other ends, too."""
 
@@ -142,7 +157,8 @@ def _stopped_together(process: subprocess.Popen[bytes]) -> Iterator[None]:
     before = {}
     for name in ("SIGTERM", "SIGHUP"):
         with suppress(AttributeError, ValueError):  # Windows has no SIGHUP; a thread may not set it
-            before[name] = signal.signal(getattr(signal, name), interrupt)
+            if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:  # nohup's wish counts
+                before[name] = signal.signal(getattr(signal, name), interrupt)
     try:
         yield
     except BaseException:

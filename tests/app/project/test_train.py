@@ -101,20 +101,32 @@ def test_what_dvc_itself_says_is_passed_on(project: Path) -> None:
         told(project)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_stop_ends_the_stage_and_says_what_to_do(number: int, project: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "background"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGHUP, False), (signal.SIGTERM, True)],
+)
+def test_a_stop_ends_the_stage_and_says_what_to_do(number: int, background: bool, project: Path) -> None:
+    """Also one that a shell has put in its background, under nohup: it does not heed SIGINT and SIGHUP."""
     (project / "second.py").write_text(
         "import os, time\nopen('pid', 'w').write(str(os.getpid()))\ntime.sleep(600)\nopen('b', 'w').write('2')\n"
     )
     command = [sys.executable, "-m", "backdrop.app.cli", "train", str(project)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    ignored = [signal.SIGINT, signal.SIGHUP] if background else []
+    heeded = {one: signal.signal(one, signal.SIG_IGN) for one in ignored}
     process = subprocess.Popen(command, start_new_session=True, **streams)  # type: ignore[call-overload]
+    for one, handler in heeded.items():
+        signal.signal(one, handler)
     deadline = time.monotonic() + 120
     while not (project / "pid").exists() or not (project / "pid").read_text():
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
     stage = int((project / "pid").read_text())
+    if background:
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None, "the end of its terminal is nothing to it"
     process.send_signal(number)  # to this process alone, as `kill` does
     said = process.communicate(timeout=60)
     assert process.returncode == 130, said
