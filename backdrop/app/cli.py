@@ -14,9 +14,9 @@ from backdrop.app.commands import (
     Commands,
     Format,
     MinArea,
-    ProRes,
     SplitChoice,
     UrlPrefix,
+    WebM,
     WithImages,
     check_out,
     name_faults,
@@ -223,7 +223,7 @@ def export(
     split: SplitChoice = False,
     url_prefix: UrlPrefix = "",
     background: BackgroundChoice = "white",
-    prores: ProRes = False,
+    webm: WebM = False,
 ) -> None:
     """Carry masks into other tools, without segmenting again.
 
@@ -249,7 +249,7 @@ def export(
     found = recorded(folder, faults=faults)
     damaged = warn_of_damage(found)
     chosen = [one.value for one in formats] if found else []
-    choices = ExportChoices(min_area, images, split, url_prefix, background, prores)
+    choices = ExportChoices(min_area, images, split, url_prefix, background, webm)
     with alone_in(target):
         written, left_out = export_all(found, target, chosen, choices)
     for name, files in written.items():

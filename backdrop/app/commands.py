@@ -53,7 +53,7 @@ UrlPrefix = Annotated[str, typer.Option(help="labelstudio, labelstudio-video: wh
 
 BackgroundChoice = Annotated[str, typer.Option(help="background: a color, or an image.")]
 
-ProRes = Annotated[bool, typer.Option("--prores", help="alpha: ProRes 4444 (.mov) instead of VP9 (.webm).")]
+WebM = Annotated[bool, typer.Option("--webm", help="alpha: VP9 (.webm) instead of ProRes 4444 (.mov).")]
 
 
 class Commands(TyperGroup):

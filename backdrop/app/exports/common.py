@@ -44,7 +44,7 @@ class ExportChoices(NamedTuple):
     split: coco: one annotation per connected part.
     url_prefix: labelstudio, labelstudio-video: what stands before the name of an image or a video.
     background: of what is written as background: a color, or the path of an image.
-    prores: alpha: ProRes 4444 in a .mov instead of VP9 in a .webm.
+    webm: alpha: VP9 in a .webm instead of ProRes 4444 in a .mov.
     """
 
     min_area: int | None = None
@@ -52,7 +52,7 @@ class ExportChoices(NamedTuple):
     split: bool = False
     url_prefix: str = ""
     background: str = "white"
-    prores: bool = False
+    webm: bool = False
 
 
 DEFAULTS = ExportChoices()

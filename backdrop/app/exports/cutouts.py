@@ -42,6 +42,9 @@ from backdrop.video.encode import Presentation
 RGBA = UInt8[np.ndarray, "H W 4"]
 """Alpha is 255 in the mask, else 0."""
 
+SMALLEST_VP9 = 200
+"""Pixels of the shorter side. At 130 and below, libvpx gave another alpha back, and not the same one each time."""
+
 _FRINGE = 8
 """Pixels around the subject that keep their colors in a video: its colors are coarser than its alpha."""
 
@@ -115,7 +118,7 @@ def _before(behind: Image.Image, image: RGB, mask: Mask) -> RGB:
 def write_alpha(
     found: Sequence[Recorded], folder: Path, choices: ExportChoices = DEFAULTS, faults: Faults | None = None
 ) -> list[Path]:
-    """Write <folder>/alpha/<name>.webm (VP9), or .mov (ProRes 4444): each video with its masks as alpha, silent.
+    """Write <folder>/alpha/<name>.mov (ProRes 4444), or .webm (VP9): each video with its masks as alpha, silent.
 
     Images are left out. Times, colors and the shape of pixels are the video's own.
 
@@ -123,7 +126,7 @@ def write_alpha(
         BackdropError: there is no video among the sources.
     """
     videos = only_videos(found, "alpha", "cutout")
-    return list(each_source(videos, faults, partial(_write_transparent, folder, choices.prores)))
+    return list(each_source(videos, faults, partial(_write_transparent, folder, not choices.webm)))
 
 
 def _write_transparent(folder: Path, prores: bool, source: Source, records: Records) -> Path:
@@ -163,6 +166,8 @@ def _encode_transparent(
 
 
 def _transparent_stream(container: Any, image: RGBA, rate: Fraction, prores: bool) -> Any:
+    if not prores and min(image.shape[:2]) < SMALLEST_VP9:
+        raise BackdropError(f"VP9 does not keep alpha of frames below {SMALLEST_VP9} pixels; leave out --webm")
     stream = container.add_stream("prores_ks" if prores else "libvpx-vp9", rate=rate)
     stream.height, stream.width = image.shape[:2]
     stream.pix_fmt = "yuva444p10le" if prores else "yuva420p"
