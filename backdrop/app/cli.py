@@ -9,7 +9,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backdrop.app.commands import Commands, check_out, name_faults, say_nothing, warn_of_damage
+from backdrop.app.commands import (
+    BackgroundChoice,
+    Commands,
+    Format,
+    MinArea,
+    SplitChoice,
+    UrlPrefix,
+    WebM,
+    WithImages,
+    check_out,
+    name_faults,
+    say_nothing,
+    warn_of_damage,
+)
 from backdrop.errors import BackdropError
 
 if TYPE_CHECKING:  # these take long to import, and --help does without them
@@ -50,19 +63,6 @@ def options(
     ] = False,
 ) -> None:
     """Find and segment the moving subject of your videos, without labels."""
-
-
-class Format(StrEnum):
-    """What can be written: `pictures.PICTURES` and `exports.FORMATS`. Named here, as these take long to import."""
-
-    masks = "masks"
-    overlay = "overlay"
-    npz = "npz"
-    video = "video"
-    coco = "coco"
-    davis = "davis"
-    yolo = "yolo"
-    labelstudio = "labelstudio"
 
 
 class Refinement(StrEnum):
@@ -201,7 +201,7 @@ def predict(
             raise typer.Exit(1)
         ready = recorded(out, {source.name for source in sources if source not in dict(faults)})
         damaged = warn_of_damage(ready)
-        written, left_out = export_all(ready, out, {name: FORMATS[name] for name in chosen if name in FORMATS})
+        written, left_out = export_all(ready, out, [name for name in chosen if name in FORMATS])
         name_faults(left_out)
     if not (job.pictures or any(written.values())):
         raise typer.Exit(1)
@@ -217,37 +217,41 @@ def export(
     folder: Annotated[Path, typer.Argument(help="What `backdrop predict -o` wrote.")],
     formats: Annotated[list[Format], typer.Option("--format", "-f", help="May be given several times.")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where to; by default the same folder.")] = None,
-    split: Annotated[bool, typer.Option("--split", help="coco: one annotation per component, as CVAT wants.")] = False,
+    *,
+    images: WithImages = False,
+    min_area: MinArea = None,
+    split: SplitChoice = False,
+    url_prefix: UrlPrefix = "",
+    background: BackgroundChoice = "white",
+    webm: WebM = False,
 ) -> None:
     """Carry masks into other tools, without segmenting again.
 
     \b
-    backdrop export out --format coco --split
-    backdrop export out --format yolo --format labelstudio -o labels
+    backdrop export out --format coco --images
+    backdrop export out --format yolo --format csv --min-area 200 -o labels
+    backdrop export out --format background --background beach.jpg
 
     Exit status: 0 all exported, 3 some sources are damaged or could not be (what could be is), 1 an error, 2 a wrong
     command line.
     """
-    from functools import partial
-
     from backdrop.app.exports import FORMATS, export_all
-    from backdrop.app.exports.coco import write_coco
-    from backdrop.app.exports.common import Faults, recorded
+    from backdrop.app.exports.common import ExportChoices, Faults, recorded
     from backdrop.app.predict import alone_in
 
     if out is not None:
         check_out(out)
-    writers = FORMATS | {"coco": partial(write_coco, split=split)}
-    unknown = [one.value for one in formats if one.value not in writers]
+    unknown = [one.value for one in formats if one.value not in FORMATS]
     if unknown:
         raise BackdropError(f"{', '.join(unknown)}: made while segmenting; run `backdrop predict` with that format")
     target = out or folder
     faults: Faults = []
     found = recorded(folder, faults=faults)
     damaged = warn_of_damage(found)
-    chosen = {one.value: writers[one.value] for one in formats}
+    chosen = [one.value for one in formats] if found else []
+    choices = ExportChoices(min_area, images, split, url_prefix, background, webm)
     with alone_in(target):
-        written, left_out = export_all(found, target, chosen if found else {})
+        written, left_out = export_all(found, target, chosen, choices)
     for name, files in written.items():
         typer.echo(f"{name}: {len(files)} file{'s' * (len(files) != 1)}, {files[0] if files else target}")
     name_faults(faults + left_out)

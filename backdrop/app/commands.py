@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -16,6 +17,43 @@ from backdrop.io.files import show
 
 if TYPE_CHECKING:  # see cli
     from backdrop.app.exports.common import Recorded
+
+
+class Format(StrEnum):
+    """What can be written: `pictures.PICTURES` and `exports.FORMATS`. Named here, as these take long to import."""
+
+    masks = "masks"
+    overlay = "overlay"
+    npz = "npz"
+    video = "video"
+    coco = "coco"
+    davis = "davis"
+    yolo = "yolo"
+    labelstudio = "labelstudio"
+    csv = "csv"
+    cutout = "cutout"
+    alpha = "alpha"
+    background = "background"
+    cvat = "cvat"
+    labelstudio_video = "labelstudio-video"
+
+
+MinArea = Annotated[
+    int | None,
+    typer.Option(help="Drop parts of a mask below so many pixels; by default below 0.01 % of the frame.", min=0),
+]
+
+WithImages = Annotated[
+    bool, typer.Option("--images", help="coco, yolo, labelstudio: write the frames beside the labels.")
+]
+
+SplitChoice = Annotated[bool, typer.Option("--split", help="coco: one annotation per connected part, as CVAT wants.")]
+
+UrlPrefix = Annotated[str, typer.Option(help="labelstudio, labelstudio-video: what stands before a file's name.")]
+
+BackgroundChoice = Annotated[str, typer.Option(help="background: a color, or an image.")]
+
+WebM = Annotated[bool, typer.Option("--webm", help="alpha: VP9 (.webm) instead of ProRes 4444 (.mov).")]
 
 
 class Commands(TyperGroup):

@@ -62,7 +62,8 @@ def alone_in(out: Path) -> Iterator[None]:
         for name in RESULT_FOLDERS:
             sweep_below(out / name)
         for name in FORMATS:
-            sweep(out / f"{name}.json")
+            for suffix in (".json", ".xml"):
+                sweep(out / f"{name}{suffix}")
         yield
 
 

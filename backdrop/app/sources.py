@@ -32,10 +32,11 @@ from backdrop.io.files import ACCEPTED, IMAGE_SUFFIXES, VIDEO_SUFFIXES, one_line
 LOCK = ".lock"
 """In an output folder; held by the process that writes there (see `predict.alone_in`)."""
 
-RESULT_FOLDERS = ("records", "masks", "overlay", "npz", "coco", "davis", "yolo", "labelstudio", "video")
+RESULT_FOLDERS = ("records", "masks", "overlay", "npz", "coco", "davis", "yolo", "labelstudio", "video",
+                  "csv", "cutout", "alpha", "background", "cvat", "labelstudio-video")  # fmt: skip
 """Folders that an output folder may hold; a test holds them equal to what is written."""
 
-OF_IMAGES, OF_VIDEOS = (".jsonl", ".png", ".jpg", ".npz", ".txt"), (".jsonl", ".mp4")
+OF_IMAGES, OF_VIDEOS = (".jsonl", ".png", ".jpg", ".npz", ".txt"), (".jsonl", ".mp4", ".webm", ".mov", ".xml")
 """What is put behind the name of an image, of a video. The frames of a video lie in folders with its name."""
 
 LOOP = "links to folders that are read already"

@@ -117,7 +117,7 @@ def _check_both(folder: str, predict: Command) -> None:
     assert predict(folder, *FORMATS, "-f", "video")[0] == 0
     assert len(below("out/masks")) == len(below("out/yolo/labels")) == len(below("out/davis/Annotations")) == 12
     assert len(set(shown())) == 12
-    assert set(shown()) == {f"run.mp4/{t:06d}.jpg" for t in range(6)} | {f"run/{t:06d}.png" for t in range(6)}
+    assert set(shown()) == {f"run.mp4/frame_{t:06d}.jpg" for t in range(6)} | {f"run/{t:06d}.png" for t in range(6)}
     assert below("out/video") == ["run.mp4.mp4"]
 
 

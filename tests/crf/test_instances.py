@@ -247,15 +247,15 @@ def test_every_export_has_the_numbers(two_subjects: tuple[Path, Source], tmp_pat
     labels = [record.labels() for record in found[0][1].frames]
     coco = COCO(str(tmp_path / "coco.json"))
     for number, image in coco.imgs.items():
-        t = int(Path(image["file_name"]).stem)
+        t = int(Path(image["file_name"]).stem.removeprefix("frame_"))
         for annotation in coco.loadAnns(coco.getAnnIds(number)):
             assert np.array_equal(coco.annToMask(annotation) > 0, labels[t] == annotation["track_id"])
     assert [a["track_id"] for a in coco.anns.values()] == [1, 2] * 6
     for t, expected in enumerate(labels):
         davis = np.asarray(Image.open(tmp_path / "davis" / "Annotations" / "two" / f"{t:05d}.png"))
         assert np.array_equal(davis, expected)
-        lines = (tmp_path / "yolo" / "labels" / "two" / f"{t:06d}.txt").read_text().splitlines()
-        numbers = (tmp_path / "yolo" / "numbers" / "two" / f"{t:06d}.txt").read_text().split()
+        lines = (tmp_path / "yolo" / "labels" / "two" / f"frame_{t:06d}.txt").read_text().splitlines()
+        numbers = (tmp_path / "yolo" / "numbers" / "two" / f"frame_{t:06d}.txt").read_text().split()
         for line, number in zip(lines, numbers, strict=True):
             x, y = (np.array(line.split()[1:], float).reshape(-1, 2) * (WIDTH, HEIGHT)).mean(axis=0)
             assert expected[int(y), int(x)] == int(number)

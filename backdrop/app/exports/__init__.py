@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from backdrop.app.exports.coco import write_coco
-from backdrop.app.exports.common import Export, Faults, Recorded
+from backdrop.app.exports.common import DEFAULTS, Export, ExportChoices, Faults, Recorded, without_specks
+from backdrop.app.exports.cutouts import write_alpha, write_background, write_cutout
 from backdrop.app.exports.davis import write_davis
 from backdrop.app.exports.labelstudio import write_labelstudio
+from backdrop.app.exports.table import write_csv
+from backdrop.app.exports.tracks import write_cvat, write_labelstudio_video
 from backdrop.app.exports.video import write_video
 from backdrop.app.exports.yolo import write_yolo
 from backdrop.errors import BackdropError, WriteError
@@ -18,13 +21,19 @@ FORMATS: dict[str, Export] = {
     "davis": write_davis,
     "yolo": write_yolo,
     "labelstudio": write_labelstudio,
+    "csv": write_csv,
+    "cutout": write_cutout,
+    "alpha": write_alpha,
+    "background": write_background,
+    "cvat": write_cvat,
+    "labelstudio-video": write_labelstudio_video,
     "video": write_video,
 }
-"""Format -> what writes it. It writes below <folder>/<format>/, or <folder>/<format>.json."""
+"""Format -> what writes it. It writes below <folder>/<format>/, or <folder>/<format>.json and .xml."""
 
 
 def export_all(
-    found: Sequence[Recorded], folder: Path, formats: Mapping[str, Export]
+    found: Sequence[Recorded], folder: Path, formats: Collection[str], choices: ExportChoices = DEFAULTS
 ) -> tuple[dict[str, list[Path]], Faults]:
     """Write several formats, and return the files of each, and the faults of sources and formats that are left out.
 
@@ -33,9 +42,10 @@ def export_all(
     """
     written: dict[str, list[Path]] = {}
     faults: Faults = []
-    for name, write in formats.items():
+    swept = without_specks(found, choices.min_area) if formats else []
+    for name in formats:
         try:
-            written[name] = write(found, folder, faults=faults)
+            written[name] = FORMATS[name](swept, folder, choices, faults)
         except WriteError:
             raise
         except BackdropError as fault:

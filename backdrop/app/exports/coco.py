@@ -11,6 +11,8 @@ from pycocotools import mask as coco_mask
 
 from backdrop.app.exports.common import (
     CATEGORY,
+    DEFAULTS,
+    ExportChoices,
     Faults,
     Recorded,
     components,
@@ -18,6 +20,7 @@ from backdrop.app.exports.common import (
     file_name,
     write_json,
 )
+from backdrop.app.exports.images import write_images
 from backdrop.app.records import Records, SubjectRecord, encoded
 from backdrop.app.sources import Source
 
@@ -71,9 +74,16 @@ def _coco_annotation(number: int, image: int, part: SubjectRecord, rle: dict[str
 
 
 def write_coco(
-    found: Sequence[Recorded], folder: Path, split: bool = False, faults: Faults | None = None
+    found: Sequence[Recorded], folder: Path, choices: ExportChoices = DEFAULTS, faults: Faults | None = None
 ) -> list[Path]:
-    """Write <folder>/coco.json. split: see `coco`."""
+    """Write <folder>/coco.json. With images, the folder <folder>/coco/, as CVAT and datumaro open it.
+
+    That holds annotations/instances_default.json and images/<file name>.
+    """
     path = folder / "coco.json"
-    write_json(path, coco(found, split, faults))
-    return [path]
+    images: list[Path] = []
+    if choices.images:
+        path = folder / "coco" / "annotations" / "instances_default.json"
+        found, images = write_images(found, folder / "coco" / "images", file_name, faults)
+    write_json(path, coco(found, choices.split, faults))
+    return [path, *images]

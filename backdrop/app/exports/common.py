@@ -1,23 +1,28 @@
-"""What the exports share: sources with their records, file names, components, and that a bad source costs itself."""
+"""What the exports share: sources with their records, file names, parts, and that a bad source costs itself."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
 
-from backdrop.app.records import VERSION, Record, Records, read_records
+from backdrop.app.reader import frames_of
+from backdrop.app.records import VERSION, Record, Records, encoded, is_changed, read_records
 from backdrop.app.sources import Source, costing_itself
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import atomic_path, show
+from backdrop.io.images import RGB
 from backdrop.io.masks import Mask
 
 CATEGORY = "subject"
 """The one class of objects, as other tools name it."""
+
+SMALLEST_SHARE = 1e-4
+"""Parts of a mask below this share of the frame are specks, where no smallest area is asked for."""
 
 Recorded = tuple[Source, Records]
 """A source with its records."""
@@ -31,11 +36,36 @@ Files = Iterator[tuple[Path, Callable[[Path], object]]]
 Made = TypeVar("Made")
 
 
+class ExportChoices(NamedTuple):
+    """What a user chooses of the formats.
+
+    min_area: parts of a mask below so many pixels are left out. None: below `SMALLEST_SHARE` of the frame.
+    images: coco, yolo, labelstudio: write the frames, too.
+    split: coco: one annotation per connected part.
+    url_prefix: labelstudio, labelstudio-video: what stands before the name of an image or a video.
+    background: of what is written as background: a color, or the path of an image.
+    webm: alpha: VP9 in a .webm instead of ProRes 4444 in a .mov.
+    """
+
+    min_area: int | None = None
+    images: bool = False
+    split: bool = False
+    url_prefix: str = ""
+    background: str = "white"
+    webm: bool = False
+
+
+DEFAULTS = ExportChoices()
+"""What is chosen where nobody chooses."""
+
+
 @runtime_checkable
 class Export(Protocol):
     """Writes the masks of all frames into a folder, and returns the files. See `recorded` for the first argument."""
 
-    def __call__(self, found: Sequence[Recorded], folder: Path, *, faults: Faults | None = None) -> list[Path]: ...
+    def __call__(
+        self, found: Sequence[Recorded], folder: Path, choices: ExportChoices = DEFAULTS, faults: Faults | None = None
+    ) -> list[Path]: ...
 
 
 def recorded(out: Path, names: Collection[str] | None = None, faults: Faults | None = None) -> list[Recorded]:
@@ -120,16 +150,69 @@ def write_each(
     return [path for written in each_source(found, faults, write_all) for path in written]
 
 
+def without_specks(found: Sequence[Recorded], min_area: int | None = None) -> list[Recorded]:
+    """The same, where masks and subjects lack their smallest connected parts; see `ExportChoices`."""
+    return [
+        (source, records._replace(frames=[_swept(record, min_area) for record in records.frames]))
+        for source, records in found
+    ]
+
+
+def _swept(record: Record, min_area: int | None) -> Record:
+    least = SMALLEST_SHARE * record.size[0] * record.size[1] if min_area is None else min_area
+    mask = record.decoded()
+    left = _large_parts(mask, least)
+    parts = record.instances
+    if parts is not None:
+        masks = [(part, part.decoded()) for part in parts]
+        kept = [(part, own, _large_parts(own, least)) for part, own in masks]
+        for _, own, large in kept:
+            left &= large | ~own
+        parts = tuple(
+            part if (large == own).all() else part._replace(mask=encoded(large))
+            for part, own, large in kept
+            if large.any()
+        )
+    if (left == mask).all() and parts == record.instances:
+        return record
+    return record._replace(mask=encoded(left), instances=parts)
+
+
+def _large_parts(mask: Mask, least: float) -> Mask:
+    _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    large = stats[:, cv2.CC_STAT_AREA] >= least
+    large[0] = False
+    return large[labels]
+
+
+def frames_with_records(source: Source, records: Records) -> Iterator[tuple[RGB, Record]]:
+    """Each segmented frame, upright, with its record.
+
+    Raises:
+        BackdropError: the file is no longer what was segmented, or cannot be read.
+    """
+    if is_changed(records):
+        raise BackdropError(f"{show(source.path)} has changed since; run the same `backdrop predict` again")
+    frames = frames_of(source, int(records.header["every"]))
+    for record in records.frames:
+        frame = next((frame for frame in frames if frame.number == record.frame), None)
+        if frame is None:
+            raise BackdropError(
+                f"{show(source.path)} is not the video that was segmented; run the same `backdrop predict` again"
+            )
+        yield frame.image, record
+
+
 def file_name(source: Source, record: Record) -> str:
-    """The name of a frame in other tools: the image's path below the input, or <video>/<frame>.jpg."""
+    """The name of a frame in other tools: the image's path below the input, or <video>/frame_<number>.jpg."""
     if source.video:
-        return f"{source.name}/{record.frame:06d}.jpg"
+        return f"{label_name(source, record)}.jpg"
     return source.file or f"{source.name}{source.path.suffix}"
 
 
 def label_name(source: Source, record: Record) -> str:
     """The same without suffix, and unique without it: of a file beside the image."""
-    return f"{source.name}/{record.frame:06d}" if source.video else source.name
+    return f"{source.name}/frame_{record.frame:06d}" if source.video else source.name
 
 
 def components(mask: Mask) -> Iterator[Mask]:
@@ -139,11 +222,16 @@ def components(mask: Mask) -> Iterator[Mask]:
         yield labels == label
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file, all of it or nothing.
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8, all of it or nothing.
 
     Raises:
         WriteError: it cannot be written.
     """
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file. Raises as `write_text`."""
+    write_text(path, json.dumps(content))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from backdrop.app.exports.common import Faults, Files, Recorded, write_each
+from backdrop.app.exports.common import DEFAULTS, ExportChoices, Faults, Files, Recorded, write_each
 from backdrop.app.pictures import SUBJECT_COLORS
 from backdrop.app.records import Records
 from backdrop.app.sources import Source, same_on_any_disk
@@ -17,7 +17,9 @@ PALETTE = [0, 0, 0, *(value for i in range(255) for value in SUBJECT_COLORS[i % 
 """RGB of the values 0, 1, ...: background black, the first subject red, as in the data set."""
 
 
-def write_davis(found: Sequence[Recorded], folder: Path, faults: Faults | None = None) -> list[Path]:
+def write_davis(
+    found: Sequence[Recorded], folder: Path, choices: ExportChoices = DEFAULTS, faults: Faults | None = None
+) -> list[Path]:
     """Write <folder>/davis/Annotations/<sequence>/<frame>.png, whose values are the subjects' numbers.
 
     A video is a sequence; so are the images of one folder. Images that lie in no folder below the input are the

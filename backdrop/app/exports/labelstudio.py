@@ -5,10 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
-from backdrop.app.exports.common import CATEGORY, Faults, Recorded, each_source, file_name, write_json
+from backdrop.app.exports.common import (
+    CATEGORY,
+    DEFAULTS,
+    ExportChoices,
+    Faults,
+    Recorded,
+    each_source,
+    file_name,
+    write_json,
+    write_text,
+)
+from backdrop.app.exports.images import write_images
 from backdrop.app.records import Records, SubjectRecord
 from backdrop.app.sources import Source
 from backdrop.io.masks import Mask
@@ -64,18 +76,37 @@ def _described_frames(source: Source, records: Records) -> list[tuple[str, float
     ]
 
 
-def write_labelstudio(found: Sequence[Recorded], folder: Path, faults: Faults | None = None) -> list[Path]:
-    """Write <folder>/labelstudio.json: tasks with brush predictions.
+_CONFIG = f"""<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <BrushLabels name="tag" toName="image">
+    <Label value="{CATEGORY}" background="#ec5f67"/>
+  </BrushLabels>
+</View>
+"""
 
-    They fit a project with <BrushLabels name="tag" toName="image">. Each subject is a region, with its number in the
-    region's notes.
+
+def url(prefix: str, name: str) -> str:
+    """Where Label Studio finds a file. Without a prefix it is the name alone."""
+    return prefix + quote(name) if prefix else name
+
+
+def write_labelstudio(
+    found: Sequence[Recorded], folder: Path, choices: ExportChoices = DEFAULTS, faults: Faults | None = None
+) -> list[Path]:
+    """Write <folder>/labelstudio.json: tasks with brush predictions; and labelstudio.xml: a project's labeling config.
+
+    Each subject is a region, with its number in the region's notes. With images, these lie in
+    <folder>/labelstudio/images/.
     """
+    images: list[Path] = []
+    if choices.images:
+        found, images = write_images(found, folder / "labelstudio" / "images", file_name, faults)
     tasks: list[dict[str, Any]] = []
     for own in each_source(found, faults, _described_frames):
         for image, score, regions in own:
             results = [{"id": f"{len(tasks)}-{number}"} | region for number, region in regions]
             prediction = {"model_version": "backdrop", "score": score, "result": results}
-            tasks.append({"data": {"image": image}, "predictions": [prediction]})
-    path = folder / "labelstudio.json"
-    write_json(path, tasks)
-    return [path]
+            tasks.append({"data": {"image": url(choices.url_prefix, image)}, "predictions": [prediction]})
+    write_json(folder / "labelstudio.json", tasks)
+    write_text(folder / "labelstudio.xml", _CONFIG)
+    return [folder / "labelstudio.json", folder / "labelstudio.xml", *images]

@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from backdrop.app.exports.common import Faults, Recorded, each_source
+from backdrop.app.exports.common import DEFAULTS, ExportChoices, Faults, Recorded, each_source, frames_with_records
 from backdrop.app.pictures import draw_record
-from backdrop.app.reader import frames_of
-from backdrop.app.records import Records, is_changed
+from backdrop.app.records import Records
 from backdrop.app.sources import Source
 from backdrop.errors import BackdropError
 from backdrop.frames.layouts.listing import warn
@@ -21,7 +20,9 @@ from backdrop.video.decode import probe
 from backdrop.video.redraw import redraw_video
 
 
-def write_video(found: Sequence[Recorded], folder: Path, faults: Faults | None = None) -> list[Path]:
+def write_video(
+    found: Sequence[Recorded], folder: Path, choices: ExportChoices = DEFAULTS, faults: Faults | None = None
+) -> list[Path]:
     """Write <folder>/video/<name>.mp4: each video with its masks drawn in. Images are left out.
 
     Times, colors, the shape of pixels and the sound are the video's own. Sound that is missing is said on stderr.
@@ -30,30 +31,36 @@ def write_video(found: Sequence[Recorded], folder: Path, faults: Faults | None =
         BackdropError: there is no video among the sources. Without `faults`, too: one is no longer where it was, or has
             changed.
     """
+    return list(each_source(only_videos(found, "video", "overlay"), faults, partial(_write_drawn, folder)))
+
+
+def only_videos(found: Sequence[Recorded], format_: str, instead: str) -> list[Recorded]:
+    """The videos among the sources.
+
+    Raises:
+        BackdropError: there is none. It names the format, and another one for images.
+    """
     videos = [(source, records) for source, records in found if source.video]
     if not videos:
-        raise BackdropError("format video is for videos; for images take overlay")
-    return list(each_source(videos, faults, partial(_write_drawn, folder)))
+        raise BackdropError(f"format {format_} is for videos; for images take {instead}")
+    return videos
 
 
 def _write_drawn(folder: Path, source: Source, records: Records) -> Path:
     path = folder / "video" / f"{source.name}.mp4"
-    if is_changed(records):
-        raise BackdropError(f"{show(source.path)} has changed since; run the same `backdrop predict` again")
-    times = [*(record.time for record in records.frames), records.ending.end]
-    lost = redraw_video(path, _drawn_frames(source, records), times, probe(source.path))
-    if lost:
-        warn(f"{show(path)}: not all sound of {show(source.path)} is in it ({lost})")
+    drawn = (draw_record(image, record) for image, record in frames_with_records(source, records))
+    write_like(path, drawn, source, records)
     return path
 
 
-def _drawn_frames(source: Source, records: Records) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    frames = frames_of(source, int(records.header["every"]))
-    for record in records.frames:
-        frame = next((frame for frame in frames if frame.number == record.frame), None)
-        if frame is None:
-            raise BackdropError(
-                f"{show(source.path)} is not the video that was segmented; run the same `backdrop predict` again"
-            )
-        picture = draw_record(frame.image, record)
-        yield picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # H.264 holds even sides only
+def write_like(path: Path, pictures: Iterator[UInt8[np.ndarray, "H W 3"]], source: Source, records: Records) -> None:
+    """Write pictures of a video's frames as an MP4 that is otherwise as the video. Missing sound is said on stderr.
+
+    Raises:
+        BackdropError: pictures of mixed sizes, or the video cannot be read.
+    """
+    even = (one[: one.shape[0] // 2 * 2, : one.shape[1] // 2 * 2] for one in pictures)  # H.264 holds even sides only
+    times = [*(record.time for record in records.frames), records.ending.end]
+    lost = redraw_video(path, even, times, probe(source.path))
+    if lost:
+        warn(f"{show(path)}: not all sound of {show(source.path)} is in it ({lost})")

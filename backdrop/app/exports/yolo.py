@@ -9,7 +9,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from backdrop.app.exports.common import Faults, Files, Recorded, label_name, write_each
+from backdrop.app.exports.common import (
+    CATEGORY,
+    DEFAULTS,
+    ExportChoices,
+    Faults,
+    Files,
+    Recorded,
+    label_name,
+    write_each,
+    write_text,
+)
+from backdrop.app.exports.images import write_images
 from backdrop.app.records import Record, Records
 from backdrop.app.sources import Source
 from backdrop.io.masks import Mask
@@ -31,12 +42,31 @@ def polygons(mask: Mask) -> list[np.ndarray]:
     return [(points + 0.5) / 4 for points in simple if len(points) >= 3]
 
 
-def write_yolo(found: Sequence[Recorded], folder: Path, faults: Faults | None = None) -> list[Path]:
-    """Write <folder>/yolo/labels/<image>.txt with a line per outline: "0 x1 y1 x2 y2 ...", in shares of the image.
+def joined(outlines: Sequence[np.ndarray]) -> np.ndarray:
+    """Several outlines as one, joined by bridges without width where they are nearest. (N, 2) each.
+
+    A line of the format is an object, and a subject may be seen in parts. Raises ValueError: there is no outline.
+    """
+    whole, *others = sorted(outlines, key=lambda points: -cv2.contourArea(points.astype(np.float32)))
+    for other in others:
+        distances = np.square(whole[:, None] - other[None]).sum(axis=2)
+        here, there = np.unravel_index(int(distances.argmin()), distances.shape)
+        around = np.roll(other, -int(there), axis=0)
+        whole = np.concatenate([whole[: here + 1], around, around[:1], whole[here:]])
+    return whole
+
+
+def write_yolo(
+    found: Sequence[Recorded], folder: Path, choices: ExportChoices = DEFAULTS, faults: Faults | None = None
+) -> list[Path]:
+    """Write <folder>/yolo/labels/<image>.txt with a line per subject: "0 x1 y1 x2 y2 ...", in shares of the image.
 
     An image without subject has an empty file. Where subjects have numbers, <folder>/yolo/numbers/<image>.txt holds the
-    number of each line.
+    number of each line. With images, images/<image> lie beside it, and data.yaml names all for ultralytics.
     """
+    images: list[Path] = []
+    if choices.images:
+        found, images = write_images(found, folder / "yolo" / "images", _image_name, faults)
 
     def files(source: Source, records: Records) -> Files:
         for record in records.frames:
@@ -46,15 +76,32 @@ def write_yolo(found: Sequence[Recorded], folder: Path, faults: Faults | None = 
                 path = folder / "yolo" / kind / f"{label_name(source, record)}.txt"
                 yield path, partial(Path.write_text, data="".join(text), encoding="ascii")
 
-    return write_each(found, faults, files)
+    labels = write_each(found, faults, files)
+    if not choices.images:
+        return labels
+    write_text(folder / "yolo" / "data.yaml", _DATA)
+    return [folder / "yolo" / "data.yaml", *labels, *images]
+
+
+_DATA = f"""# The folder of this file is the data set. Give val frames of its own before you trust a score.
+train: images
+val: images
+names:
+  0: {CATEGORY}
+"""
+
+
+def _image_name(source: Source, record: Record) -> str:
+    """The name of its labels with the image's suffix: so they find each other."""
+    return label_name(source, record) + (".jpg" if source.video else source.path.suffix)
 
 
 def _lines(record: Record) -> tuple[list[str], list[str]]:
-    """A line for each outline, and the number of its subject."""
+    """A line for each subject, and its number."""
     lines, numbers = [], []
     for part in record.parts():
-        for points in polygons(part.decoded()):
-            shares = (points / np.array(record.size)).clip(0, 1).ravel()
+        if outlines := polygons(part.decoded()):
+            shares = (joined(outlines) / np.array(record.size)).clip(0, 1).ravel()
             lines.append(" ".join(["0", *(f"{value:.6f}" for value in shares)]) + "\n")
             numbers.append(f"{part.number}\n")
     return lines, numbers
