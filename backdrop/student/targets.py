@@ -31,7 +31,7 @@ def augment(
         return (ranks.rand(count, *shape, generator=generator) * 2 - 1).to(device, non_blocking=True)
 
     aspect = image.shape[3] / image.shape[2]
-    zoom, angle = torch.exp(0.6 * draw()), 0.25 * draw()
+    zoom, angle = torch.exp(0.35 * draw()), 0.25 * draw()
     mirror = torch.sign(draw())
     stretch = torch.exp(0.1 * draw())
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
