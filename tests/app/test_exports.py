@@ -414,14 +414,13 @@ def test_supervision_opens_frames_and_masks(name: str, done: Path) -> None:
 @pytest.mark.slow
 def test_ultralytics_opens_the_data_set(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
-    pytest.importorskip("ultralytics")
-    from ultralytics.data import YOLODataset
-    from ultralytics.data.utils import check_det_dataset
+    tool = pytest.importorskip("ultralytics.data")
+    check_det_dataset = pytest.importorskip("ultralytics.data.utils").check_det_dataset
 
     out = export(done, "-f", "yolo", "--images") / "yolo"
     data = check_det_dataset(str(out / "data.yaml"), autodownload=False)
     assert data["names"] == {0: "subject"}
-    read = YOLODataset(img_path=data["train"], data=data, task="segment", augment=False, imgsz=WIDTH)
+    read = tool.YOLODataset(img_path=data["train"], data=data, task="segment", augment=False, imgsz=WIDTH)
     assert len(read.labels) == len(IMAGES)
     for label in read.labels:
         name = Path(label["im_file"]).relative_to(out / "images").as_posix()
@@ -437,13 +436,12 @@ def test_ultralytics_opens_the_data_set(done: Path, tmp_path: Path, monkeypatch:
 
 @pytest.mark.slow
 def test_label_studio_takes_tasks_and_config(done: Path) -> None:
-    pytest.importorskip("label_studio_sdk")
-    from label_studio_sdk.converter.brush import decode_rle
-    from label_studio_sdk.label_interface import LabelInterface
+    decode_rle = pytest.importorskip("label_studio_sdk.converter.brush").decode_rle
+    tool = pytest.importorskip("label_studio_sdk.label_interface")
 
     out = export(done, "-f", "labelstudio", "-f", "labelstudio-video", "--url-prefix", "http://localhost:8081/")
     for name in ("labelstudio", "labelstudio-video"):
-        interface = LabelInterface((out / f"{name}.xml").read_text())
+        interface = tool.LabelInterface((out / f"{name}.xml").read_text())
         interface.validate()
         for task in json.loads((out / f"{name}.json").read_text()):
             assert interface.validate_task({"data": task["data"]})

@@ -181,7 +181,17 @@ def test_names_given_to_predict_are_only_names(model: Path, tmp_path: Path, monk
     made = below(tmp_path) - before
     assert all(path.startswith("out/") for path in made)
     top = {path.split("/")[1] for path in made}
-    assert top == {".lock", "records", "masks", "overlay", "coco.json", "davis", "yolo", "labelstudio.json"}
+    assert top == {
+        ".lock",
+        "records",
+        "masks",
+        "overlay",
+        "coco.json",
+        "davis",
+        "yolo",
+        "labelstudio.json",
+        "labelstudio.xml",
+    }
     for kind, count in (("records", 20), ("masks", 22), ("overlay", 22)):  # the two videos have two frames each
         assert len([path for path in made if path.startswith(f"out/{kind}/")]) == count
     assert not [path for path in made if path.startswith("out/davis/") and "/Annotations/" not in path]
