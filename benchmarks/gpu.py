@@ -6,7 +6,7 @@
 
 The joint step of the papers' method of 2021 (640 x 360, ResNet-50 in S, both inpainters frozen) and the step of an
 inpainter, on random pictures that lie on the device: forwards, backwards and the optimizer; and what a student does
-with frames of 640 x 384 that lie in the host's memory (`Student.raw`: up, the network twice, down). FLOPs are those of
+with frames of 640 x 384 that lie in the host's memory (`Student.raw`: up, the network, down). FLOPs are those of
 convolutions and matrix products, counted once; the peak is what a large product of matrices reaches on the same device.
 Rows that do not fit into memory or time say so: larger batches, several cells, what waiting for the device in each
 iteration would cost, `torch.compile`. Then: which operations take the time, and whether processor and device agree.

@@ -75,7 +75,8 @@ class Job:
     out: the folder for records and pictures.
     settings: what decides a record.
     pictures: kinds of `PICTURES` that are written.
-    batch: frames of a video in memory at a time. They are segmented by themselves, so it is for speed alone.
+    batch: frames of a video at a time; two batches are in memory. They are segmented by themselves, so it is for
+        speed alone.
     """
 
     segmenter: Segmenter

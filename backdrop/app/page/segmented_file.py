@@ -23,7 +23,7 @@ from backdrop.networks.predictor import Prediction
 from backdrop.video.decode import Tally, VideoInfo, damage, end_of_video, probe
 
 BATCH = 4
-"""Frames of a video in memory at a time."""
+"""Frames of a video that are segmented together; twice as many are in memory."""
 
 FRAMES, MOST = 120, 1000
 """How many frames of a video are taken, unless asked otherwise; how many can be asked for."""

@@ -217,6 +217,8 @@ class Story:
         self.unchanged: list[str] = []
         self.current: str | None = None
         self.began = 0.0
+        self.own: float | None = None  # seconds that the step was expected to take, as it began
+        self.rest: float | None = None  # and those after it
         self.said: list[str] = []
         self.live = sys.stderr.isatty()
 
@@ -255,6 +257,7 @@ class Story:
             return
         self._tell_unchanged()
         self.current, self.began = name, time.monotonic()
+        self.own, self.rest = self.times.expected(name), self.times.left(self._waiting())
         words = STEPS.get(name, Words(name, ""))
         self._say(f"step {len(self.seen)} of {len(self.names)}: {words.what}{self._estimate()}")
         if words.why:
@@ -265,10 +268,11 @@ class Story:
 
     def _estimate(self) -> str:
         """What is known of the time, as a step begins."""
-        own, rest = self.times.expected(self.current or ""), self.times.left(self._waiting())
-        if own is None:
+        if self.own is None:
             return ""
-        return f", about {clock(own)}" + (f"; {clock(own + rest)} until all is done" if rest else "")
+        return f", about {clock(self.own)}" + (
+            f"; {clock(self.own + self.rest)} until all is done" if self.rest else ""
+        )
 
     def _done(self) -> None:
         assert self.current is not None
@@ -288,14 +292,12 @@ class Story:
     def _show(self, bar: Bar) -> None:
         if not self.live or self.current is None:
             return
-        elapsed = time.monotonic() - self.began
-        own, rest = self.times.expected(self.current), self.times.left(self._waiting())
-        here = max((own or 0.0) - elapsed, bar.left or 0.0)
+        here = max((self.own or 0.0) - (time.monotonic() - self.began), bar.left or 0.0)
         parts = [f"  {bar.title or self.current} {bar.percent} %"]
         if here:
             parts.append(f"{clock(here)} left of this step")
-        if here and rest is not None:
-            parts.append(f"{clock(here + rest)} until all is done")
+        if here and self.rest is not None:
+            parts.append(f"{clock(here + self.rest)} until all is done")
         elif self._waiting():
             parts.append(f"{len(self._waiting())} more steps")
         width = shutil.get_terminal_size().columns - 1
