@@ -58,6 +58,19 @@ def cases(real_data: Path) -> Path:
 
 
 @pytest.fixture
+def locked_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders called "locked" cannot be listed. (Nothing is locked to root, who may run the tests.)"""
+    listed = Path.iterdir
+
+    def refuse(folder: Path) -> Iterator[Path]:
+        if folder.name == "locked":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+
+
+@pytest.fixture
 def make_model(params: Params):
     """Build a model with random weights; keyword arguments replace keys of `loss` and `sampling`, and `grid`."""
 
