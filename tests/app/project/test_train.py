@@ -184,7 +184,8 @@ def test_bars_are_read() -> None:
 
 
 def test_a_terminal_shows_progress_and_time_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "_work", lambda name, _: 2.0)
+    asked = []
+    monkeypatch.setattr(steps, "_work", lambda name, _: asked.append(name) or 2.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     times = Times(tmp_path)
     times.measured = {"frames": (60.0, 1.0), "train": (600.0, 1.0)}
@@ -193,7 +194,9 @@ def test_a_terminal_shows_progress_and_time_left(tmp_path: Path, monkeypatch: py
     story = Story(["frames", "train"], times)
     story.hear("Running stage 'frames':")
     assert "step 1 of 2: reading the footage, about 2 min; 22 min until all is done" in screen.getvalue()
+    asked.clear()
     story.hear("frames:  25%|##5   | 1/4 [00:10<03:00,  8.9it/s]")
+    assert not asked, "the work is measured once a step, not at each state of a bar"
     assert screen.getvalue().endswith("frames 25 %, 3 min left of this step, 23 min until all is done")
     story.clear()
     assert screen.getvalue().endswith("\r\x1b[K")
