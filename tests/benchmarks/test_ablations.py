@@ -125,9 +125,9 @@ def test_results_come_from_experiments_or_from_earlier_ones_with_the_same_parame
 
 def test_the_digest_leaves_out_what_cannot_change_a_result() -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    other = values | {"compute": {}, "encoder": {"weights": "none"}}
+    other = values | {"compute": {}, "encoder": {"perceptual": "none", "weights": "none"}}
     assert digest(values) == digest(other)
-    here, there = ({**values, "encoder": {"weights": folder}} for folder in ("/a", "/b"))
+    here, there = ({**values, "encoder": {"perceptual": folder, "weights": folder}} for folder in ("/a", "/b"))
     assert digest(here) == digest(there) != digest(values)
     assert digest(values | {"seed": 1}) != digest(values)
 

@@ -38,7 +38,7 @@ def test_perfect_predictions_score_one(tmp_path: Path) -> None:
     }
     for result in RESULTS:
         assert set(SUMMARY) <= set(find(summary, result)), result
-    for result in ("method", "method_raw", "method_best_threshold", "method_paper", "method_paper_raw"):
+    for result in ("method", "method_raw", "method_best_threshold", "d_and_s", "d_and_s_raw"):
         values = find(summary, result)
         assert [values[key] for key in ("J_mean", "F_mean", "J_recall", "precision", "recall")] == [1] * 5
         assert values["J_decay"] == 0
@@ -82,9 +82,9 @@ def test_a_missing_prediction_is_wrong_not_absent(tmp_path: Path) -> None:
     assert evaluation.summary["method"]["J_mean"] == 0.375
     assert evaluation.summary["method"]["centre_hit"] == evaluation.summary["method"]["box_hit50"] == 0.25
     assert evaluation.summary["frames_without_prediction"] == 5
-    for result in ("method_paper", "method_paper_raw"):
+    for result in ("d_and_s", "d_and_s_raw"):
         assert evaluation.summary[result]["J_mean"] == evaluation.summary[result]["F_mean"] == 0.5
-    assert evaluation.summary["method_paper"]["centre_hit"] == 0.5
+    assert evaluation.summary["d_and_s"]["centre_hit"] == 0.5
 
 
 def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
     write_threshold(tmp_path / "predictions_paper", 0.3, "validation")
     write_threshold(tmp_path / "masks_paper", 0.2, "validation")
     evaluation = evaluate(tmp_path)
-    paper, raw = (evaluation.summary[result] for result in ("method_paper", "method_paper_raw"))
+    paper, raw = (evaluation.summary[result] for result in ("d_and_s", "d_and_s_raw"))
     assert (paper["J_mean"], raw["J_mean"]) == (0.75, 1)
     assert (paper["threshold"], raw["threshold"]) == (0.2, 0.3)
     assert paper["threshold_chosen_on"] == raw["threshold_chosen_on"] == "validation"
@@ -107,10 +107,10 @@ def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
         assert evaluation.summary[result]["threshold"] == 0.5
     assert evaluation.summary["method"]["mAP50"] == pytest.approx(1)
     table = evaluation.per_sequence.set_index("result")
-    assert (table.loc["method_paper", "J_mean"], table.loc["method_paper", "centre_hit"]) == (0.75, 1)
+    assert (table.loc["d_and_s", "J_mean"], table.loc["d_and_s", "centre_hit"]) == (0.75, 1)
     frames = evaluation.per_frame
-    assert frames[frames["result"] == "method_paper"]["box_iou"].max() < 0.5
-    assert frames[frames["result"] == "method_paper_raw"]["box_iou"].isna().all()
+    assert frames[frames["result"] == "d_and_s"]["box_iou"].max() < 0.5
+    assert frames[frames["result"] == "d_and_s_raw"]["box_iou"].isna().all()
 
 
 def test_frames_without_truth_are_counted_and_not_scored(tmp_path: Path) -> None:
