@@ -10,7 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.masks import Mask, MaskArchive, Predictions, Soft, box_from_mask, resize_mask, resize_soft, split_truth
+from backdrop.io.masks import (
+    Box,
+    Mask,
+    MaskArchive,
+    Predictions,
+    Soft,
+    box_from_mask,
+    resize_mask,
+    resize_soft,
+    split_truth,
+)
+from backdrop.io.pose_boxes import pose_boxes
 from backdrop.measures import (
     boundary_precision_recall,
     box_iou,
@@ -147,11 +158,15 @@ def score_chunk(
         for result in BOXED
     }
     rows = []
+    posed = pose_boxes(frames.path)
     for i, t in enumerate(chunk.frames):
         truth, void = _truth(frames, t)
+        subject = None if posed is None or not np.isfinite(posed[t]).all() else posed[t]
+        if subject is None:
+            subject = box_from_mask(truth if void is None else truth & ~void)
         boxes = {}
         for result in BOXED:
-            boxes[result] = _detection(scored.soft[result], t, truth if void is None else truth & ~void)
+            boxes[result] = _detection(scored.soft[result], t, subject)
             for target, value in zip(detections[result], boxes[result], strict=True):
                 target[i] = value
         for result, (mask, threshold) in scored.masks(t, truth.shape[::-1]).items():
@@ -222,10 +237,33 @@ def _measures(mask: Mask | None, truth: Mask, void: Mask | None) -> dict[str, fl
     return dict(zip(MEASURES, values, strict=True))
 
 
-def _detection(soft: Predictions | None, t: int, truth: Mask) -> tuple[np.ndarray, float, np.ndarray]:
+def posed_detections(sequence: str, folders: ScoreFolders, drop: bool) -> dict[str, Detections] | None:
+    """For each result of `BOXED` its boxes in the frames that have a pose and no mask; None: there are none.
+
+    Args:
+        drop: the first and the last frame do not count.
+    """
+    frames = FrameArchive(folders.frames / f"{sequence}.zip")
+    posed = pose_boxes(frames.path)
+    if posed is None:
+        return None
+    ends = (0, len(frames) - 1) if drop else ()
+    counted = [
+        t for t in range(len(frames)) if np.isfinite(posed[t]).all() and not frames.has_mask(t) and t not in ends
+    ]
+    if not counted:
+        return None
+    found = {}
+    for result in BOXED:
+        soft = open_if_there(Predictions, _soft_folder(folders, result) / f"{sequence}.zip")
+        parts = [_detection(soft, t, posed[t]) for t in counted]
+        found[result] = Detections(*(np.stack([np.asarray(part[k], np.float64) for part in parts]) for k in range(3)))
+    return found
+
+
+def _detection(soft: Predictions | None, t: int, subject: Box | None) -> tuple[np.ndarray, float, np.ndarray]:
     """Predicted box (4,), its confidence, and the box of the truth (4,); NaN for what is missing."""
     nothing = np.full(4, np.nan)
-    subject = box_from_mask(truth)
     if soft is None or t >= len(soft.box):
         return nothing, np.nan, nothing if subject is None else subject
     return soft.box[t], soft.confidence(t), nothing if subject is None else subject

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import read_index
 from backdrop.io.masks import MaskArchive, read_threshold
-from backdrop.measures import average_precision, statistics
+from backdrop.measures import average_precision, box_iou, contains_center, statistics
 from backdrop.run.processes import each
 from backdrop.score.frame_scores import (
     BOXED,
@@ -33,6 +33,7 @@ from backdrop.score.frame_scores import (
     flow_grid,
     mog2_grid,
     open_if_there,
+    posed_detections,
     score_chunk,
     soft_grid,
 )
@@ -108,9 +109,13 @@ def score_all(folders: ScoreFolders, layout: str, workers: int = 0, preset: str 
     """
     index = read_index(folders.frames, usable=True)
     drop = layout in DROPPING_LAYOUTS
-    scored, counts = _scored_frames(folders, index.loc[index["split"].isin(["test", "all"]), "sequence"], drop)
+    names = index.loc[index["split"].isin(["test", "all"]), "sequence"].tolist()
+    scored, counts = _scored_frames(folders, names, drop)
     header = {"protocol": "drop_first_last" if drop else "all_frames", **counts}
-    if not scored:
+    posed = {name: found for name in names if (found := posed_detections(name, folders, drop)) is not None}
+    if posed:
+        header["boxes_of_poses"] = sum(len(found["method"].truth) for found in posed.values())
+    if not scored and not posed:
         return Evaluation(header, pd.DataFrame(columns=SEQUENCE_COLUMNS), pd.DataFrame(columns=FRAME_COLUMNS))
     validation, _ = _scored_frames(folders, index.loc[index["split"] == "val", "sequence"], False)
     choices = {
@@ -121,10 +126,13 @@ def score_all(folders: ScoreFolders, layout: str, workers: int = 0, preset: str 
     }
     thresholds = Thresholds(
         {result: threshold for result, (threshold, _) in choices.items()},
-        _oracle(scored, folders, workers),
+        _oracle(scored, folders, workers) if scored else {},
         best_threshold(_grids(flow_grid, "flow threshold", validation, (folders,), workers)) if validation else None,
     )
     rows, boxes = _score_frames(scored, folders, thresholds, workers)
+    for result, by_name in boxes.items():
+        for name, more in posed.items():
+            by_name[name] = _concatenate([*([by_name[name]] if name in by_name else []), more[result]])
     per_frame = pd.DataFrame(rows, columns=list(FRAME_COLUMNS))
     per_sequence = _per_sequence(per_frame, boxes)
     labels = dict.fromkeys(RESULTS, "oracle: best mean J on the scored frames")
@@ -132,7 +140,7 @@ def score_all(folders: ScoreFolders, layout: str, workers: int = 0, preset: str 
         "flow_threshold": "otsu" if thresholds.flow is None else "validation",
         "mog2": "default",
     }
-    summary = header | _summary(per_frame, per_sequence, boxes, labels)
+    summary = header | _summary(per_sequence, boxes, labels)
     return named_by_preset(Evaluation(summary, per_sequence, per_frame), preset)
 
 
@@ -218,32 +226,36 @@ def _per_sequence(per_frame: pd.DataFrame, boxes: Boxes) -> pd.DataFrame:
         row |= {key: part[key].mean() for key in MEANS}
         if result in BOXED:
             found = boxes[str(result)][str(sequence)]
-            row |= {"mAP50": average_precision(*found)} | _box_means(part)
+            row |= {"mAP50": average_precision(*found)} | _box_means(found)
         rows.append(row)
     return pd.DataFrame(rows, columns=list(SEQUENCE_COLUMNS))
 
 
-def _box_means(rows: pd.DataFrame) -> dict[str, float]:
-    """Means over the frames with a subject; NaN where there is none."""
-    overlap = rows["box_iou"].dropna()
-    return {"box_hit50": float((overlap > 0.5).mean()), "centre_hit": float(rows["centre_hit"].mean())}
+def _box_means(found: Detections) -> dict[str, float]:
+    """Means over the frames with a subject, a missing box being wrong; NaN where there is none."""
+    pairs = [(box, truth) for box, truth in zip(found.boxes, found.truth, strict=True) if np.isfinite(truth).all()]
+    if not pairs:
+        return {"box_hit50": np.nan, "centre_hit": np.nan}
+    there = [(box, truth) for box, truth in pairs if np.isfinite(box).all()]
+    hits = sum(box_iou(box, truth) > 0.5 for box, truth in there), sum(contains_center(*pair) for pair in there)
+    return {"box_hit50": hits[0] / len(pairs), "centre_hit": hits[1] / len(pairs)}
 
 
-def _summary(
-    per_frame: pd.DataFrame, per_sequence: pd.DataFrame, boxes: Boxes, labels: dict[str, str]
-) -> dict[str, Any]:
+def _summary(per_sequence: pd.DataFrame, boxes: Boxes, labels: dict[str, str]) -> dict[str, Any]:
     """The nested dictionary of scores.json. Values that are NaN (no subject anywhere) are left out."""
     summary: dict[str, Any] = {}
     for result, place in RESULTS.items():
         means = per_sequence.loc[per_sequence["result"] == result, list(SUMMARY)].mean()
         values = {key: round(float(means[key]), 12) for key in SUMMARY}  # a mean of equal thresholds is that threshold
         if result in BOXED:
-            values["mAP50"] = average_precision(*_concatenate(boxes[result].values()))
-            values |= _box_means(per_frame[per_frame["result"] == result])
+            found = _concatenate(boxes[result].values())
+            values |= {"mAP50": average_precision(*found)} | _box_means(found)
+        finite = {key: value for key, value in values.items() if np.isfinite(value)}
+        if not finite:
+            continue
         level = summary
         for key in place[:-1]:
             level = level.setdefault(key, {})
-        finite = {key: value for key, value in values.items() if np.isfinite(value)}
         level[place[-1]] = {**finite, "threshold_chosen_on": labels[result]}
     return summary
 
