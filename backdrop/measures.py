@@ -51,9 +51,19 @@ def precision_recall(prediction: Mask, truth: Mask, void: Mask | None = None) ->
 
 
 def boundary_f(prediction: Mask, truth: Mask, void: Mask | None = None) -> float:
-    """F: harmonic mean of boundary precision and recall within ceil(0.008 * diagonal) pixels.
+    """F: harmonic mean of `boundary_precision_recall`; 1 where neither mask has a boundary, as in the official code."""
+    return harmonic_mean(*boundary_precision_recall(prediction, truth, void))
 
-    As in the official code, F is 1 where neither mask has a boundary: each is empty or full. Void
+
+def harmonic_mean(precision: float, recall: float) -> float:
+    """F of a precision and a recall; 0 where both are 0."""
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def boundary_precision_recall(prediction: Mask, truth: Mask, void: Mask | None = None) -> tuple[float, float]:
+    """Share of each mask's boundary within ceil(0.008 * diagonal) pixels of the other's: (prediction's, truth's).
+
+    Both are 1 where neither mask has a boundary (each is empty or full), both 0 where one has none. Void
     pixels are background in both masks. Only the part of the image that holds both masks is read,
     with a border of one pixel: elsewhere there is no boundary.
     """
@@ -64,13 +74,13 @@ def boundary_f(prediction: Mask, truth: Mask, void: Mask | None = None) -> float
     found, wanted = _boundary(prediction[part]), _boundary(truth[part])
     n_found, n_wanted = cv2.countNonZero(found), cv2.countNonZero(wanted)
     if n_found == 0 and n_wanted == 0:
-        return 1.0
-    if n_found == 0 or n_wanted == 0:  # one of precision and recall is 0
-        return 0.0
+        return 1.0, 1.0
+    if n_found == 0 or n_wanted == 0:
+        return 0.0, 0.0
     disk = _disk(radius)
     precision = cv2.countNonZero(found & cv2.dilate(wanted, disk)) / n_found
     recall = cv2.countNonZero(wanted & cv2.dilate(found, disk)) / n_wanted
-    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+    return precision, recall
 
 
 def _extent(mask: Mask) -> tuple[slice, slice]:

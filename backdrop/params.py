@@ -31,6 +31,7 @@ from backdrop.motion.parameters import StabilizeParams
 from backdrop.networks.parameters import DetectorParams, EncoderParams, SynthesisParams
 from backdrop.render.parameters import FootageParams
 from backdrop.run.compute import ComputeParams
+from backdrop.score.parameters import Preset
 from backdrop.segment.parameters import SegmentParams
 from backdrop.student.parameters import StudentParams
 from backdrop.train.parameters import BackgroundParams, LossParams, SamplingParams, TrainParams
@@ -42,6 +43,7 @@ class Params(Section):
     """The whole of `params.yaml`."""
 
     seed: CountOrZero
+    preset: Preset
     lambda_: Annotated[float, Field(gt=0, lt=1)] = Field(alias="lambda")
     data: DataParams
     footage: FootageParams
@@ -72,6 +74,8 @@ class Params(Section):
             problems.append("data.val and data.test belong to data.protocol=held_out")
         if self.data.layout == "synthetic" and self.data.protocol == "held_out" and not self.footage.test:
             problems.append("footage.test must be at least 1 with data.layout=synthetic and data.protocol=held_out")
+        if self.loss.p_learns == "reconstruction" and self.train.detector_iterations:
+            problems.append("loss.p_learns=reconstruction needs train.detector_iterations=0: S is not run there")
         if not 0 < self.inpainter.hole[0] <= self.inpainter.hole[1]:
             problems.append("inpainter.hole must be [min, max] with 0 < min <= max")
         if problems:

@@ -142,8 +142,7 @@ def composed(row: str, seed: int) -> dict[str, Any]:
 def digest(params: Mapping[str, Any]) -> str:
     """Short hash of what can change a result; the folder of encoder weights may lie anywhere."""
     counting = {key: value for key, value in params.items() if key != "compute"}
-    if counting["encoder"]["weights"] != "none":
-        counting["encoder"] = {"weights": "file"}
+    counting["encoder"] = {key: value if value == "none" else "file" for key, value in counting["encoder"].items()}
     return hashlib.sha256(json.dumps(counting, sort_keys=True).encode()).hexdigest()[:10]
 
 

@@ -34,10 +34,11 @@ from backdrop.errors import BackdropError
 from backdrop.frames.layouts import list_sequences
 from backdrop.io.masks import MaskArchive
 from backdrop.params import compose_params, read
+from backdrop.report.scores import result_of
 from benchmarks.temporal import temporal_instability
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ("method", "method_raw", "method_paper", "method_paper_raw", "flow_threshold", "mog2")
+RESULTS = ("method", "method_raw", "d_and_s", "d_and_s_raw", "flow_threshold", "mog2")
 COMPOSING = Lock()  # Hydra keeps its state in one place
 FURTHER = ("precision", "recall", "T")
 BEFORE_STUDENT = (
@@ -143,9 +144,9 @@ def table(results: list[dict[str, Any]]) -> str:
     head = ["sequence", *RESULTS, *FURTHER, "beats both", "CPU min"]
     rows, cells = [], []
     for result in results:
-        scores = result["scores"] | result["scores"]["baselines"]
-        pairs = [(scores[key]["J_mean"], scores[key]["F_mean"]) for key in RESULTS]
-        further = [scores["method"].get(key, float("nan")) for key in FURTHER]
+        scores = [result_of(result["scores"], key) or {} for key in RESULTS]
+        pairs = [(one["J_mean"], one["F_mean"]) for one in scores]
+        further = [scores[0].get(key, float("nan")) for key in FURTHER]
         beats = pairs[0][0] > max(pairs[-1][0], pairs[-2][0])
         cells.append([*pairs, *further, beats, result["cpu_minutes"]])
         marks = [*(f"{j:.2f} / {f:.2f}" for j, f in pairs), *(f"{value:.2f}" for value in further)]

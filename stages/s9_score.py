@@ -38,7 +38,7 @@ def main() -> None:
         homographies=args.homographies,
     )
     with pool(params.compute) as workers:
-        scores = score_all(folders, params.layout, workers)
+        scores = score_all(folders, params.layout, workers, params.preset)
     args.out.mkdir(parents=True, exist_ok=True)
     _write(args.out / "per_sequence.csv", scores.per_sequence.to_csv(index=False))
     _write(args.out / "per_frame.csv", scores.per_frame.to_csv(index=False))

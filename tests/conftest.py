@@ -72,7 +72,7 @@ def locked_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_model(params: Params):
-    """Build a model with random weights; keyword arguments replace keys of `loss` and `sampling`, and `grid`."""
+    """Build a model with random weights; keyword arguments replace keys of loss, sampling, synthesis, and `grid`."""
 
     def build(seed: int = 0, **changes: object) -> Model:
         torch.manual_seed(seed)
@@ -81,7 +81,10 @@ def make_model(params: Params):
         sampling = params.sampling.model_copy(
             update=plain | {k: v for k, v in changes.items() if k in type(params.sampling).model_fields}
         )
-        synthesis = params.synthesis.model_copy(update={"crop": 32, "hidden": (20, 6), "decoder": [8, 16]})
+        small = {"crop": 32, "hidden": (20, 6), "decoder": [8, 16]}
+        synthesis = params.synthesis.model_copy(
+            update=small | {k: v for k, v in changes.items() if k in type(params.synthesis).model_fields}
+        )
         networks = JointNetworks(
             Detector(params.detector.model_copy(update={"grid": changes.get("grid", params.detector.grid)}), "none"),
             SynthesisNetwork(synthesis, "none"),

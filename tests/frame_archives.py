@@ -48,3 +48,9 @@ def damage_frame(path: Path, t: int) -> None:
     with ZipFile(path) as archive:
         data[archive.getinfo(f"images/{t:06d}.jpg").header_offset + 300] ^= 1
     path.write_bytes(data)
+
+
+def add_entry(path: Path, name: str, content: bytes) -> None:
+    """One more entry in an archive."""
+    with ZipFile(path, "a") as archive:
+        archive.writestr(name, content)

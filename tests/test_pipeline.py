@@ -67,13 +67,13 @@ def test_scores_hold_what_they_promise(project: Project) -> None:
     scores = project.scores()
     assert scores["frames_scored"] == 12
     assert scores["frames_without_prediction"] == 0
-    methods = ("method", "method_raw", "method_best_threshold", "method_paper", "method_paper_raw")
+    methods = ("method", "method_raw", "method_best_threshold", "d_and_s", "d_and_s_raw")
     results = [scores[key] for key in methods]
     results += [scores["baselines"][key] for key in ("flow_threshold", "mog2")]
     for result in results:
         assert set(result) >= FIELDS
         assert all(np.isfinite(result[key]) for key in FIELDS)
-    for result in ("method", "method_paper"):
+    for result in ("method", "d_and_s"):
         assert 0 <= scores[result]["mAP50"] <= 1
         assert 0 <= scores[result]["centre_hit"] <= 1
     per_frame = pd.read_csv(project.root / "metrics" / "per_frame.csv")
@@ -158,7 +158,7 @@ def check_experiment(project: Project, said: str, changed: bool) -> None:
     assert params["train"]["iterations"] == 2, "the rest is as conf/ has it"
     assert changed, "the weights of D and S"
     shown = project("dvc", "metrics", "diff", "--all")
-    for result in ("method", "method_raw", "method_paper", "method_paper_raw"):
+    for result in ("method", "method_raw", "d_and_s", "d_and_s_raw"):
         assert re.search(rf"\b{result}\.[JF]_mean", shown), result
     assert "lambda" in project("dvc", "exp", "show", "--csv")
     assert "train" in project("dvc", "dag")
@@ -177,7 +177,7 @@ def test_the_presets_of_the_papers_run_end_to_end(year: int, tmp_path: Path, mon
         run_stage(name, tmp_path, monkeypatch)
     scores = json.loads((tmp_path / "metrics" / "scores.json").read_text())
     assert scores["frames_scored"] == 8
-    assert scores["method"]["J_mean"] == scores["method_paper"]["J_mean"], "no student: the papers' method ships"
+    assert scores["method"]["J_mean"] == scores["d_and_s"]["J_mean"], "no student: the papers' method ships"
     if year == 2020:
         assert scores["method"]["J_mean"] == scores["method_raw"]["J_mean"], "2020 has no CRF"
 

@@ -11,14 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from backdrop.errors import BackdropError
 from backdrop.frames.layouts.listing import Sequence
 from backdrop.frames.names import safe_name
+from backdrop.frames.poses import PoseSource
 from backdrop.frames.truth import MaskSource
 from backdrop.io.archives import ArchiveWriter
 from backdrop.io.files import show
 from backdrop.io.frame_archive import frames_table
 from backdrop.io.images import RGB, decode_image, encode_jpeg, encode_png, resize
+from backdrop.io.masks import Box
+from backdrop.io.pose_boxes import POSE_BOXES, encode_pose_boxes
 from backdrop.video.decode import Tally, damage, declared_frames, decode_video, probe
 
 
@@ -50,12 +55,13 @@ class SourceFrame(NamedTuple):
 
 
 class _Encoded(NamedTuple):
-    """What is stored of a frame, and the (width, height) that it has in the source."""
+    """What is stored of a frame, the box of its pose, and the (width, height) that it has in the source."""
 
     time: float
     name: str
     jpeg: bytes
     mask: bytes | None
+    box: Box | None
     size: tuple[int, int]
 
 
@@ -111,13 +117,21 @@ def _store(
     path: Path, frames: Iterable[SourceFrame], masks: MaskSource, form: FrameFormat, threads: int
 ) -> tuple[list[bool], tuple[int, int]]:
     """Write the archive; which stored frames have a mask, and the size (width, height) of the source."""
-    names, times, has_mask = [], [], []
+    names, times, has_mask, boxes = [], [], [], []
+    poses = PoseSource(masks.sequence)
 
     def encode(frame: SourceFrame) -> _Encoded:
         size = (frame.image.shape[1], frame.image.shape[0])
         mask = masks.read(frame.number, size, _frame_name(masks.sequence, frame.number))
         jpeg = encode_jpeg(resize(frame.image, form.size), form.quality)
-        return _Encoded(frame.time, frame.name, jpeg, None if mask is None else encode_png(mask), size)
+        return _Encoded(
+            frame.time,
+            frame.name,
+            jpeg,
+            None if mask is None else encode_png(mask),
+            poses.box(frame.number, size),
+            size,
+        )
 
     with ThreadPoolExecutor(threads) as pool, ArchiveWriter(path) as archive:
         for t, frame in enumerate(_in_order(pool, encode, frames, 2 * threads)):
@@ -127,6 +141,7 @@ def _store(
             names.append(frame.name)
             times.append(frame.time)
             has_mask.append(frame.mask is not None)
+            boxes.append(np.full(4, np.nan) if frame.box is None else frame.box)
             source_size = frame.size
         if len(names) < 2:
             raise BackdropError(
@@ -134,6 +149,8 @@ def _store(
                 "remove it, or lower data.every"
             )
         archive.add("frames.csv", frames_table(_unique(names), times, has_mask))
+        if poses.given:
+            archive.add(POSE_BOXES, encode_pose_boxes(np.stack(boxes)))
     return has_mask, source_size
 
 

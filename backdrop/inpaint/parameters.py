@@ -19,6 +19,7 @@ class InpainterParams(Section):
     batch: Count
     rate: Positive
     decay: bool
+    start_color: bool
     perceptual: Weight
     hole: tuple[Fraction, Fraction]
     holes: Count
@@ -29,7 +30,7 @@ class InpaintStage(StageParams):
 
     inpainter: InpainterParams
     background_kind: str = Key("background.kind")
-    encoder_weights: str = Key("encoder.weights")
+    perceptual_weights: str = Key("encoder.perceptual")
     size: Size = Key("train.size")
     seed: CountOrZero
     compute: ComputeParams

@@ -55,11 +55,13 @@ class InpainterTraining:
         self.fabric.seed_everything(params.seed, verbose=False)
         self.data = TrainingFrames(folders.frames, folders.flow if kind == "flow" else None, params.size)
         self.network = Inpainter(params.inpainter.channels)
-        self.network.start_color(mean_color(self.data, kind))
+        if params.inpainter.start_color:
+            self.network.start_color(mean_color(self.data, kind))
         self.fabric.launch()
-        features = Features(params.encoder_weights) if params.inpainter.perceptual else None
+        features = Features(params.perceptual_weights) if params.inpainter.perceptual else None
         self.inpainting = InpaintingStep(self.fabric, self.network, features, params.inpainter, params.compute.compile)
-        sections = [kind, params.inpainter, params.seed, params.size, params.encoder_weights, self.data.fingerprint()]
+        sections = [kind, params.inpainter, params.seed, params.size, params.perceptual_weights]
+        sections += [self.data.fingerprint()]
         self.checkpoints = Checkpoints(folders.checkpoints, run_key("inpaint", sections))
 
     def run(self, out_dir: Path) -> None:

@@ -38,8 +38,11 @@ View = tuple[UInt8[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]
 
 
 def mixture_foreground(
-    image: UInt8[np.ndarray, "H W 3"], views: Sequence[View], mosaic: UInt8[np.ndarray, "H W 3"]
-) -> Bool[np.ndarray, "H W"]:
+    image: UInt8[np.ndarray, "H W 3"],
+    views: Sequence[View],
+    mosaic: UInt8[np.ndarray, "H W 3"],
+    variances: Sequence[float] = (MOG2_VARIANCE,),
+) -> Bool[np.ndarray, "N H W"]:
     """True where the mixture of Gaussians that is learned from `views` finds foreground in `image`; shadows are False.
 
     Args:
@@ -47,14 +50,19 @@ def mixture_foreground(
         views: what is laid over it, in the order in which the mixture learns them, `PASSES` times.
         mosaic: RGB, what stands in where the first views have no pixel. It is painted over: where a view has no
             pixel, the last one that had one stands in.
+        variances: thresholds on the squared Mahalanobis distance, N. What is learned does not depend on them.
     """
     mixture = cv2.createBackgroundSubtractorMOG2(PASSES * len(views), MOG2_VARIANCE, detectShadows=True)
     mixture.setBackgroundRatio(BACKGROUND_RATIO)
     for view, inside in list(views) * PASSES:
         mosaic[inside] = view[inside]
         mixture.apply(mosaic)
-    # Rate 0: the mixture judges the frame and does not learn it. 255 is foreground, 127 a shadow.
-    return mixture.apply(image, learningRate=0) == 255
+    found = []
+    for variance in variances:
+        mixture.setVarThreshold(variance)
+        # Rate 0: the mixture judges the frame and does not learn it. 255 is foreground, 127 a shadow.
+        found.append(mixture.apply(image, learningRate=0) == 255)
+    return np.stack(found)
 
 
 class Mog2:
@@ -83,14 +91,19 @@ class Mog2:
 
     def mask(self, t: int) -> Mask:
         """Foreground of frame t, cleaned, at the stored frame's size."""
+        return self.masks(t, (MOG2_VARIANCE,))[0]
+
+    def masks(self, t: int, variances: Sequence[float]) -> list[Mask]:
+        """`mask` at each of the thresholds on the squared Mahalanobis distance."""
         views = self._views(t)
         if not views:
-            return np.zeros((self.size[1], self.size[0]), bool)
+            return [np.zeros((self.size[1], self.size[0]), bool) for _ in variances]
         current = self._frame(t)
         mosaic = current.copy()
         for image, inside in reversed(views):
             mosaic[inside] = image[inside]
-        return clean(resize_mask(mixture_foreground(current, views, mosaic), self.size))
+        found = mixture_foreground(current, views, mosaic, variances)
+        return [clean(resize_mask(foreground, self.size)) for foreground in found]
 
     def _views(self, t: int) -> list[View]:
         """The window's frames laid over frame t, with the pixels they cover, in the order of time."""

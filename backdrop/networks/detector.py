@@ -92,7 +92,10 @@ class Detector(nn.Module):
         with torch.no_grad():  # all cells start alike: p near uniform, boxes of medium size at their cells
             self.head.weight.mul_(0.01)
             # Boxes share the trunk with p: with weights other than 0 they would drift while only p learns.
-            self.box_head.weight.zero_()
+            if params.zero_start:
+                self.box_head.weight.zero_()
+            else:
+                self.box_head.weight.mul_(0.01)
             for bias in (self.head.bias, self.box_head.bias):
                 bias.zero_()  # type: ignore[union-attr]
         self.register_buffer("live", live_cells(self.grid), persistent=False)

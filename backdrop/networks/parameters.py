@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from backdrop.config.sections import Count, Fraction, Positive, Section
+
+OLDER: dict[str, dict[str, Any]] = {
+    "detector": {"zero_start": True},
+    "synthesis": {"divide_mask": True, "mask_start": None},
+}
+"""What model folders mean that were written before these keys were there."""
 
 
 class EncoderParams(Section):
     """The section `encoder`."""
 
     weights: str = Field(min_length=1)
+    perceptual: str = Field(min_length=1)
 
 
 class DetectorParams(Section):
@@ -23,6 +30,7 @@ class DetectorParams(Section):
     scale: tuple[Fraction, Fraction]
     offset: Positive
     offset_unit: Literal["box", "cell"]
+    zero_start: bool
 
     @model_validator(mode="after")
     def _ordered(self) -> DetectorParams:
@@ -45,3 +53,5 @@ class SynthesisParams(Section):
     decoder: list[Count] = Field(min_length=1)
     window: Annotated[float, Field(ge=2)]
     skip: bool
+    divide_mask: bool
+    mask_start: Annotated[float, Field(gt=0, lt=1)] | None

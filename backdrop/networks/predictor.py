@@ -28,7 +28,7 @@ from backdrop.networks import spatial
 from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import normalize
 from backdrop.networks.model_folders import load_network, with_weights
-from backdrop.networks.parameters import DetectorParams, SynthesisParams
+from backdrop.networks.parameters import OLDER, DetectorParams, SynthesisParams
 from backdrop.networks.student import Student, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.run.threads import in_threads
@@ -148,8 +148,8 @@ class Predictor:
                 part: {k.removeprefix(f"{part}."): v for k, v in state.items() if k.startswith(f"{part}.")}
                 for part in ("detector", "synthesis", "student")
             }
-            of_detector = DetectorParams.model_validate(config["detector"])
-            of_synthesis = SynthesisParams.model_validate(config["synthesis"])
+            of_detector = DetectorParams.model_validate(OLDER["detector"] | config["detector"])
+            of_synthesis = SynthesisParams.model_validate(OLDER["synthesis"] | config["synthesis"])
             detector = with_weights(lambda: Detector(of_detector, "none"), of["detector"])
             synthesis = with_weights(lambda: SynthesisNetwork(of_synthesis, "none"), of["synthesis"])
             width, height = TypeAdapter(Size).validate_python(config["size"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ class Synthesis(NamedTuple):
     """What S makes of a crop.
 
     foreground: (B, 3, K, K) colors in the space of normalized images, unbounded.
-    mask: (B, 1, K, K) in [0, 1], 1 = foreground; its maximum in each crop is 1.
+    mask: (B, 1, K, K) in [0, 1], 1 = foreground; with `synthesis.divide_mask` its maximum in each crop is 1.
     """
 
     foreground: Float[Tensor, "B 3 K K"]
@@ -89,6 +90,9 @@ class SynthesisNetwork(nn.Module):
         skips = [*self.skips[1:], 0]
         self.decoder = nn.ModuleList(_Stage(i, s, o) for i, s, o in zip(inputs, skips, channels, strict=True))
         self.out = nn.Conv2d(channels[-1], 4, 1)
+        if params.mask_start is not None:
+            with torch.no_grad():
+                self.out.bias[3] = math.log(params.mask_start / (1 - params.mask_start))  # type: ignore[index]
         self.register_buffer("window", focal_window(params.crop, params.window), persistent=False)
 
     def decoder_parameters(self) -> list[nn.Parameter]:
@@ -113,6 +117,6 @@ class SynthesisNetwork(nn.Module):
             y = stage(y, skip)
         y = self.out(y).float()
         mask = y[:, 3:].sigmoid() * self.window
-        # Divided by its maximum, the mask cannot vanish: only its shape is learned.
-        mask = mask / mask.amax(dim=(2, 3), keepdim=True).clamp_min(1e-6)
+        if self.params.divide_mask:  # it cannot vanish then: only its shape is learned
+            mask = mask / mask.amax(dim=(2, 3), keepdim=True).clamp_min(1e-6)
         return Synthesis(y[:, :3], mask)

@@ -18,6 +18,7 @@ CURVES = (
     ("losses", {"loss/bg": "L_bg", "loss/bg_flow": "L_bg, flow", "loss/fg": "L_fg", "loss/fg_flow": "L_fg, flow"}),
     ("probabilities of cells", {"p/max": "largest p", "p/entropy": "entropy of p"}),
     ("boxes and masks, shares of the image", {"box/width": "width", "box/height": "height", "mask/area": "mask"}),
+    ("share of masks below lambda", {"mask/below": "masks below lambda"}),
 )
 """A chart each: title, and the logged values with their labels."""
 

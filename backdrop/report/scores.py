@@ -16,12 +16,18 @@ NAMES = {
     "method": "Backdrop, what ships",
     "method_raw": "the same before the CRF",
     "method_best_threshold": "before the CRF, oracle threshold",
-    "method_paper": "detector and synthesis alone",
-    "method_paper_raw": "the same before the CRF",
+    "d_and_s": "detector and synthesis alone",
+    "d_and_s_raw": "the same before the CRF",
+    "d_and_s_best_threshold": "before the CRF, oracle threshold",
     "flow_threshold": "baseline: thresholded flow",
+    "flow_best_threshold": "the same, oracle threshold",
     "mog2": "baseline: MOG2",
+    "mog2_best_threshold": "the same, oracle threshold",
 }
 """Results as scores.json names them, and what the page calls them."""
+
+ALSO_CALLED = ("p2020", "p2021", "p2022", "method_paper")
+"""What stands for `d_and_s` in scores.json after a run of a preset, and in files of before it had that name."""
 
 REPORT_COLUMNS = ("J_mean", "F_mean", "precision", "recall", "mAP50", "box_hit50", "centre_hit", "threshold")
 
@@ -45,8 +51,10 @@ def read_scores(project: Path) -> dict[str, Any]:
 
 
 def result_of(scores: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    """The scores of a result, also of a baseline; None where it is missing."""
-    return scores.get(name) or scores.get("baselines", {}).get(name)
+    """The scores of a result, also of a baseline, and of D and S under another name; None where it is missing."""
+    names = [name] + [name.replace("d_and_s", other) for other in ALSO_CALLED if name.startswith("d_and_s")]
+    found = (scores.get(one) or scores.get("baselines", {}).get(one) for one in names)
+    return next((values for values in found if values), None)
 
 
 def j_mean(table: pd.DataFrame, sequence: str, result: str) -> float | None:

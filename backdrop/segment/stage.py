@@ -20,6 +20,7 @@ from backdrop.io.frame_archive import FrameArchive, frame_counts
 from backdrop.io.images import encode_png
 from backdrop.io.index import read_index
 from backdrop.io.masks import BOXES, entry, write_threshold
+from backdrop.io.pose_boxes import pose_boxes
 from backdrop.networks.predictor import Prediction, Predictor, tighten
 from backdrop.run.chunks import by_sequence, cached_open, one_thread
 from backdrop.run.processes import device_there
@@ -81,7 +82,12 @@ def segment_all(
     for out in outs:
         out.mkdir(parents=True, exist_ok=True)
     gpu = device.startswith("cuda") or (device == "auto" and torch.cuda.is_available())
-    both = frozenset(names if params.paper == "all" else index[index["masks"] > 0]["sequence"])
+    masked = set(index[index["masks"] > 0]["sequence"])
+    both = frozenset(
+        name
+        for name in names
+        if params.paper == "all" or name in masked or pose_boxes(folders.frames / f"{name}.zip") is not None
+    )
     task = _Task(folders.model, folders.frames, (), both, params.batch, params.temporal, device_there(device, gpu))
     _segment_files(task, outs, names, workers, gpu)
     fallback = None if student is None else student.threshold

@@ -49,10 +49,16 @@ def build_model(params: TrainStage, inpainter: Inpainter, inpainter_flow: Inpain
         SynthesisNetwork(params.synthesis, weights),
         inpainter,
         inpainter_flow if params.loss.alpha_flow else None,
-        Features(weights),
+        Features(params.encoder.perceptual),
     )
-    inpaint_unknown = params.background.kind in ("inpaint", "auto")
-    return Model(networks, params.loss, params.sampling, params.lambda_, inpaint_unknown=inpaint_unknown)
+    return Model(
+        networks,
+        params.loss,
+        params.sampling,
+        params.lambda_,
+        inpaint_unknown=params.background.kind in ("inpaint", "auto"),
+        hole_only=params.background.hole_only,
+    )
 
 
 def phase(train: TrainParams, iteration: int) -> tuple[str, Schedule]:
@@ -255,7 +261,9 @@ class JointTraining:
             row["box/width"] = float(step.box[:, 2].detach().mean() / 2)
             row["box/height"] = float(step.box[:, 3].detach().mean() / 2)
             if step.mask is not None:
-                row["mask/area"] = float(step.mask.detach().mean())
+                areas = step.mask.detach().mean(dim=(1, 2, 3))
+                row["mask/area"] = float(areas.mean())
+                row["mask/below"] = float((areas < self.params.lambda_).float().mean())
         return row
 
     def _overlays(self, step: Step) -> np.ndarray:

@@ -17,9 +17,16 @@ from backdrop.networks.encoder import square_distance
 from backdrop.train.parameters import LossParams
 
 
-def area(box: Float[Tensor, "B 4"], margin: float = 0.0) -> Float[Tensor, "B"]:
-    """Area of a box, its sides (1 + margin) times as long, as a share of the image."""
-    return (box[:, 2] * box[:, 3]) / 4 * (1 + margin) ** 2
+def area(box: Float[Tensor, "B 4"], margin: float = 0.0, outside: bool = True) -> Float[Tensor, "B"]:
+    """Area of a box, its sides (1 + margin) times as long, as a share of the image.
+
+    Args:
+        outside: also the part that leaves the image counts, in which no pixel can differ.
+    """
+    if outside:
+        return (box[:, 2] * box[:, 3]) / 4 * (1 + margin) ** 2
+    reach = box[:, 2:] / 2 * (1 + margin)
+    return ((box[:, :2] + reach).clamp(max=1) - (box[:, :2] - reach).clamp(min=-1)).prod(dim=1) / 4
 
 
 def background_loss(distance: Float[Tensor, "B"], box_area: Float[Tensor, "B"]) -> Float[Tensor, "B"]:

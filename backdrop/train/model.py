@@ -94,11 +94,13 @@ class Model(nn.Module):
     """D, S, the frozen inpainters and phi, with the rule who learns from what.
 
     Who learns (disentangled training): L_bg only p; L_fg and L_phi only b and S; the mask prior only S; the
-    prior on p only p. `loss.disentangled: false` lets every loss reach everything (2022, Fig. 11b).
+    prior on p only p. `loss.disentangled: false` lets every loss reach everything (2022, Fig. 11b). With
+    `loss.p_learns: reconstruction` (001, section 3.1, for a known B) p learns from L_fg and L_phi, and not from L_bg.
 
     Args:
         inpaint_unknown: inpaint where no background is known; False takes the image itself there, which says nothing
             about the subject and saves the inpainter.
+        hole_only: an inpainter's output is Ibar inside the hole, and the image itself outside; False: everywhere.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Model(nn.Module):
         lambda_: float,
         *,
         inpaint_unknown: bool = True,
+        hole_only: bool = True,
     ) -> None:
         super().__init__()
         self.detector = networks.detector
@@ -117,7 +120,7 @@ class Model(nn.Module):
         self.inpainter_flow = networks.inpainter_flow.freeze() if networks.inpainter_flow is not None else None
         self.features = networks.features
         self.loss, self.sampling, self.lambda_ = loss, sampling, lambda_
-        self.inpaint_unknown = inpaint_unknown
+        self.inpaint_unknown, self.hole_only = inpaint_unknown, hole_only
 
     def forward(
         self,
@@ -174,7 +177,9 @@ class Model(nn.Module):
         if not entangled:
             box = box.detach()  # L_bg must not move boxes towards high error density
         hole = spatial.hole(spatial.expand(box, self.loss.hole_margin), size, learn=entangled)
-        area = losses.area(box, self.loss.hole_margin if self.loss.area == "hole" else 0.0)
+        area = losses.area(box, self.loss.hole_margin if self.loss.area == "hole" else 0.0, self.loss.area_outside)
+        if self.loss.p_learns == "reconstruction":
+            drawn = drawn._replace(weight=drawn.weight.detach())
         repeated = image.repeat(count, 1, 1, 1)
         learns = entangled and torch.is_grad_enabled()  # through the hole, to the boxes
         with torch.set_grad_enabled(learns):
@@ -189,7 +194,7 @@ class Model(nn.Module):
         if flow is not None and self.inpainter_flow is not None:
             repeated = flow.repeat(count, 1, 1, 1)
             with torch.set_grad_enabled(learns):
-                predicted = self.inpainter_flow.background(repeated, hole)
+                predicted = self._inpaint(self.inpainter_flow, repeated, hole)
                 distance = encoder.square_distance(predicted, repeated)
             value = losses.background_loss(distance, area).view(count, batch)
             counts = torch.ones(batch, device=image.device) if flow_valid is None else flow_valid.float()
@@ -198,14 +203,18 @@ class Model(nn.Module):
             motion = motion * counts[:, None, None, None]
         return terms, Behind(background.unflatten(0, (count, batch)), motion)
 
-    def _fill(self, image: Tensor, hole: Tensor, known: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Ibar: inside the hole the known background, or the inpainter's; outside it the image itself.
+    def _inpaint(self, inpainter: Inpainter, image: Tensor, hole: Tensor) -> Tensor:
+        """Ibar by an inpainter. Algorithm 1 takes its whole output."""
+        return inpainter.background(image, hole) if self.hole_only else inpainter(image, hole)
 
-        Inside only, or L_bg of a known background could not tell one cell from another.
+    def _fill(self, image: Tensor, hole: Tensor, known: tuple[Tensor, Tensor] | None) -> Tensor:
+        """Ibar: inside the hole the known background, or the inpainter's; outside it the image itself (`hole_only`).
+
+        A known background counts inside the hole only, or L_bg could not tell one cell from another.
         """
         background = image
         if known is None or self.inpaint_unknown:
-            background = self.inpainter.background(image, hole)
+            background = self._inpaint(self.inpainter, image, hole)
         if known is None:
             return background
         count = len(image) // len(known[0])
@@ -244,7 +253,7 @@ class Model(nn.Module):
         exact = self.sampling.kind == "exact"
         count = len(drawn.cell) if exact else 1
         weight = drawn.weight[:count] * (1 if exact else len(drawn.weight))
-        if not entangled:
+        if not entangled and self.loss.p_learns == "background":
             weight = weight.detach()  # L_fg must not pull p towards the background, where it is trivial
         box = torch.cat([select(proposals.box, cell) for cell in drawn.cell[:count]])
         images = image.repeat(count, 1, 1, 1)

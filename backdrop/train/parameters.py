@@ -45,6 +45,8 @@ class LossParams(Section):
     disentangled: bool
     hole_margin: Weight
     area: Literal["box", "hole"]
+    area_outside: bool
+    p_learns: Literal["background", "reconstruction"]
     whole_background: bool
     autoencoder: Weight
     scale_prior: Weight
@@ -79,6 +81,7 @@ class BackgroundParams(Section):
 
     kind: Literal["inpaint", "median", "known", "auto"]
     file: str | None
+    hole_only: bool
     neighbors: Annotated[int, Field(ge=2)]
     spacing: Count
     tolerance: Annotated[int, Field(ge=0, le=4)]

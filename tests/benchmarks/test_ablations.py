@@ -61,7 +61,7 @@ def test_each_row_is_valid_and_changes_its_own_keys_alone(
         ("entangled", {"loss.disentangled": False, "loss.beta": 1.0}),
         ("only_bg", {"loss.disentangled": False, "loss.beta": 0.0, "loss.eta": 0.0, "loss.alpha": 0.1}),
         ("direct_box", {"detector.grid": 1, "loss.disentangled": False}),
-        ("encoder_file", {"encoder.weights": "imagenet"}),
+        ("encoder_file", {"encoder.weights": "imagenet", "encoder.perceptual": "imagenet"}),
         ("lambda_001_box_20_80", {"lambda": 0.001, "detector.scale": [0.2, 0.8], "train.box_fixed": 0}),
         ("flow_off", {"loss.alpha_flow": 0.0}),
         ("student_2", {"student.rounds": 2}),
@@ -125,9 +125,9 @@ def test_results_come_from_experiments_or_from_earlier_ones_with_the_same_parame
 
 def test_the_digest_leaves_out_what_cannot_change_a_result() -> None:
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
-    other = values | {"compute": {}, "encoder": {"weights": "none"}}
+    other = values | {"compute": {}, "encoder": {"perceptual": "none", "weights": "none"}}
     assert digest(values) == digest(other)
-    here, there = ({**values, "encoder": {"weights": folder}} for folder in ("/a", "/b"))
+    here, there = ({**values, "encoder": {"perceptual": folder, "weights": folder}} for folder in ("/a", "/b"))
     assert digest(here) == digest(there) != digest(values)
     assert digest(values | {"seed": 1}) != digest(values)
 

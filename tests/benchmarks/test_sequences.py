@@ -51,6 +51,15 @@ def test_the_table_says_where_both_baselines_are_beaten() -> None:
     assert lines[4].endswith("| 1 of 2 | 4.0 |")
 
 
+def test_results_recorded_under_the_older_name_of_d_and_s_are_read() -> None:
+    now, before = result("camel", 0.8, 0.7, 0.2), result("camel", 0.8, 0.7, 0.2)
+    before["scores"] = {key.replace("d_and_s", "method_paper"): value for key, value in before["scores"].items()}
+    assert "method_paper" in before["scores"]
+    assert table([before]) == table([now])
+    for path in sorted((ROOT / "benchmarks").glob("sequences_*.json")):
+        assert table(json.loads(path.read_text(encoding="utf-8"))), path.name
+
+
 def test_a_stage_that_fails_is_named_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sequences, "commands", lambda: [("flow", "echo no flow here; exit 3")])
     with pytest.raises(BackdropError, match=r"stage flow failed; see .*flow\.log"):

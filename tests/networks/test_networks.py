@@ -19,7 +19,7 @@ from backdrop.networks.encoder import Features, denormalize, normalize, resnet
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import load_network, save_network
 from backdrop.networks.parameters import DetectorParams, SynthesisParams
-from backdrop.networks.spatial import hole
+from backdrop.networks.spatial import expand, hole
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params
 from backdrop.train import losses
@@ -45,7 +45,7 @@ def test_boxes_start_at_the_size_they_are_given_within_the_range(params: Params)
 @given(st.integers(0, 10**6), st.sampled_from(["box", "cell"]))
 def test_proposals_keep_their_ranges_whatever_the_weights(seed: int, unit: str) -> None:
     torch.manual_seed(seed)
-    values = DetectorParams(input=128, grid=8, scale=(0.2, 0.8), offset=1.5, offset_unit=unit)
+    values = DetectorParams(input=128, grid=8, scale=(0.2, 0.8), offset=1.5, offset_unit=unit, zero_start=True)
     detector = Detector(values, "none")
     torch.nn.init.normal_(detector.head.weight, std=1.0)
     torch.nn.init.normal_(detector.box_head.weight, std=1.0)
@@ -90,7 +90,15 @@ def test_a_grid_of_one_regresses_one_box_with_p_one(params: Params) -> None:
 )
 def test_synthesis_masks_peak_at_one_and_vanish_at_the_border(crop, encoder, hidden, linears, decoder, skip) -> None:
     values = SynthesisParams(
-        crop=crop, encoder=encoder, hidden=hidden, linears=linears, decoder=decoder, window=4, skip=skip
+        crop=crop,
+        encoder=encoder,
+        hidden=hidden,
+        linears=linears,
+        decoder=decoder,
+        window=4,
+        skip=skip,
+        divide_mask=True,
+        mask_start=None,
     )
     network = SynthesisNetwork(values, "none")
     foreground, mask = network(torch.randn(2, 3, crop, crop))
@@ -99,6 +107,24 @@ def test_synthesis_masks_peak_at_one_and_vanish_at_the_border(crop, encoder, hid
     assert mask.min() >= 0
     assert not mask[..., 0, 0].any()
     assert network.to_map[-2].out_features == (decoder[-1] - hidden[1]) * 64
+
+
+def test_masks_begin_as_small_as_they_are_told_and_small_only_undivided(params: Params) -> None:
+    def largest(**changes: object) -> float:
+        torch.manual_seed(0)
+        network = SynthesisNetwork(params.synthesis.model_copy(update=changes), "none")
+        return network(torch.randn(4, 3, 64, 64)).mask.amax(dim=(1, 2, 3)).mean().item()
+
+    assert largest(divide_mask=False, mask_start=0.01) < 0.05
+    assert 0.4 < largest(divide_mask=False, mask_start=None) < 0.95
+    assert largest(divide_mask=True, mask_start=0.01) == pytest.approx(1)
+
+
+def test_boxes_that_do_not_start_at_zero_differ_a_little_from_cell_to_cell(params: Params) -> None:
+    torch.manual_seed(0)
+    scale = Detector(params.detector.model_copy(update={"zero_start": False}), "none")(torch.randn(2, 3, 60, 100)).scale
+    middle = sum(params.detector.scale) / 2
+    assert 0 < (scale - middle).abs().max() < 0.05
 
 
 def test_a_bottleneck_without_skips_forgets_where_details_were(params: Params) -> None:
@@ -231,6 +257,17 @@ def test_background_loss_ignores_the_size_of_the_box() -> None:
             losses.background_loss(networks_encoder.square_distance(background, image), losses.area(box)).item()
         )
     assert values == pytest.approx([-0.25] * 3, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("box", "inside"), [((0.0, 0.0, 0.8, 0.6), 0.12), ((1.0, 0.0, 0.8, 0.6), 0.06), ((-1.0, 1.0, 0.8, 0.6), 0.03)]
+)
+def test_what_leaves_the_image_counts_in_the_area_or_not(box: tuple[float, ...], inside: float) -> None:
+    boxes = torch.tensor([box])
+    assert losses.area(boxes).item() == pytest.approx(0.12)
+    assert losses.area(boxes, outside=False).item() == pytest.approx(inside)
+    share = hole(expand(boxes, 0.15), (400, 400)).mean().item()
+    assert losses.area(boxes, 0.15, outside=False).item() == pytest.approx(share, rel=0.03)
 
 
 def test_compose_shows_the_background_where_the_mask_is_zero() -> None:

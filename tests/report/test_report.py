@@ -15,6 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from backdrop.app import cli
+from backdrop.app.project.summary import summary
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.report import report
@@ -126,6 +127,16 @@ def test_dvc_gets_pictures(project: Path) -> None:
     with Image.open(project / "pictures" / "frames.png") as sheet:
         assert sheet.size[0] > 4 * 300
         assert np.asarray(sheet).std() > 20
+
+
+@pytest.mark.parametrize("name", ["d_and_s", "p2020", "p2022", "method_paper"])
+def test_scores_of_a_preset_and_of_an_older_run_are_read(name: str, project: Path) -> None:
+    path = project / "metrics" / "scores.json"
+    scores = json.loads(path.read_text())
+    path.write_text(json.dumps({key.replace("d_and_s", name): value for key, value in scores.items()}))
+    page = Page(write_report(project, project / "report.html").read_text())
+    assert "detector and synthesis alone" in page.text
+    assert "D and S alone" in summary(project)
 
 
 @pytest.mark.parametrize("damage", ["missing", "no count", "no json"])

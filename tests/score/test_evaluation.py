@@ -11,7 +11,8 @@ import pytest
 
 from backdrop.errors import BackdropError
 from backdrop.io.masks import box_from_mask, write_threshold
-from backdrop.score.frame_scores import BOXED
+from backdrop.report.scores import result_of
+from backdrop.score.frame_scores import BOXED, VARIANCES, Chunk, mog2_grid
 from backdrop.score.table import RESULTS, SUMMARY, Evaluation, score_all
 from tests.handmade_run import make_run, scene, score_folders, write_frames, write_index, write_masks, write_predictions
 
@@ -38,7 +39,8 @@ def test_perfect_predictions_score_one(tmp_path: Path) -> None:
     }
     for result in RESULTS:
         assert set(SUMMARY) <= set(find(summary, result)), result
-    for result in ("method", "method_raw", "method_best_threshold", "method_paper", "method_paper_raw"):
+    ours = [f"{result}{kind}" for result in BOXED for kind in ("", "_raw", "_best_threshold")]
+    for result in ours:
         values = find(summary, result)
         assert [values[key] for key in ("J_mean", "F_mean", "J_recall", "precision", "recall")] == [1] * 5
         assert values["J_decay"] == 0
@@ -82,9 +84,9 @@ def test_a_missing_prediction_is_wrong_not_absent(tmp_path: Path) -> None:
     assert evaluation.summary["method"]["J_mean"] == 0.375
     assert evaluation.summary["method"]["centre_hit"] == evaluation.summary["method"]["box_hit50"] == 0.25
     assert evaluation.summary["frames_without_prediction"] == 5
-    for result in ("method_paper", "method_paper_raw"):
+    for result in ("d_and_s", "d_and_s_raw"):
         assert evaluation.summary[result]["J_mean"] == evaluation.summary[result]["F_mean"] == 0.5
-    assert evaluation.summary["method_paper"]["centre_hit"] == 0.5
+    assert evaluation.summary["d_and_s"]["centre_hit"] == 0.5
 
 
 def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
@@ -97,7 +99,7 @@ def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
     write_threshold(tmp_path / "predictions_paper", 0.3, "validation")
     write_threshold(tmp_path / "masks_paper", 0.2, "validation")
     evaluation = evaluate(tmp_path)
-    paper, raw = (evaluation.summary[result] for result in ("method_paper", "method_paper_raw"))
+    paper, raw = (evaluation.summary[result] for result in ("d_and_s", "d_and_s_raw"))
     assert (paper["J_mean"], raw["J_mean"]) == (0.75, 1)
     assert (paper["threshold"], raw["threshold"]) == (0.2, 0.3)
     assert paper["threshold_chosen_on"] == raw["threshold_chosen_on"] == "validation"
@@ -107,10 +109,10 @@ def test_the_papers_method_is_scored_by_its_own_files(tmp_path: Path) -> None:
         assert evaluation.summary[result]["threshold"] == 0.5
     assert evaluation.summary["method"]["mAP50"] == pytest.approx(1)
     table = evaluation.per_sequence.set_index("result")
-    assert (table.loc["method_paper", "J_mean"], table.loc["method_paper", "centre_hit"]) == (0.75, 1)
+    assert (table.loc["d_and_s", "J_mean"], table.loc["d_and_s", "centre_hit"]) == (0.75, 1)
     frames = evaluation.per_frame
-    assert frames[frames["result"] == "method_paper"]["box_iou"].max() < 0.5
-    assert frames[frames["result"] == "method_paper_raw"]["box_iou"].isna().all()
+    assert frames[frames["result"] == "d_and_s"]["box_iou"].max() < 0.5
+    assert frames[frames["result"] == "d_and_s_raw"]["box_iou"].isna().all()
 
 
 def test_frames_without_truth_are_counted_and_not_scored(tmp_path: Path) -> None:
@@ -196,6 +198,51 @@ def test_the_oracle_threshold_is_the_best_and_is_called_so(tmp_path: Path) -> No
     assert summary["method_best_threshold"]["J_mean"] == 1
     assert 0.28 < summary["method_best_threshold"]["threshold"] < 0.4
     assert summary["method_best_threshold"]["threshold_chosen_on"].startswith("oracle")
+
+
+def test_every_method_has_a_row_at_its_own_best_threshold(tmp_path: Path) -> None:
+    """The papers' protocol holds for all methods of their tables."""
+    truth = make_run(tmp_path, {"a": "all"}, frames=6)["a"]
+    soft = {t: np.where(mask, 0.3, 0.12) for t, mask in enumerate(truth)}
+    write_predictions(tmp_path / "predictions_paper", "a", soft, [box_from_mask(mask) for mask in truth])
+    summary = evaluate(tmp_path).summary
+    assert (summary["d_and_s_raw"]["J_mean"], summary["d_and_s_best_threshold"]["J_mean"]) == (0, 1)
+    assert 0.12 < summary["d_and_s_best_threshold"]["threshold"] < 0.3
+    assert summary["method_best_threshold"]["threshold"] == 0.5
+    baselines = summary["baselines"]
+    for plain, best in (("flow_threshold", "flow_best_threshold"), ("mog2", "mog2_best_threshold")):
+        assert baselines[best]["J_mean"] >= baselines[plain]["J_mean"], best
+        assert baselines[best]["threshold_chosen_on"].startswith("oracle")
+    assert baselines["mog2_best_threshold"]["threshold"] in VARIANCES
+    found = [float(np.mean(mog2_grid(Chunk("a", tuple(range(6))), score_folders(tmp_path))[:, k])) for k in range(7)]
+    assert baselines["mog2_best_threshold"]["J_mean"] == pytest.approx(max(found))
+    assert baselines["mog2"]["J_mean"] == pytest.approx(found[list(VARIANCES).index(16)]), "what is learned is the same"
+    assert len(set(found)) > 1
+
+
+def test_a_run_of_a_preset_names_its_rows_by_it(tmp_path: Path) -> None:
+    make_run(tmp_path, {"a": "all"}, frames=3)
+    plain, named = evaluate(tmp_path), score_all(score_folders(tmp_path), "videos", 1, "p2022")
+    rows = {"p2022", "p2022_raw", "p2022_best_threshold"}
+    assert rows == set(named.summary) - set(plain.summary)
+    assert named.summary["p2022"] == plain.summary["d_and_s"]
+    for table in (named.per_frame, named.per_sequence):
+        assert rows == {name for name in table["result"] if name[0] in "dp"}
+        assert "method" in set(table["result"])
+    assert result_of(named.summary, "d_and_s_raw") == named.summary["p2022_raw"]
+
+
+def test_outlines_have_precision_and_recall(tmp_path: Path) -> None:
+    """A mask that is right and a blob elsewhere: the outline of the truth is found, half of what is drawn is none."""
+    truth = make_run(tmp_path, {"a": "all"}, frames=2)["a"]
+    twice = {}
+    for t, mask in enumerate(truth):
+        twice[t] = mask | np.roll(mask, 50, axis=1)
+    write_masks(tmp_path / "masks", "a", twice)
+    values = evaluate(tmp_path).summary["method"]
+    assert values["boundary_recall"] == 1
+    assert values["boundary_precision"] == pytest.approx(0.5, abs=0.02)
+    assert values["F_mean"] == pytest.approx(2 / 3, abs=0.02)
 
 
 def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:

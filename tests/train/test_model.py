@@ -71,6 +71,13 @@ def test_each_term_reaches_exactly_its_networks(make_model, term: str, draws: di
     assert list(gradients(make_model(**changes))) == expected
 
 
+def test_p_may_learn_from_the_reconstruction_alone(make_model) -> None:
+    """000, and section 3.1 of 001, where the background is known: of L_fg and L_phi, and of L_bg nothing."""
+    for term, reaches in {"bg": False, "bg_flow": False, "fg": True, "phi": True, "mask": False}.items():
+        changes = OFF | {TABLE[term][0]: 1.0, "p_learns": "reconstruction"}
+        assert gradients(make_model(**changes))[0] == reaches, term
+
+
 @pytest.mark.parametrize(
     ("kind", "learns"), [("l1", False), ("l2", True), ("l2_selected", True), ("margin", True), ("none", False)]
 )
@@ -251,6 +258,47 @@ def test_what_a_box_leaves_out_costs_where_the_whole_background_is_known(make_mo
     assert torch.allclose(step.composed.masked_select(outside), expected.masked_select(outside), atol=1e-5)
     nowhere = ~seen.expand_as(image) & (step.mask == 0)
     assert torch.allclose(step.composed[nowhere], image[nowhere], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("start", "acts"), [({"divide_mask": False, "mask_start": 0.01, "window": 4}, True), ({}, False)]
+)
+def test_lambda_acts_on_masks_that_begin_below_it_as_in_the_presets(make_model, start: dict, acts: bool) -> None:
+    """2022, Fig. 10. By default masks begin above any lambda of the papers, where its value says nothing."""
+    gradients = []
+    for threshold in (0.005, 0.00001):
+        model = make_model(**start)
+        model.lambda_ = threshold
+        step = model(*images(), generator=torch.Generator().manual_seed(0))
+        below = step.mask.mean(dim=(1, 2, 3)) < 0.005
+        assert below.all() if acts else not below.any()
+        gradients.append(torch.autograd.grad(step.terms["mask"], model.synthesis.out.bias)[0])
+    assert torch.equal(gradients[0], -gradients[1] if acts else gradients[1])
+    assert gradients[0][3] != 0
+
+
+@pytest.mark.parametrize("hole_only", [True, False])
+def test_outside_the_hole_stands_the_image_or_what_the_inpainter_makes_of_it(make_model, hole_only: bool) -> None:
+    model = make_model()
+    model.hole_only = hole_only
+    image, flow = images(1)
+    step = model(image, flow, schedule=Schedule(synthesis=False), generator=torch.Generator().manual_seed(0))
+    erased = hole(expand(step.box, model.loss.hole_margin), (image.shape[2], image.shape[3]))
+    outside = (erased == 0).expand_as(image)
+    assert outside.any()
+    assert torch.equal(step.background[outside], image[outside]) == hole_only
+    assert torch.equal(step.background, model.inpainter(image, erased)) != hole_only
+
+
+def test_a_box_half_outside_is_not_worth_less_where_its_area_ends_at_the_image(make_model) -> None:
+    image, _ = images(1)
+    terms = []
+    for outside in (True, False):
+        model = make_model(kind="exact", alpha_flow=0.0, area_outside=outside)
+        with torch.no_grad():
+            model.detector.box_head.bias[2:] = 9.0  # all boxes to the lower right: most leave the image
+        terms.append(model(image, schedule=Schedule(synthesis=False)).terms["bg"].item())
+    assert terms[1] < 1.2 * terms[0] < 0
 
 
 def test_unknown_pixels_are_inpainted_or_say_nothing(make_model) -> None:

@@ -335,10 +335,47 @@ def test_a_checkpoint_can_run_no_code(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------------ curves
 
 
+def test_the_share_of_masks_below_lambda_is_logged(material: Path, tmp_path: Path) -> None:
+    """2022, Fig. 10: it falls from one to zero there."""
+    shares = {}
+    for lambda_ in (0.0001, 0.9):
+        log = tmp_path / str(lambda_)
+        one = {"train.iterations": 1, "train.detector_iterations": 0, "train.synthesis_iterations": 0}
+        joint(material, log, one | {"lambda": lambda_}).run(log / "joint")
+        shares[lambda_] = [
+            float(line.split("\t")[1]) for line in curves(log / "log")["plots/metrics/mask/below.tsv"][1:]
+        ]
+    assert shares == {0.0001: [0.0], 0.9: [1.0]}
+
+
+def test_an_inpainter_starts_at_the_mean_color_or_at_none(material: Path, tmp_path: Path) -> None:
+    def start(on: bool) -> torch.Tensor:
+        params = small_params({"inpainter.start_color": on}).of_stage(InpaintStage)
+        folders = InpaintFolders(material / "frames", material / "flow", tmp_path / "log", tmp_path / "runs")
+        run = InpainterTraining("flow", params, folders)
+        assert run.network.out.bias is not None
+        return torch.dist(run.network.out.bias.detach(), training.mean_color(run.data, "flow"))
+
+    assert start(True) == 0
+    assert start(False) > 1
+
+
+def test_the_features_of_the_losses_have_weights_of_their_own(material: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    state = encoder.resnet("resnet18", "none").state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    run = joint(material, tmp_path, {"encoder.perceptual": str(tmp_path)})
+    assert torch.equal(run.network.features.stem[0].weight, state["conv1.weight"])
+    assert not torch.equal(run.network.detector.trunk[0].weight, state["conv1.weight"])
+    run = joint(material, tmp_path, {"encoder.weights": str(tmp_path)})
+    assert not torch.equal(run.network.features.stem[0].weight, state["conv1.weight"])
+    assert torch.equal(run.network.detector.trunk[0].weight, state["conv1.weight"])
+
+
 def test_losses_boxes_masks_and_entropy_are_logged(undisturbed: Path) -> None:
     found = {name.removeprefix("plots/metrics/").removesuffix(".tsv") for name in curves(undisturbed / "log")}
     losses = {f"loss/{term}" for term in ("bg", "bg_flow", "fg", "phi", "mask", "autoencoder")}
-    assert losses | {"p/entropy", "p/max", "box/width", "box/height", "mask/area"} <= found
+    assert losses | {"p/entropy", "p/max", "box/width", "box/height", "mask/area", "mask/below"} <= found
     lines = curves(undisturbed / "log")
     steps = {name: [int(line.split("\t")[0]) for line in rows[1:]] for name, rows in lines.items()}
     assert steps["plots/metrics/loss/autoencoder.tsv"] == [2, 3]

@@ -50,13 +50,14 @@ def missing(params: Path, model: Path) -> list[tuple[str, str]]:
 
 
 def _missing_for(params: Params, project: Path) -> Iterator[tuple[str, str]]:
-    footage, checkpoint, weights = params.data.path, params.flow.checkpoint, params.encoder.weights
+    footage, checkpoint = params.data.path, params.flow.checkpoint
     if params.data.layout != "synthetic" and not (project / footage).exists():
         yield f"data.root={footage}", "write into conf/config.yaml where the footage lies"
     if params.flow.model != "dis" and checkpoint and "/" in checkpoint and not (project / checkpoint).is_file():
         yield f"flow.checkpoint={checkpoint}", "give a file that is there, or flow.model=dis, which needs none"
-    if weights not in ("none", "imagenet") and not (project / weights).is_dir():
-        yield f"encoder.weights={weights}", "give a folder that is there, or none"
+    for key, weights in params.encoder.model_dump().items():
+        if weights not in ("none", "imagenet") and not (project / weights).is_dir():
+            yield f"encoder.{key}={weights}", "give a folder that is there, or none"
 
 
 def _version(package: str) -> str | None:

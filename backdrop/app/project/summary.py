@@ -22,7 +22,7 @@ PATHS = {
 
 ROWS = {
     "method": "Backdrop",
-    "method_paper": "D and S alone, the papers' method",
+    "d_and_s": "D and S alone",
     "flow_threshold": "optical flow, thresholded",
     "mog2": "background subtraction, MOG2",
 }

@@ -40,7 +40,9 @@ LAYOUTS: dict[str, Layout] = {
         "ImageSets/480p/{train,val}.txt, where present, are the splits train and test",
     ),
     "ski_ptz": Layout(
-        list_ski_ptz, "Videos_Small/trial_<t>_cam<c>/frame_<number>.jpg (or Videos/) and Segmentation_masks/"
+        list_ski_ptz,
+        "Videos_Small/trial_<t>_cam<c>/frame_<number>.jpg (or Videos/), Segmentation_masks/ and, optionally, "
+        "poses/trial_<t>_cam<c>.csv",
     ),
     "handheld190k": Layout(list_plain_splits, PLAIN_SPLITS),
     "fs_singles": Layout(list_plain_splits, PLAIN_SPLITS),

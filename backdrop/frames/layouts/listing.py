@@ -32,6 +32,7 @@ class Sequence:
         masks: frame number in the source -> mask file.
         mask_archive: a zip with masks/%06d.png by frame number instead.
         mask_rule: how mask values are read, see `decode_mask`.
+        poses: a table of 2D poses (see `backdrop.frames.poses`), the truth of boxes; None: there is none.
         mask_scaled: masks may have another size than the frames, in the same proportions.
         fps: of an image folder, which states none itself.
         fault: why it cannot be used, found while listing.
@@ -47,6 +48,7 @@ class Sequence:
     mask_archive: Path | None = None
     mask_rule: str = "any"
     mask_scaled: bool = False
+    poses: Path | None = None
     fps: float = 25.0
     fault: str = ""
     note: str = ""
@@ -140,6 +142,12 @@ def with_masks(sequence: Sequence, folder: Path | None, frame_of: Callable[[Path
         return replace(sequence, fault=f"no mask in {show(folder)} is named after a frame; name them {example}.png")
     stray = f"masks without a frame: {len(strays)} (first: {show(strays[0])})" if strays else ""
     return with_note(replace(sequence, masks=masks), stray)
+
+
+def with_poses(sequence: Sequence, *folders: Path) -> Sequence:
+    """The sequence with its table of poses, `<its name>.csv` in the first of the folders that holds one."""
+    tables = (same_named(folder / f"{sequence.name}.csv") for folder in folders)
+    return replace(sequence, poses=next((table for table in tables if table.is_file()), None))
 
 
 def with_note(sequence: Sequence, note: str) -> Sequence:

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from backdrop.frames.layouts.listing import Sequence, below, image_folder, stem_number, subfolders
+from backdrop.frames.layouts.listing import Sequence, below, image_folder, stem_number, subfolders, with_poses
 from backdrop.io.files import IMAGE_SUFFIXES
 
 # Ski-PTZ: trials of the two skiers, in the order four / one / one for training, validation and test.
@@ -14,7 +14,7 @@ _SKI_TRIALS = {"train": (103, 124, 202, 221, 115, 110, 214, 207), "val": (302, 3
 
 
 def list_ski_ptz(root: Path) -> list[Sequence]:
-    """The trials whose split is known, with the masks of some frames."""
+    """The trials whose split is known, with the masks and poses of some frames."""
     folders = [root / name for name in ("Videos_Small", "Videos_small", "Videos") if (root / name).is_dir()]
     if not folders:
         return []
@@ -30,7 +30,8 @@ def list_ski_ptz(root: Path) -> list[Sequence]:
         )
         stored = masks.get((int(match[1]), int(match[2])), {})
         number = {stem_number(p): i for i, p in enumerate(sequence.images)}
-        found.append(replace(sequence, masks={number[f]: p for f, p in stored.items() if f in number}))
+        sequence = replace(sequence, masks={number[f]: p for f, p in stored.items() if f in number})
+        found.append(with_poses(sequence, root / "poses"))
     return found
 
 

@@ -19,6 +19,6 @@ def mog2_cue(frame: CueFrame) -> Cue | None:
     image = frame.sequence.image(frame.t)
     background, valid = frame.background
     shown = [(view.image, view.background) for view in frame.views]
-    foreground = mixture_foreground(image, shown, np.where(valid[..., None], background, image))
+    (foreground,) = mixture_foreground(image, shown, np.where(valid[..., None], background, image))
     clean = cv2.medianBlur(foreground.astype(np.uint8), 5).astype(np.float32)
     return Cue(np.where(valid, cv2.GaussianBlur(clean, (0, 0), 1), 0).astype(np.float32), valid)
