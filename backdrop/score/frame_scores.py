@@ -19,9 +19,13 @@ from backdrop.motion.mog2 import MOG2_VARIANCE, Mog2
 from backdrop.motion.moving import flow_mask, flow_soft
 from backdrop.run.chunks import cached_open
 from backdrop.thresholds import GRID, jaccard_grid
+from backdrop.video.streamed import StreamedFrames, open_frames
 
 BOXED = ("method", "method_paper")
 """Results that have a box: what `Predictor.predict` gives, and the box of D alone."""
+
+NEED_ALL_FRAMES = ("flow_threshold", "mog2")
+"""Results that need flow or homographies of all frames. Videos that are not stored (`data.budget`) have neither."""
 
 MEASURES = ("J", "F", "precision", "recall")
 
@@ -76,7 +80,7 @@ def open_if_there(kind: Callable[[Path], Any], path: Path) -> Any:
 
 def soft_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
     """J of the soft masks at every threshold of the grid, (frames, thresholds)."""
-    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    frames = cached_open(open_frames, folders.frames / f"{chunk.sequence}.zip")
     soft = open_if_there(Predictions, folders.predictions / f"{chunk.sequence}.zip")
     rows = np.zeros((len(chunk.frames), len(GRID)))
     for row, t in zip(rows, chunk.frames, strict=True):
@@ -88,7 +92,7 @@ def soft_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
 
 def flow_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
     """J of the cleaned flow masks at every threshold of the grid, (frames, thresholds)."""
-    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    frames = cached_open(open_frames, folders.frames / f"{chunk.sequence}.zip")
     flow = open_if_there(FlowArchive, folders.flow / f"{chunk.sequence}.zip")
     rows = np.zeros((len(chunk.frames), len(GRID)))
     for row, t in zip(rows, chunk.frames, strict=True):
@@ -109,7 +113,7 @@ def score_chunk(
     chunk: Chunk, folders: ScoreFolders, thresholds: Thresholds
 ) -> tuple[list[dict[str, Any]], dict[str, Detections]]:
     """Rows of the table of frames, one per frame and result, and the boxes of each result in `BOXED`."""
-    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    frames = cached_open(open_frames, folders.frames / f"{chunk.sequence}.zip")
     scored = ScoredMasks(chunk.sequence, folders, frames, thresholds)
     count = len(chunk.frames)
     detections = {
@@ -136,6 +140,7 @@ class ScoredMasks:
 
     def __init__(self, sequence: str, folders: ScoreFolders, frames: FrameArchive, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
+        self.streamed = isinstance(frames, StreamedFrames)
         self.final: dict[str, MaskArchive | None] = {
             "method": open_if_there(MaskArchive, folders.masks / f"{sequence}.zip"),
             "method_paper": open_if_there(MaskArchive, folders.masks_paper / f"{sequence}.zip"),
@@ -155,7 +160,7 @@ class ScoredMasks:
         soft, paper = self._soft("method", t, size), self._soft("method_paper", t, size)
         moving, used = self._moving(t)
         subtracted = None if self.mog2 is None else self.mog2.mask(t)
-        return {
+        found = {
             "method": (self._final("method", t, size), chosen["method"]),
             "method_raw": (None if soft is None else soft > raw, raw),
             "method_best_threshold": (None if soft is None else soft > oracle, oracle),
@@ -164,6 +169,7 @@ class ScoredMasks:
             "flow_threshold": (None if moving is None else resize_mask(moving, size), used),
             "mog2": (None if subtracted is None else resize_mask(subtracted, size), MOG2_VARIANCE),
         }
+        return {result: mask for result, mask in found.items() if not (self.streamed and result in NEED_ALL_FRAMES)}
 
     def _final(self, result: str, t: int, size: tuple[int, int]) -> Mask | None:
         archive = self.final[result]
