@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.index import read_index
+from backdrop.io.index import read_videos
 from backdrop.io.masks import Mask, Predictions, Soft, resize_soft, split_truth
 
 GRID = np.round(np.arange(0.05, 0.951, 0.05), 2).astype(np.float32)
@@ -91,7 +91,7 @@ def choose_threshold(frames_dir: str | Path, predictions_dir: str | Path) -> tup
     Raises:
         BackdropError: the index or an archive is missing or damaged.
     """
-    index = read_index(frames_dir, usable=True)
+    index = read_videos(frames_dir, usable=True)
     names = index.loc[index["split"] == "val", "sequence"]
     grids = [sequence_grid(Path(frames_dir) / f"{n}.zip", Path(predictions_dir) / f"{n}.zip") for n in names]
     grids = [grid for grid in grids if len(grid)]

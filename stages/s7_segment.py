@@ -20,9 +20,10 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--out-paper", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
     params = load_params(SegmentStage)
-    folders = SegmentFolders(args.model, args.frames, args.out, args.out_paper)
+    folders = SegmentFolders(args.model, args.frames, args.out, args.out_paper, args.checkpoints)
     with pool(params.compute) as workers:
         segment_all(folders, params.segment, workers, params.compute.device, choose_threshold)
 

@@ -24,10 +24,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--out-paper", type=Path, required=True)
     parser.add_argument("--davis", type=Path, required=True)
+    parser.add_argument("--checkpoints", type=Path, default=Path("runs"))
     args = parser.parse_args()
     params = load_params(RefineStage)
-    shipped = RefineFolders(args.frames, args.predictions, args.out, args.davis)
-    paper = RefineFolders(args.frames, args.predictions_paper, args.out_paper)
+    shipped = RefineFolders(args.frames, args.predictions, args.out, args.davis, args.checkpoints)
+    paper = RefineFolders(args.frames, args.predictions_paper, args.out_paper, kept=args.checkpoints)
 
     def refine(folders: RefineFolders, workers: int) -> None:
         threshold, chosen_on = choose_refined_threshold(folders, params.crf, workers)

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 from backdrop.io.files import atomic_path, sweep
-from backdrop.io.index import read_index
+from backdrop.io.index import read_videos
 from backdrop.params import load_params
 from backdrop.run.processes import pool
 from backdrop.score.frame_scores import ScoreFolders
@@ -42,7 +42,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     _write(args.out / "per_sequence.csv", scores.per_sequence.to_csv(index=False))
     _write(args.out / "per_frame.csv", scores.per_frame.to_csv(index=False))
-    names = read_index(args.frames, usable=True)["sequence"].tolist()
+    names = read_videos(args.frames, usable=True)["sequence"].tolist()
     contact_sheet_all(folders, args.out / "plots", names, scores.per_frame)
     facts = provenance(args.frames / "index.csv", params.seed, params.compute.device)
     _write(args.out / "provenance.json", json.dumps(facts, indent=2) + "\n")

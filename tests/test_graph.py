@@ -116,7 +116,7 @@ def test_the_standard_library_finds_the_same_files(name: str) -> None:
         ("backdrop/crf/dense.py", {"student", "refine"}),
         ("backdrop/frames/layouts/davis.py", {"frames"}),
         ("backdrop/frames/layouts/__init__.py", {"frames"}),
-        ("backdrop/video/decode.py", {"frames"}),
+        ("backdrop/video/decode.py", {"frames", "segment", "refine", "score", "report"}),
         ("backdrop/video/encode.py", {"render"}),
         ("backdrop/flow/dis.py", {"flow"}),
         ("backdrop/train/losses.py", {"train"}),

@@ -15,10 +15,11 @@ from torch import Tensor
 from backdrop.collage.parameters import CollageStage
 from backdrop.collage.samples import Sample, read_samples, write_samples
 from backdrop.io.files import atomic_path
-from backdrop.learn.checkpoints import Checkpoints, run_key
+from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import make_fabric
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.learn.source_files import run_key
 from backdrop.measures import jaccard
 from backdrop.networks.motion_network import MotionNetwork, mirrored_evidence, motion_masks
 

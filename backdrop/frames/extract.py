@@ -24,7 +24,7 @@ from backdrop.io.frame_archive import frames_table
 from backdrop.io.images import RGB, decode_image, encode_jpeg, encode_png, resize
 from backdrop.io.masks import Box
 from backdrop.io.pose_boxes import POSE_BOXES, encode_pose_boxes
-from backdrop.video.decode import Tally, damage, declared_frames, decode_video, probe
+from backdrop.video.decode import Tally, VideoInfo, damage, declared_frames, decode_video, probe
 
 
 @dataclass(frozen=True)
@@ -89,31 +89,55 @@ def extract_sequence(
     with closing(MaskSource(sequence)) as masks, closing(decoded) as source:
         frames = _same_size(itertools.islice(source, form.limit), sequence)
         path = Path(out_dir) / f"{sequence.name}.zip"
-        has_mask, source_size = _store(path, frames, masks, form, threads)
-        strays = [n for n in masks.numbers() if info and n >= tally.numbered]
+        has_mask, source_size = store_frames(path, frames, masks, form, threads)
+        return index_row(sequence, form, Reading(info, tally, masks.numbers(), has_mask, source_size))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What reading a source to its end has told.
+
+    Attributes:
+        info, tally: of a video.
+        masks: the frames in the source that have a mask.
+        has_mask: of each frame that was read.
+        size: (width, height) in the source.
+    """
+
+    info: VideoInfo | None
+    tally: Tally
+    masks: set[int]
+    has_mask: list[bool]
+    size: tuple[int, int]
+
+
+def index_row(sequence: Sequence, form: FrameFormat, read: Reading) -> dict[str, Any]:
+    """A sequence's row of the index."""
+    info, tally = read.info, read.tally
+    strays = [n for n in read.masks if info and n >= tally.numbered]
     reason = damage(info, tally) if info else ""
     notes = [text for text in (reason, sequence.note) if text]
     if strays and tally.complete and not reason:
         notes.append(f"masks without a frame: {len(strays)} (first: frame {min(strays)})")
-    width, height = form.size or source_size
+    width, height = form.size or read.size
     return {
         "sequence": sequence.name,
         "split": sequence.split or "all",
         "source": sequence.source,
         "status": "damaged" if reason else "ok",
         "reason": "; ".join(notes),
-        "frames": len(has_mask),
+        "frames": len(read.has_mask),
         "declared_frames": declared_frames(info, tally) if info else len(sequence.images),
         "width": width,
         "height": height,
-        "source_width": source_size[0],
-        "source_height": source_size[1],
+        "source_width": read.size[0],
+        "source_height": read.size[1],
         "fps": round((tally.fps(info.fps) if info else sequence.fps) / form.every, 6),
-        "masks": sum(has_mask),
+        "masks": sum(read.has_mask),
     }
 
 
-def _store(
+def store_frames(
     path: Path, frames: Iterable[SourceFrame], masks: MaskSource, form: FrameFormat, threads: int
 ) -> tuple[list[bool], tuple[int, int]]:
     """Write the archive; which stored frames have a mask, and the size (width, height) of the source."""
@@ -122,7 +146,7 @@ def _store(
 
     def encode(frame: SourceFrame) -> _Encoded:
         size = (frame.image.shape[1], frame.image.shape[0])
-        mask = masks.read(frame.number, size, _frame_name(masks.sequence, frame.number))
+        mask = masks.read(frame.number, size, frame_name(masks.sequence, frame.number))
         jpeg = encode_jpeg(resize(frame.image, form.size), form.quality)
         return _Encoded(
             frame.time,
@@ -143,18 +167,24 @@ def _store(
             has_mask.append(frame.mask is not None)
             boxes.append(np.full(4, np.nan) if frame.box is None else frame.box)
             source_size = frame.size
-        if len(names) < 2:
-            raise BackdropError(
-                f"{masks.sequence.source} gives {len(names)} frame(s) with data.every; at least 2 are needed: "
-                "remove it, or lower data.every"
-            )
-        archive.add("frames.csv", frames_table(_unique(names), times, has_mask))
+        require_two(masks.sequence, len(names))
+        archive.add("frames.csv", frames_table(unique_frame_names(names), times, has_mask))
         if poses.given:
             archive.add(POSE_BOXES, encode_pose_boxes(np.stack(boxes)))
     return has_mask, source_size
 
 
-def _frame_name(sequence: Sequence, index: int) -> str:
+def require_two(sequence: Sequence, count: int) -> None:
+    """Raise a BackdropError where a source has given so few frames that none has a neighbor."""
+    if count < 2:
+        raise BackdropError(
+            f"{sequence.source} gives {count} frame(s) with data.every; at least 2 are needed: "
+            "remove it, or lower data.every"
+        )
+
+
+def frame_name(sequence: Sequence, index: int) -> str:
+    """A frame of the source for messages."""
     return show(sequence.images[index]) if sequence.images else f"{index} of {sequence.source}"
 
 
@@ -169,17 +199,21 @@ def _source_frames(sequence: Sequence, every: int, threads: int, tally: Tally) -
 
 
 def _same_size(frames: Iterable[SourceFrame], sequence: Sequence) -> Iterator[SourceFrame]:
-    """The same frames, checked: all of a sequence must have one size, or no two could be laid over each other."""
-    first: tuple[int, ...] | None = None
+    first: tuple[int, int] | None = None
     for frame in frames:
-        shape = frame.image.shape
-        first = first or shape
-        if shape != first:
-            raise BackdropError(
-                f"frame {_frame_name(sequence, frame.number)} is {shape[1]}x{shape[0]}, the frames before it are "
-                f"{first[1]}x{first[0]}; frames of one sequence must have one size: split or resize them"
-            )
+        size = (frame.image.shape[1], frame.image.shape[0])
+        first = first or size
+        require_size(size, first, frame_name(sequence, frame.number))
         yield frame
+
+
+def require_size(size: tuple[int, int], first: tuple[int, int], name: str) -> None:
+    """Raise a BackdropError unless a frame has the size of the first: else no two could be laid over each other."""
+    if size != first:
+        raise BackdropError(
+            f"frame {name} is {size[0]}x{size[1]}, the frames before it are {first[0]}x{first[1]}; frames of one "
+            "sequence must have one size: split or resize them"
+        )
 
 
 def _in_order(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Iterable[Any], ahead: int) -> Iterator[Any]:
@@ -197,7 +231,7 @@ def _in_order(pool: ThreadPoolExecutor, work: Callable[[Any], Any], items: Itera
             future.cancel()
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique_frame_names(names: list[str]) -> list[str]:
     """Frame names that are safe file names, or plain numbers where that would make two of them equal."""
     safe = [safe_name(name) for name in names]
     if all(safe) and len({name.lower() for name in safe}) == len(safe):

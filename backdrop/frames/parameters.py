@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from backdrop.config.sections import Count, Section, Size, StageParams
 from backdrop.errors import BackdropError
@@ -25,6 +25,9 @@ LAYOUT_NAMES = (
 )
 
 
+SMALLEST_BUDGET = 100
+"""Frames: with less there is nothing to learn from."""
+
 EXPERIMENTS = (".dvc", "tmp", "exps")
 """The folder, in a project, in which DVC makes checkouts for experiments."""
 
@@ -38,12 +41,20 @@ class DataParams(Section):
     size: Size | None
     every: Count
     limit: Annotated[int, Field(ge=2)] | None
+    budget: Annotated[int, Field(ge=0)]
     protocol: Literal["self", "held_out"]
     val: list[str]
     test: list[str]
     only: list[str]
     strict: bool
     quality: Annotated[int, Field(ge=1, le=100)]
+
+    @field_validator("budget")
+    @classmethod
+    def _enough(cls, budget: int) -> int:
+        if 0 < budget < SMALLEST_BUDGET:
+            raise ValueError(f"too few frames to train on; give at least {SMALLEST_BUDGET}, or 0 for all")
+        return budget
 
     @model_validator(mode="after")
     def _path_of_root(self) -> DataParams:

@@ -11,13 +11,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from backdrop.errors import BackdropError, StrictError, WriteError
+from backdrop.frames.budget.videos import Budget
 from backdrop.frames.extract import FrameFormat, extract_sequence
 from backdrop.frames.layouts import list_sequences
-from backdrop.frames.layouts.listing import Sequence, warn
+from backdrop.frames.layouts.listing import Sequence, skipped_row, warn
 from backdrop.frames.parameters import DataParams
 from backdrop.frames.splits import assign_splits, matching, require_both
 from backdrop.io.files import atomic_path, parts_folder, show
-from backdrop.io.index import INDEX_COLUMNS, index_table, read_index
+from backdrop.io.index import STREAMED, index_table, read_index
 from backdrop.run.processes import each, threads_each
 
 
@@ -26,6 +27,9 @@ def extract_all(data: DataParams, out_dir: Path | str, workers: int = 1) -> pd.D
 
     Sequences run in parallel processes. Nothing in `out_dir` changes before all are done; archives of sequences that
     no longer exist are removed.
+
+    With `data.budget` and more frames than that, archives hold bursts of consecutive frames, drawn from the sequences
+    that are trained on (`budget`), and `videos.csv` lists the videos, which later stages read where they lie.
 
     Videos are not cut into chunks as in later stages: decoding begins at keyframes only, and which number the frame
     after a leap has is not known in a file that is damaged, edited or of a variable rate. Where there are fewer
@@ -37,7 +41,7 @@ def extract_all(data: DataParams, out_dir: Path | str, workers: int = 1) -> pd.D
         workers: processes.
 
     Returns:
-        The index: one row per sequence, skipped ones with their reason.
+        The index: one row per sequence, skipped ones with their reason; or one row per burst.
 
     Raises:
         StrictError: `data.strict`, and a sequence is skipped or damaged; names all of them.
@@ -51,10 +55,28 @@ def extract_all(data: DataParams, out_dir: Path | str, workers: int = 1) -> pd.D
     threads = threads_each(len(sequences), workers)  # one long video uses the cores by itself
     with parts_folder(out_dir) as folder:
         form = FrameFormat(data.size, data.every, data.limit, data.quality)
-        index = index_table(_extracted([(s, folder, form, threads) for s in sequences], workers))
-        _judge(index, data)
-        _publish(folder, out_dir, index)
+        drawn = None
+        if data.budget:
+            drawn = _drawn(Budget(data.budget, folder, form, workers, threads), sequences, data)
+        if drawn is None:
+            index, videos = index_table(_extracted([(s, folder, form, threads) for s in sequences], workers)), None
+            _judge(index, data)
+        else:
+            index, videos = drawn
+        _publish(folder, out_dir, index, videos)
     return index
+
+
+def _drawn(budget: Budget, sequences: list[Sequence], data: DataParams) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """The index of the bursts and the table of the videos; None where all frames are within the budget."""
+    rows, offers = budget.look_through(sequences)
+    if sum(row["frames"] for row in rows) <= budget.frames:
+        for archive in budget.folder.glob("*.zip"):
+            archive.unlink()
+        return None
+    videos = index_table([_told(row) for row in rows])
+    _judge(videos, data)
+    return index_table(budget.draw(sequences, rows, offers)), videos
 
 
 def _extract_or_skip(sequence: Sequence, folder: Path, form: FrameFormat, threads: int) -> dict[str, Any]:
@@ -64,19 +86,20 @@ def _extract_or_skip(sequence: Sequence, folder: Path, form: FrameFormat, thread
     except WriteError:
         raise  # the fault is the disk's, not the sequence's
     except BackdropError as fault:
-        row: dict[str, Any] = dict.fromkeys(INDEX_COLUMNS)
-        row.update(sequence=sequence.name, split=sequence.split or "all", source=sequence.source)
-        return {**row, "status": "skipped", "reason": " ".join(str(fault).split()), "frames": 0, "masks": 0}
+        return skipped_row(sequence, fault)
 
 
 def _extracted(arguments: list[tuple], workers: int) -> list[dict[str, Any]]:
-    """The rows of the index in order, with a progress bar, and a warning for each row that states a reason."""
-    rows = []
-    for row in tqdm(each(_extract_or_skip, arguments, workers), total=len(arguments), desc="frames", unit="sequence"):
-        rows.append(row)
-        if row["reason"]:
-            warn(f"{row['sequence']} ({row['status']}): {row['reason']}")
-    return rows
+    """The rows of the index in order, with a progress bar."""
+    rows = tqdm(each(_extract_or_skip, arguments, workers), total=len(arguments), desc="frames", unit="sequence")
+    return [_told(row) for row in rows]
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """The same row, with a warning where it states a reason."""
+    if row["reason"]:
+        warn(f"{row['sequence']} ({row['status']}): {row['reason']}")
+    return row
 
 
 def _judge(index: pd.DataFrame, data: DataParams) -> None:
@@ -92,17 +115,22 @@ def _judge(index: pd.DataFrame, data: DataParams) -> None:
         require_both(usable.split)
 
 
-def _publish(staging: Path, out_dir: Path, index: pd.DataFrame) -> None:
-    """Move the archives to their place; the index, which makes them count, goes last."""
-    text = index.to_csv(index=False, lineterminator="\n").encode()
-    old = out_dir / "index.csv"
-    stale = set(index.sequence[index.status == "skipped"])
-    with suppress(BackdropError):  # no earlier index: nothing of ours to remove
-        stale |= set(read_index(out_dir).sequence) - set(index.sequence)
-    old.unlink(missing_ok=True)
-    for name in stale:
+def _publish(staging: Path, out_dir: Path, index: pd.DataFrame, videos: pd.DataFrame | None) -> None:
+    """Move the archives to their place; the tables, which make them count, go last."""
+    tables = {"index.csv": index, STREAMED: videos}
+    stale: set[str] = set()
+    for table in (index, videos):
+        stale |= set() if table is None else set(table.sequence)
+    for name in tables:
+        with suppress(BackdropError):  # no earlier table: nothing of ours to remove
+            stale |= set(read_index(out_dir, table_name=name).sequence)
+        (out_dir / name).unlink(missing_ok=True)
+    archives = sorted(staging.glob("*.zip"))
+    for name in stale - {archive.stem for archive in archives}:
         (out_dir / f"{name}.zip").unlink(missing_ok=True)
-    for archive in sorted(staging.glob("*.zip")):
+    for archive in archives:
         os.replace(archive, out_dir / archive.name)
-    with atomic_path(old) as temporary:
-        temporary.write_bytes(text)
+    for name, table in reversed(tables.items()):
+        if table is not None:
+            with atomic_path(out_dir / name) as temporary:
+                temporary.write_bytes(table.to_csv(index=False, lineterminator="\n").encode())

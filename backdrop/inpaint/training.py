@@ -14,10 +14,11 @@ from torch import Tensor
 
 from backdrop.inpaint.parameters import InpainterParams, InpaintFolders, InpaintStage
 from backdrop.learn import ranks
-from backdrop.learn.checkpoints import Checkpoints, run_key
+from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.learn.source_files import run_key
 from backdrop.learn.training_frames import Batch, TrainingFrames, frame_names, to_images
 from backdrop.networks import spatial
 from backdrop.networks.encoder import Features, feature_distance, normalize, square_distance

@@ -61,7 +61,7 @@ class ArchiveWriter:
 
 
 class PartWriter(ArchiveWriter):
-    """Writes a part of an archive, for `ArchiveWriter.join`: in place, since nobody reads it before it is complete.
+    """Writes a part of an archive, for `ArchiveWriter.join`. A part that is there is complete.
 
     Its folder is not created: a process that outlives its killed run would bring it back.
 
@@ -76,8 +76,13 @@ class PartWriter(ArchiveWriter):
 
     @contextmanager
     def _target(self) -> Iterator[Path]:
-        with writing(self.path):
-            yield self.part
+        unfinished = self.part.with_name(f".{self.part.name}.{os.getpid()}")
+        try:
+            with writing(self.path):
+                yield unfinished
+                unfinished.replace(self.part)
+        finally:
+            unfinished.unlink(missing_ok=True)
 
 
 class ArchiveReader:

@@ -6,7 +6,7 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -114,6 +114,25 @@ def parts_folder(out_dir: Path) -> Iterator[Path]:
         if made:
             with suppress(OSError):  # there is something in it
                 out_dir.rmdir()
+
+
+@contextmanager
+def kept_folder(work: Path, key: str, kinds: Iterable[str]) -> Iterator[Path]:
+    """The folder `work`/`key`, with a folder for each of `kinds`: removed when the block ends well, else kept for a run
+    with the same key. Those of other keys of the same name before the last dash are removed.
+
+    Raises:
+        WriteError: it cannot be made.
+    """
+    folder = work / key
+    with writing(folder):
+        for other in work.glob(f"{glob.escape(key.rpartition('-')[0])}-*/"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
+        for kind in kinds:
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def sweep(path: Path | str) -> None:

@@ -73,6 +73,14 @@ class FrameArchive(ArchiveReader):
             raise self._damaged(f"frame {t}")
         return image  # type: ignore[return-value]
 
+    def pictured(self) -> Sequence[int]:
+        """The frames that `picture` has at hand, in order."""
+        return range(len(self))
+
+    def picture(self, t: int) -> RGB:
+        """Frame t as people are to see it."""
+        return self.image(t)
+
     def has_mask(self, t: int) -> bool:
         """Whether frame t has ground truth; without it nothing is known, which is not an empty mask."""
         self._check(t)

@@ -1,4 +1,8 @@
-"""`data/frames/index.csv`: one row per sequence. Written by the stage frames, read by all others."""
+"""`data/frames/index.csv`: one row per stored sequence. Written by the stage frames, read by all others.
+
+Where `data.budget` draws the frames to train on, a stored sequence is a burst of consecutive frames, and `videos.csv`
+has a row per video: what is segmented and scored. The archive of such a video holds no frames, see `video.streamed`.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +19,9 @@ INDEX_COLUMNS = (
     *("source_width", "source_height", "fps", "masks"),
 )
 
+STREAMED = "videos.csv"
+"""The table beside `index.csv`, with the same columns, where there are bursts."""
+
 TEXT_COLUMNS = ("sequence", "split", "source", "status", "reason")
 
 
@@ -27,13 +34,13 @@ def index_table(rows: list[dict[str, Any]]) -> pd.DataFrame:
     return table
 
 
-def read_index(frames_dir: Path | str, usable: bool = False) -> pd.DataFrame:
+def read_index(frames_dir: Path | str, usable: bool = False, table_name: str = "index.csv") -> pd.DataFrame:
     """`index.csv` of a folder of archives, one row per sequence; with `usable` without the skipped ones.
 
     Raises:
         BackdropError: missing or not an index.
     """
-    path = Path(frames_dir) / "index.csv"
+    path = Path(frames_dir) / table_name
     try:
         numbers = [c for c in INDEX_COLUMNS if c not in TEXT_COLUMNS]
         # a sequence may be named 007 or NA: text stays text
@@ -53,6 +60,16 @@ def read_index(frames_dir: Path | str, usable: bool = False) -> pd.DataFrame:
     except (KeyError, ValueError, TypeError, pd.errors.ParserError) as fault:
         raise BackdropError(f"{show(path)} is not an index of frames; run the stage frames again") from fault
     return table[table.status != "skipped"].reset_index(drop=True) if usable else table
+
+
+def is_streamed(frames_dir: Path | str) -> bool:
+    """Whether frames were drawn on a budget, so that videos are segmented from their sources."""
+    return (Path(frames_dir) / STREAMED).is_file()
+
+
+def read_videos(frames_dir: Path | str, usable: bool = False) -> pd.DataFrame:
+    """What is segmented and scored, as `read_index`: the videos where there are bursts, else the stored sequences."""
+    return read_index(frames_dir, usable, STREAMED if is_streamed(frames_dir) else "index.csv")
 
 
 def usable_sequences(frames_dir: str | Path) -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,24 +15,6 @@ from tqdm import tqdm
 from backdrop.errors import WriteError
 from backdrop.io.files import writing
 from backdrop.learn import ranks
-from backdrop.learn.source_files import source_files
-
-
-def run_key(package: str, sections: Sequence[Any], *files: Path) -> str:
-    """The name of a run's checkpoint: a run with another key does not take it.
-
-    It changes with any of `sections` (by their `repr`), with the contents of `files`, and with any line of the library
-    that the run can execute.
-
-    Args:
-        package: the stage's package, such as "train"; see `source_files`.
-    """
-    digest = hashlib.sha256(package.encode())
-    for section in sections:
-        digest.update(repr(section).encode())
-    for path in (*files, *source_files(package)):
-        digest.update(path.read_bytes())
-    return f"{package}-{digest.hexdigest()[:16]}"
 
 
 class Checkpoints:

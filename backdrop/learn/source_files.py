@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 PACKAGE = Path(__file__).parent.parent
 
@@ -21,6 +23,25 @@ def source_files(package: str) -> list[Path]:
         package: folder of the library, such as "train".
     """
     return sorted(reached_from((PACKAGE / package).rglob("*.py")))
+
+
+def run_key(package: str, sections: Sequence[Any], *files: Path) -> str:
+    """The name of what a run leaves for the next one to go on from: a run with another key does not take it.
+
+    It changes with any of `sections` (by their `repr`), with the contents of `files`, and with any line of the library
+    that the run can execute.
+
+    Args:
+        package: the stage's package, such as "train"; see `source_files`.
+    """
+    digest = hashlib.sha256(package.encode())
+    for section in sections:
+        digest.update(repr(section).encode())
+    for path in (*files, *source_files(package)):
+        with path.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return f"{package}-{digest.hexdigest()[:16]}"
 
 
 def reached_from(files: Iterable[Path]) -> set[Path]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -12,16 +13,17 @@ import numpy as np
 from backdrop.crf.dense import refine
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
-from backdrop.io.archives import ArchiveWriter
-from backdrop.io.files import atomic_folder
-from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.archives import ArchiveWriter, PartWriter, archive_entries
+from backdrop.io.files import atomic_folder, kept_folder
 from backdrop.io.images import encode_png
-from backdrop.io.index import read_index
+from backdrop.io.index import is_streamed, read_videos
 from backdrop.io.masks import Predictions, entry, read_threshold, resize_mask, split_truth
+from backdrop.learn.source_files import run_key
 from backdrop.measures import jaccard
 from backdrop.run.chunks import by_sequence, cached_open
 from backdrop.run.processes import each
 from backdrop.thresholds import GRID, best_threshold
+from backdrop.video.streamed import check_frames, open_frames
 
 CRF_LEVELS = GRID[1::2]
 """Thresholds that are tried with the CRF: .1, .2 to .9."""
@@ -31,6 +33,9 @@ TUNED = 60
 
 REFINE_CHUNK = 4
 """Frames per task: few enough to keep all processes busy to the end."""
+
+STREAMED_REFINE_CHUNK = 64
+"""The same of videos that are not stored, see `segment.stage.STREAMED_CHUNK`."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,15 @@ class RefineFolders:
         predictions: archives of soft masks, and threshold.json.
         masks: gets archives of final masks.
         davis: gets the same masks in the layout of DAVIS, for other tools; None: they are not written.
+        kept: folder outside of the outputs, where a run that is stopped leaves what it has of videos that are not
+            stored (`data.budget`), for the next one; None: nothing is left.
     """
 
     frames: Path
     predictions: Path
     masks: Path
     davis: Path | None = None
+    kept: Path | None = None
 
 
 def choose_refined_threshold(folders: RefineFolders, params: CRFParams, workers: int = 0) -> tuple[float, str]:
@@ -69,12 +77,12 @@ def choose_refined_threshold(folders: RefineFolders, params: CRFParams, workers:
     before, chosen_on = read_threshold(folders.predictions)
     if chosen_on != "validation" or not params.enabled:
         return before, chosen_on
-    index = read_index(folders.frames, usable=True)
+    index = read_videos(folders.frames, usable=True)
     names = index.loc[index["split"] == "val", "sequence"].tolist()
     tasks = []
     for name in names:
         frames, predictions = folders.frames / f"{name}.zip", folders.predictions / f"{name}.zip"
-        archive = FrameArchive(frames)
+        archive = open_frames(frames)
         truth = [t for t in range(len(archive)) if archive.has_mask(t)]
         count = min(len(truth), max(1, TUNED // len(names)))
         if count and predictions.is_file():
@@ -91,7 +99,7 @@ def choose_refined_threshold(folders: RefineFolders, params: CRFParams, workers:
 
 def _refined_grid(frames: Path, predictions: Path, some: list[int], params: CRFParams) -> np.ndarray:
     """J after the CRF at each threshold: (frames, `CRF_LEVELS`)."""
-    images, soft = cached_open(FrameArchive, frames), cached_open(Predictions, predictions)
+    images, soft = cached_open(open_frames, frames), cached_open(Predictions, predictions)
     rows = np.zeros((len(some), len(CRF_LEVELS)))
     for row, t in zip(rows, some, strict=True):
         stored = images.mask(t)
@@ -123,10 +131,16 @@ def refine_all(folders: RefineFolders, params: CRFParams, threshold: float, work
         BackdropError: no predictions at all, or an archive is damaged (it is named).
     """
     counts = _predicted_counts(folders)
-    rest = (folders, params, threshold)
-    with closing(by_sequence(_refine_frames, counts, REFINE_CHUNK, rest, workers=workers, title="refine")) as sequences:
-        for name, chunks in sequences:
-            names = FrameArchive(folders.frames / f"{name}.zip").names
+    streamed = is_streamed(folders.frames)
+    length = STREAMED_REFINE_CHUNK if streamed else REFINE_CHUNK
+    with ExitStack() as stack:
+        parts = None
+        if streamed and folders.kept is not None and params.enabled:
+            parts = stack.enter_context(_kept(folders, params, threshold, counts))
+        rest = (folders, params, (threshold, parts))
+        found = by_sequence(_refine_frames, counts, length, rest, workers=workers, title="refine")
+        for name, chunks in stack.enter_context(closing(found)):
+            names = open_frames(folders.frames / f"{name}.zip").names
             annotations = None if folders.davis is None else folders.davis / "Annotations" / name
             with (
                 ArchiveWriter(folders.masks / f"{name}.zip") as archive,
@@ -141,7 +155,7 @@ def refine_all(folders: RefineFolders, params: CRFParams, threshold: float, work
 
 def _predicted_counts(folders: RefineFolders) -> dict[str, int]:
     """Sequences with stored frames and predictions, and their number of frames, in the order of the index."""
-    counts = {str(row.sequence): int(row.frames) for row in read_index(folders.frames, usable=True).itertuples()}
+    counts = {str(row.sequence): int(row.frames) for row in read_videos(folders.frames, usable=True).itertuples()}
     found = {name: n for name, n in counts.items() if (folders.predictions / f"{name}.zip").is_file()}
     if not found:
         raise BackdropError(
@@ -150,15 +164,39 @@ def _predicted_counts(folders: RefineFolders) -> dict[str, int]:
     return found
 
 
-def _refine_frames(name: str, span: range, folders: RefineFolders, params: CRFParams, threshold: float) -> list[bytes]:
+@contextmanager
+def _kept(folders: RefineFolders, params: CRFParams, threshold: float, names: Iterable[str]) -> Iterator[Path]:
+    """A folder of masks that stays when the block fails, and that a run with the same input and parameters finds."""
+    inputs = [folder / f"{name}.zip" for name in names for folder in (folders.frames, folders.predictions)]
+    for path in inputs[::2]:
+        check_frames(path)
+    key = run_key("refine", [params, threshold], *inputs)
+    kind = folders.masks.name  # another run of the same stage refines the papers' masks
+    with kept_folder(folders.kept or folders.masks, key.replace("-", f"_{kind}-"), ["masks"]) as folder:
+        yield folder / "masks"
+
+
+def _refine_frames(
+    name: str, span: range, folders: RefineFolders, params: CRFParams, rest: tuple[float, Path | None]
+) -> list[bytes]:
     """The final masks of some frames of a sequence, as PNG files."""
+    threshold, parts = rest
+    part = None if parts is None else parts / f"{name}.{span.start}.zip"
+    if part is not None and part.is_file():
+        return [data for _, data in archive_entries(part)]
     predictions = folders.predictions / f"{name}.zip"
-    images, soft = cached_open(FrameArchive, folders.frames / f"{name}.zip"), cached_open(Predictions, predictions)
+    images, soft = cached_open(open_frames, folders.frames / f"{name}.zip"), cached_open(Predictions, predictions)
     result = []
     for t in span:
         try:
-            mask = refine(images.image(t), soft.soft(t), threshold, params)
+            mask = soft.soft(t) > threshold
+            if params.enabled:  # else a video that is not stored need not be decoded
+                mask = refine(images.image(t), soft.soft(t), threshold, params)
         except BackdropError as fault:
             raise BackdropError(f"{predictions}, frame {t}: {fault}") from fault
         result.append(encode_png(mask.view(np.uint8) * 255))
+    if part is not None:
+        with PartWriter(part, folders.masks / f"{name}.zip") as archive:
+            for t, png in zip(span, result, strict=True):
+                archive.add(entry(t), png)
     return result

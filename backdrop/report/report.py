@@ -24,10 +24,11 @@ from backdrop.draw import TINT, TRUTH, draw_mask, frame_sheet
 from backdrop.io.files import atomic_path, sweep
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_jpeg, encode_png, resize
-from backdrop.io.index import read_index
+from backdrop.io.index import read_videos
 from backdrop.io.masks import MaskArchive, split_truth
 from backdrop.report.charts import score_bars, training_curves
 from backdrop.report.scores import j_mean, margin, read_scores, score_cards, score_rows, verdict
+from backdrop.video.streamed import open_frames
 
 SHOWN = 2
 """How many of the best frames, and of the worst frames, are shown per sequence."""
@@ -143,7 +144,7 @@ def _names(project: Path, table: pd.DataFrame) -> list[str]:
     frames, masks = project / "data" / "frames", project / "data" / "masks"
     if not frames.is_dir():
         return []
-    return [name for name in read_index(frames, usable=True)["sequence"] if (masks / f"{name}.zip").is_file()]
+    return [name for name in read_videos(frames, usable=True)["sequence"] if (masks / f"{name}.zip").is_file()]
 
 
 def _embedded(data: bytes, kind: str) -> str:
@@ -203,8 +204,9 @@ def _report_pictures(project: Path, name: str, scored: pd.DataFrame) -> Iterator
     if not (stored.is_file() and masks.is_file()):
         return
     scored = scored.sort_values("J", kind="stable")
-    archive, found = FrameArchive(stored), MaskArchive(masks)
-    spread = np.linspace(0, len(archive) - 1, 2 * SHOWN + 2).round()[1:-1]
+    archive, found = open_frames(stored), MaskArchive(masks)
+    shown = archive.pictured()
+    spread = [shown[int(k)] for k in np.linspace(0, len(shown) - 1, 2 * SHOWN + 2).round()[1:-1]]
     chosen = [*scored["frame"].iloc[-SHOWN:][::-1], *scored["frame"].iloc[:SHOWN]] if len(scored) else spread
     scores = dict(zip(scored["frame"], scored["J"], strict=True))
     for t in dict.fromkeys(int(t) for t in chosen):
@@ -215,7 +217,7 @@ def _report_pictures(project: Path, name: str, scored: pd.DataFrame) -> Iterator
 
 def _compared(archive: FrameArchive, masks: MaskArchive, t: int) -> np.ndarray:
     """The frame with the mask tinted, and the outline of the truth."""
-    image = archive.image(t)
+    image = archive.picture(t)
     picture = resize(image, (WIDTH, max(1, round(WIDTH * image.shape[0] / image.shape[1]))))
     picture = draw_mask(picture, masks.gray(t) > 127, TINT)
     truth = archive.mask(t)

@@ -37,9 +37,13 @@ from backdrop.motion.mog2 import MOG2_VARIANCE, Mog2
 from backdrop.motion.moving import flow_mask, flow_soft
 from backdrop.run.chunks import cached_open
 from backdrop.thresholds import GRID, jaccard_grid
+from backdrop.video.streamed import StreamedFrames, open_frames
 
 BOXED = ("method", "d_and_s")
 """Results that have a box: what `Predictor.predict` gives, and the box of D alone."""
+
+NEED_ALL_FRAMES = ("flow_threshold", "flow_best_threshold", "mog2", "mog2_best_threshold")
+"""Results that need flow or homographies of all frames. Videos that are not stored (`data.budget`) have neither."""
 
 MEASURES = ("J", "F", "precision", "recall", "boundary_precision", "boundary_recall")
 
@@ -98,7 +102,7 @@ def open_if_there(kind: Callable[[Path], Any], path: Path) -> Any:
 
 def soft_grid(chunk: Chunk, folders: ScoreFolders, result: str) -> np.ndarray:
     """J of the soft masks of a result of `BOXED` at every threshold of the grid, (frames, thresholds)."""
-    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    frames = cached_open(open_frames, folders.frames / f"{chunk.sequence}.zip")
     soft = open_if_there(Predictions, _soft_folder(folders, result) / f"{chunk.sequence}.zip")
     rows = np.zeros((len(chunk.frames), len(GRID)))
     for row, t in zip(rows, chunk.frames, strict=True):
@@ -110,7 +114,7 @@ def soft_grid(chunk: Chunk, folders: ScoreFolders, result: str) -> np.ndarray:
 
 def flow_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
     """J of the cleaned flow masks at every threshold of the grid, (frames, thresholds)."""
-    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    frames = cached_open(open_frames, folders.frames / f"{chunk.sequence}.zip")
     flow = open_if_there(FlowArchive, folders.flow / f"{chunk.sequence}.zip")
     rows = np.zeros((len(chunk.frames), len(GRID)))
     for row, t in zip(rows, chunk.frames, strict=True):
@@ -123,7 +127,7 @@ def flow_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
 
 def mog2_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
     """J of MOG2 at each of `VARIANCES`, (frames, variances)."""
-    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    frames = cached_open(open_frames, folders.frames / f"{chunk.sequence}.zip")
     homographies = open_if_there(load_homographies, folders.homographies / f"{chunk.sequence}.npz")
     rows = np.zeros((len(chunk.frames), len(VARIANCES)))
     if homographies is None:
@@ -150,7 +154,7 @@ def score_chunk(
     chunk: Chunk, folders: ScoreFolders, thresholds: Thresholds
 ) -> tuple[list[dict[str, Any]], dict[str, Detections]]:
     """Rows of the table of frames, one per frame and result, and the boxes of each result in `BOXED`."""
-    frames = cached_open(FrameArchive, folders.frames / f"{chunk.sequence}.zip")
+    frames = cached_open(open_frames, folders.frames / f"{chunk.sequence}.zip")
     scored = ScoredMasks(chunk.sequence, folders, frames, thresholds)
     count = len(chunk.frames)
     detections = {
@@ -181,6 +185,7 @@ class ScoredMasks:
 
     def __init__(self, sequence: str, folders: ScoreFolders, frames: FrameArchive, thresholds: Thresholds) -> None:
         self.thresholds = thresholds
+        self.streamed = isinstance(frames, StreamedFrames)
         self.final: dict[str, MaskArchive | None] = {
             "method": open_if_there(MaskArchive, folders.masks / f"{sequence}.zip"),
             "d_and_s": open_if_there(MaskArchive, folders.masks_paper / f"{sequence}.zip"),
@@ -209,7 +214,7 @@ class ScoredMasks:
         masks = [None] * len(levels) if self.mog2 is None else self.mog2.masks(t, list(levels.values()))
         for (name, level), mask in zip(levels.items(), masks, strict=True):
             found[name] = (None if mask is None else resize_mask(mask, size), level)
-        return found
+        return {result: mask for result, mask in found.items() if not (self.streamed and result in NEED_ALL_FRAMES)}
 
     def _final(self, result: str, t: int, size: tuple[int, int]) -> Mask | None:
         archive = self.final[result]

@@ -31,6 +31,7 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_png
 from backdrop.io.masks import MaskArchive, Predictions, split_truth
 from backdrop.score.frame_scores import ScoreFolders
+from backdrop.video.streamed import open_frames
 
 SUPERSAMPLING = 3
 """Thumbnails are drawn this many times larger and then reduced, so that thin lines survive."""
@@ -72,9 +73,9 @@ def contact_sheet(
 
 def _spread_frames(frames: FrameArchive, scores: Mapping[int, float]) -> list[int]:
     """Evenly spaced frames: of those with a score, else with ground truth, if they fill a sheet; else of all."""
-    count = min(SHEET_COLUMNS, len(frames))
-    everything = list(range(len(frames)))
-    preferred = (sorted(scores), [t for t in everything if frames.has_mask(t)], everything)
+    count = min(SHEET_COLUMNS, len(frames.pictured()))
+    everything = list(frames.pictured())
+    preferred = (sorted(scores), [t for t in range(len(frames)) if frames.has_mask(t)], everything)
     candidates = next(some for some in preferred if len(some) >= count)
     return [candidates[round(place)] for place in np.linspace(0, len(candidates) - 1, count)]
 
@@ -83,7 +84,7 @@ def _panels(
     t: int, frames: FrameArchive, predictions: Predictions | None, masks: MaskArchive | None, width: int
 ) -> list[Picture]:
     """A column of the sheet: four pictures of this width. What is missing stays gray."""
-    image = scaled_picture(frames.image(t), width * SUPERSAMPLING)
+    image = scaled_picture(frames.picture(t), width * SUPERSAMPLING)
     empty = np.full_like(image, 225)
     detection, soft, final, truth = image, empty, empty, empty
     if predictions is not None and predictions.has(t):
@@ -129,7 +130,7 @@ def contact_sheet_all(
             part = per_frame[(per_frame["sequence"] == name) & (per_frame["result"] == "method")]
             scores = dict(zip(part["frame"].astype(int), part["J"].astype(float), strict=True))
         masks = MaskArchive(final) if final.is_file() else None
-        frames = FrameArchive(folders.frames / f"{name}.zip")
+        frames = open_frames(folders.frames / f"{name}.zip")
         sheet = contact_sheet(name, frames, Predictions(predictions), masks, scores)
         path = out_dir / f"{name}.png"
         with atomic_path(path) as temporary:

@@ -16,8 +16,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.index import read_index
+from backdrop.io.index import read_videos
 from backdrop.io.masks import MaskArchive, read_threshold
 from backdrop.measures import average_precision, box_iou, contains_center, statistics
 from backdrop.run.processes import each
@@ -38,6 +37,7 @@ from backdrop.score.frame_scores import (
     soft_grid,
 )
 from backdrop.thresholds import best_threshold
+from backdrop.video.streamed import open_frames
 
 RESULTS = {
     "method": ("method",),
@@ -107,7 +107,7 @@ def score_all(folders: ScoreFolders, layout: str, workers: int = 0, preset: str 
     Raises:
         BackdropError: an archive or threshold.json is damaged (it is named).
     """
-    index = read_index(folders.frames, usable=True)
+    index = read_videos(folders.frames, usable=True)
     drop = layout in DROPPING_LAYOUTS
     names = index.loc[index["split"].isin(["test", "all"]), "sequence"].tolist()
     scored, counts = _scored_frames(folders, names, drop)
@@ -157,7 +157,7 @@ def _scored_frames(folders: ScoreFolders, names: Iterable[str], drop: bool) -> t
     """Chunks of the frames that have truth and count, and the counts that head the summary."""
     chunks, sequences, without, missing = [], 0, 0, 0
     for name in names:
-        archive = FrameArchive(folders.frames / f"{name}.zip")
+        archive = open_frames(folders.frames / f"{name}.zip")
         truth = [t for t in range(len(archive)) if archive.has_mask(t)]
         without += len(archive) - len(truth)
         if drop:
@@ -244,7 +244,10 @@ def _box_means(found: Detections) -> dict[str, float]:
 def _summary(per_sequence: pd.DataFrame, boxes: Boxes, labels: dict[str, str]) -> dict[str, Any]:
     """The nested dictionary of scores.json. Values that are NaN (no subject anywhere) are left out."""
     summary: dict[str, Any] = {}
+    scored = set(per_sequence["result"])
     for result, place in RESULTS.items():
+        if result not in scored:
+            continue
         means = per_sequence.loc[per_sequence["result"] == result, list(SUMMARY)].mean()
         values = {key: round(float(means[key]), 12) for key in SUMMARY}  # a mean of equal thresholds is that threshold
         if result in BOXED:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -14,21 +14,29 @@ import numpy as np
 import torch
 
 from backdrop.errors import BackdropError
-from backdrop.io.archives import ArchiveWriter, PartWriter
-from backdrop.io.files import copy_files, parts_folder
+from backdrop.io.archives import ArchiveWriter, PartWriter, archive_entries
+from backdrop.io.files import copy_files, kept_folder, parts_folder
 from backdrop.io.frame_archive import FrameArchive, frame_counts
 from backdrop.io.images import encode_png
-from backdrop.io.index import read_index
+from backdrop.io.index import is_streamed, read_videos
 from backdrop.io.masks import BOXES, entry, write_threshold
 from backdrop.io.pose_boxes import pose_boxes
+from backdrop.learn.source_files import run_key
 from backdrop.networks.predictor import Prediction, Predictor, tighten
 from backdrop.run.chunks import by_sequence, cached_open, one_thread
 from backdrop.run.processes import device_there
+from backdrop.run.threads import ahead
 from backdrop.segment.parameters import SegmentParams
 from backdrop.segment.temporal import pooled
+from backdrop.video.streamed import check_frames, open_frames
 
 SEGMENT_CHUNK = 32
 """Frames per task, less what does not fill a batch: which frames share a batch does not depend on chunks."""
+
+
+STREAMED_CHUNK = 256
+"""The same of videos that are not stored: each process decodes them from their beginnings, and passes over the chunks
+of others. What is lost when a run is stopped."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +50,15 @@ class SegmentFolders:
         predictions_paper: gets what D and S find alone, and a threshold of its own; archives of sequences without
             ground truth only if `SegmentParams.paper` is "all". Where the model has no student, it is a copy of
             `predictions`.
+        kept: folder outside of the outputs, where a run that is stopped leaves what it has of videos that are not
+            stored (`data.budget`), for the next one; None: nothing is left.
     """
 
     model: Path
     frames: Path
     predictions: Path
     predictions_paper: Path
+    kept: Path | None = None
 
 
 ThresholdChoice = Callable[[Path, Path], tuple[float, str]]
@@ -73,11 +84,11 @@ def segment_all(
     """
     # The model is loaded here, too: a wrong folder is named once, not by every process.
     student = Predictor.load(folders.model, device).student
-    index = read_index(folders.frames, usable=True)
+    index = read_videos(folders.frames, usable=True)
     index = index[index["split"] != "train"]
     names = index["sequence"].tolist()
     if not names:
-        raise BackdropError(f"{folders.frames}/index.csv lists no sequence to segment: all are in the training split")
+        raise BackdropError(f"{folders.frames} lists no sequence to segment: all are in the training split")
     outs = [folders.predictions] if student is None else [folders.predictions, folders.predictions_paper]
     for out in outs:
         out.mkdir(parents=True, exist_ok=True)
@@ -88,8 +99,11 @@ def segment_all(
         for name in names
         if params.paper == "all" or name in masked or pose_boxes(folders.frames / f"{name}.zip") is not None
     )
-    task = _Task(folders.model, folders.frames, (), both, params.batch, params.temporal, device_there(device, gpu))
-    _segment_files(task, outs, names, workers, gpu)
+    there, keep = device_there(device, gpu), folders.kept is not None and is_streamed(folders.frames)
+    task = _Task(folders.model, folders.frames, (), both, params.batch, params.temporal, there, keep)
+    with _parts(folders, params, names) as parts:
+        task = task._replace(outs=tuple((out, parts / kind) for out, kind in zip(outs, _KINDS, strict=False)))
+        _segment_files(task, names, workers, gpu)
     fallback = None if student is None else student.threshold
     results = []
     for out in outs:
@@ -109,7 +123,7 @@ class _Task(NamedTuple):
 
     outs: folders of archives, each with the folder for the parts of its archives. The first gets what ships. The
     second, if there is one, gets what D and S find alone, of the sequences `both`. temporal: frames on each side that a
-    mask is pooled over.
+    mask is pooled over. keep: parts stay after they were joined.
     """
 
     model: Path
@@ -119,6 +133,7 @@ class _Task(NamedTuple):
     batch: int
     temporal: int
     device: str
+    keep: bool = False
 
     def of(self, name: str) -> _Task:
         """The task with those of its folders that a sequence gets."""
@@ -133,50 +148,74 @@ class _Seen(NamedTuple):
     predictions: tuple[Prediction, ...]
 
 
-class _SegmentPart(NamedTuple):
-    """What a chunk of n frames has given for one folder: the part of its archive, and box (n, 4), cell (n,) and p
-    (n, rows, columns) of its frames."""
-
-    path: Path
-    box: np.ndarray
-    cell: np.ndarray
-    p: np.ndarray
+_KINDS = ("shipped", "paper")
+"""The folders of parts."""
 
 
-def _segment_files(task: _Task, outs: Sequence[Path], names: list[str], workers: int, gpu: bool) -> None:
-    """Write the archive of each sequence into each of `outs`: soft masks as 8-bit PNG, and `predictions.npz`."""
+@contextmanager
+def _parts(folders: SegmentFolders, params: SegmentParams, names: list[str]) -> Iterator[Path]:
+    """A folder for the parts of archives, with a folder for each kind of them. Videos that are not stored take hours:
+    their parts stay when the block fails, and another run with the same model, parameters and footage finds them."""
+    if folders.kept is None or not is_streamed(folders.frames):
+        with parts_folder(folders.predictions) as parts:
+            for kind in _KINDS:
+                (parts / kind).mkdir()
+            yield parts
+        return
+    archives = [folders.frames / f"{name}.zip" for name in names]
+    for path in archives:
+        check_frames(path)
+    model = sorted(path for path in folders.model.rglob("*") if path.is_file())
+    with kept_folder(folders.kept, run_key("segment", [params], *model, *archives), _KINDS) as parts:
+        yield parts
+
+
+def _segment_files(task: _Task, names: list[str], workers: int, gpu: bool) -> None:
+    """Write the archive of each sequence into its folders: soft masks as 8-bit PNG, and `predictions.npz`."""
     frames = SEGMENT_CHUNK * (4 if task.temporal else 1)  # with `temporal`, a chunk needs frames beside it, too
+    if is_streamed(task.frames):
+        frames = STREAMED_CHUNK
     counts, length = frame_counts(task.frames, names), task.batch * max(1, frames // task.batch)
-    with ExitStack() as stack:
-        task = task._replace(outs=tuple((out, stack.enter_context(parts_folder(out))) for out in outs))
-        found = by_sequence(_segment_chunk, counts, length, (task,), workers=workers, title="segment", gpu=gpu)
-        for name, chunks in stack.enter_context(closing(found)):
-            _join_parts([out / f"{name}.zip" for out, _ in task.of(name).outs], chunks)
+    found = by_sequence(_segment_chunk, counts, length, (task,), workers=workers, title="segment", gpu=gpu)
+    with closing(found):
+        for name, chunks in found:
+            _join_parts([out / f"{name}.zip" for out, _ in task.of(name).outs], chunks, task.keep)
 
 
-def _join_parts(paths: Sequence[Path], chunks: Iterable[Sequence[_SegmentPart]]) -> None:
+def _join_parts(paths: Sequence[Path], chunks: Iterable[Sequence[Path]], keep: bool) -> None:
     """The archives of a sequence from their parts."""
     with ExitStack() as stack:
         archives = [stack.enter_context(ArchiveWriter(path)) for path in paths]
-        facts: list[list[tuple]] = [[] for _ in paths]
+        facts: list[list[dict[str, np.ndarray]]] = [[] for _ in paths]
         for parts in chunks:
             for archive, rows, part in zip(archives, facts, parts, strict=True):
-                archive.join(part.path)
-                rows.append(part[1:])
+                for name, data in archive_entries(part):
+                    if name == BOXES:
+                        rows.append(dict(np.load(BytesIO(data))))
+                    else:
+                        archive.add(name, data)
+                if not keep:
+                    part.unlink()
         for archive, rows in zip(archives, facts, strict=True):
-            box, cell, p = (np.concatenate(arrays) for arrays in zip(*rows, strict=True))
-            stored = BytesIO()
-            np.savez(stored, box=box, cell=cell, p=p)
-            archive.add(BOXES, stored.getvalue())
+            archive.add(BOXES, _packed({key: np.concatenate([row[key] for row in rows]) for key in rows[0]}))
 
 
-def _segment_chunk(name: str, span: range, task: _Task) -> list[_SegmentPart]:
-    """Segment some frames of a sequence: a part per folder that it gets."""
+def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
+    stored = BytesIO()
+    np.savez(stored, **arrays)  # type: ignore[arg-type] # of keywords mypy takes the first one's type
+    return stored.getvalue()
+
+
+def _segment_chunk(name: str, span: range, task: _Task) -> list[Path]:
+    """Segment some frames of a sequence: a part per folder that it gets, complete or not there."""
     task = task.of(name)
-    predictor = cached_open(Predictor.load, task.model, task.device)
-    frames = cached_open(FrameArchive, task.frames / f"{name}.zip")
     paths = [parts / f"{name}.{span.start}.zip" for _, parts in task.outs]
-    facts: list[list[tuple]] = [[] for _ in task.outs]
+    if all(path.is_file() for path in paths):
+        return paths
+    predictor = cached_open(Predictor.load, task.model, task.device)
+    again = 2 * (task.temporal + task.batch) if task.temporal else 1  # frames that the next chunk needs, too
+    frames = cached_open(open_frames, task.frames / f"{name}.zip", again)
+    facts: list[list[Prediction]] = [[] for _ in task.outs]
     with ExitStack() as stack:
         stack.enter_context(one_thread(predictor.device.type))
         archives = [
@@ -187,11 +226,16 @@ def _segment_chunk(name: str, span: range, task: _Task) -> list[_SegmentPart]:
         for t, found in _pool(seen, span, task.temporal, predictor.box_level):
             for archive, rows, prediction in zip(archives, facts, found, strict=True):
                 archive.add(entry(t), encode_png((prediction.mask * 255).round().astype(np.uint8)))
-                rows.append((prediction.box, prediction.cell, prediction.p))
-    return [
-        _SegmentPart(path, *(np.array(values) for values in zip(*rows, strict=True)))
-        for path, rows in zip(paths, facts, strict=True)
-    ]
+                rows.append(prediction._replace(mask=_NO_MASK))
+        for archive, rows in zip(archives, facts, strict=True):
+            archive.add(BOXES, _packed({key: np.array([getattr(row, key) for row in rows]) for key in _FACTS}))
+    return paths
+
+
+_FACTS = ("box", "cell", "p")
+"""Of a `Prediction`, what `predictions.npz` holds of each frame: (4,), a number, (rows, columns)."""
+
+_NO_MASK = np.zeros((0, 0), np.float32)
 
 
 def _predict(predictor: Predictor, frames: FrameArchive, span: range, task: _Task) -> Iterator[_Seen]:
@@ -199,8 +243,10 @@ def _predict(predictor: Predictor, frames: FrameArchive, span: range, task: _Tas
     does not depend on chunks."""
     first = max(0, (span.start - task.temporal) // task.batch * task.batch)
     end = min(len(frames), -(-(span.stop + task.temporal) // task.batch) * task.batch) if task.temporal else span.stop
-    for start in range(first, end, task.batch):
-        images = [frames.image(t) for t in range(start, min(start + task.batch, end))]
+    batches = (
+        (t0, [frames.image(t) for t in range(t0, min(t0 + task.batch, end))]) for t0 in range(first, end, task.batch)
+    )
+    for start, images in ahead(batches):
         found = _predict_kinds(predictor, images, len(task.outs))
         for t, image, predictions in zip(range(start, end), images, found, strict=False):
             yield _Seen(t, image, predictions)

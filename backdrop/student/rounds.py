@@ -23,10 +23,11 @@ import torch
 
 from backdrop.io.files import atomic_folder, copy_files
 from backdrop.learn import ranks
-from backdrop.learn.checkpoints import Checkpoints, run_key
+from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.learn.source_files import run_key
 from backdrop.learn.training_frames import TrainingFrames, frame_names
 from backdrop.measures import jaccard
 from backdrop.motion.blobs import near_subject

@@ -18,10 +18,11 @@ from backdrop.draw import draw_detection
 from backdrop.io.files import writing
 from backdrop.io.masks import box_from_mask
 from backdrop.learn import ranks
-from backdrop.learn.checkpoints import Checkpoints, run_key
+from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.learn.source_files import run_key
 from backdrop.learn.training_frames import Batch, TrainingFrames, frame_names
 from backdrop.motion.blobs import otsu
 from backdrop.motion.flow_field import FlowArchive

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
-from av.sidedata.sidedata import Type as SideData
 
 from backdrop.errors import BackdropError
 from backdrop.io.files import libav_url, one_line, show
 from backdrop.io.images import MAX_PIXELS, RGB
-from backdrop.video.color import ColorTags, decoded_rgb, frame_color
+from backdrop.video.color import ColorTags, frame_color
+from backdrop.video.decoded import Decoded, turns
 from backdrop.video.numbering import Numbering
 
 
@@ -89,7 +86,7 @@ def probe(path: Path | str) -> VideoInfo:
         frame = next((frame for _, _, frame in _shown_frames(container, stream, tally)), None)
         if frame is None:
             raise BackdropError(f"{show(path)}: not one frame can be decoded; is the file whole?")
-        transposed = _orientation(frame)[0]
+        transposed = turns(frame)[0]
         width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
         fps = _fps(stream)
         declared = _declared_packets(container, stream)
@@ -136,15 +133,23 @@ def decode_video(
     Raises:
         BackdropError: no video, not one frame can be decoded, or colors that cannot be converted.
     """
+    for index, time, picture in decode_lazily(path, every, threads, tally):
+        yield index, time, picture.rgb()
+
+
+def decode_lazily(
+    path: Path | str, every: int = 1, threads: int = 1, tally: Tally | None = None
+) -> Iterator[tuple[int, float, Decoded]]:
+    """As `decode_video`, with frames whose colors are converted when they are asked for."""
     path, last = Path(path), -1
     tally = Tally() if tally is None else tally
     for count in dict.fromkeys((threads, 1)):
         vars(tally).update(vars(Tally()))
-        for index, time, image in _decoded(path, every, count, tally):
+        for index, time, picture in _decoded(path, every, count, tally):
             if count > 1 and not tally.settled:
                 break
             if index > last:
-                yield index, time, image()
+                yield index, time, picture
                 last = index
         if tally.settled:  # else again: threads lose intact frames beside damaged ones
             break
@@ -152,8 +157,8 @@ def decode_video(
         raise BackdropError(f"{show(path)}: not one frame can be decoded; is the file whole?")
 
 
-def _decoded(path: Path, every: int, threads: int, tally: Tally) -> Iterator[tuple[int, float, Callable[[], RGB]]]:
-    """As `decode_video`, but the image is made when it is asked for, and a file without a frame is no error."""
+def _decoded(path: Path, every: int, threads: int, tally: Tally) -> Iterator[tuple[int, float, Decoded]]:
+    """As `decode_lazily`, but a file without a frame is no error."""
     with _opened_container(path) as (container, stream):
         stream.codec_context.thread_count = threads
         if threads > 1:
@@ -165,8 +170,7 @@ def _decoded(path: Path, every: int, threads: int, tally: Tally) -> Iterator[tup
             tally.last, tally.last_s = index, time
             tally.end_s = time + clock.length(index, time, length, 1 / fps)
             if index % every == 0:
-                color = frame_color(frame, codec, declared)
-                yield index, time, partial(_upright_image, path, frame, color)
+                yield index, time, Decoded(path, frame, frame_color(frame, codec, declared))
         tally.complete = True
 
 
@@ -341,33 +345,3 @@ def _declared_duration(container: Any, stream: Any, declared: int | None, fps: f
         if len(container.streams) == 1 and container.duration:  # else the sound may be what lasts that long
             return container.duration / av.time_base
     return None
-
-
-def _orientation(frame: Any) -> tuple[bool, bool, bool]:
-    """(transpose, then flip left-right, then flip up-down) that turn a decoded frame upright.
-
-    Convention: the display matrix, row-major 16.16 integers a b u c d v x y w, sends the stored pixel
-    (x, y), x right and y down, to (a x + c y, b x + d y). Only the nearest axis-aligned map is applied.
-    """
-    data = frame.side_data.get(SideData.DISPLAYMATRIX)
-    if data is None:
-        return False, False, False
-    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(data))
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return False, a < 0, d < 0
-    return True, c < 0, b < 0
-
-
-def _upright_image(path: Path, frame: Any, color: ColorTags) -> RGB:
-    try:
-        image = decoded_rgb(frame, color)
-    except BackdropError as fault:
-        raise BackdropError(f"{show(path)} has {fault}") from fault
-    transposed, left_right, up_down = _orientation(frame)
-    if transposed:
-        image = image.transpose(1, 0, 2)
-    if left_right:
-        image = image[:, ::-1]
-    if up_down:
-        image = image[::-1]
-    return np.ascontiguousarray(image)

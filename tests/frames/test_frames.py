@@ -31,8 +31,16 @@ from backdrop.video import decode, encode
 
 def section(root: Path, **changed) -> DataParams:
     """A section `data` of the parameters."""
-    values = {"layout": "videos", "root": str(root), "path": str(root), "size": None, "every": 1, "limit": None}
-    others = {"protocol": "self", "val": [], "test": [], "only": [], "strict": False, "quality": 90}
+    values = {
+        "layout": "videos",
+        "root": str(root),
+        "path": str(root),
+        "size": None,
+        "every": 1,
+        "limit": None,
+        "budget": 0,
+    }
+    others = {"budget": 0, "protocol": "self", "val": [], "test": [], "only": [], "strict": False, "quality": 90}
     return DataParams.model_validate({**values, **others, **changed})
 
 

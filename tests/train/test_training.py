@@ -29,9 +29,10 @@ from backdrop.inpaint.training import InpainterTraining
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import box_from_mask
 from backdrop.learn import source_files, training_frames
-from backdrop.learn.checkpoints import Checkpoints, run_key
+from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.learner import Learner
+from backdrop.learn.source_files import run_key
 from backdrop.learn.training_frames import TrainingFrames
 from backdrop.motion.flow_field import FlowArchive, flow_image
 from backdrop.networks import encoder, spatial

@@ -16,7 +16,7 @@ import yaml
 from backdrop.app.project.pipeline import LIBRARY_STAGE
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_path, show
-from backdrop.io.index import read_index
+from backdrop.io.index import read_index, read_videos
 
 
 class Words(NamedTuple):
@@ -146,8 +146,8 @@ def _work(name: str, project: Path) -> float | None:
         if name == "frames":
             return _bytes(project / params["data"]["path"])
         if name in _TRAINING:
-            return float(_TRAINING[name](params, _stored_pixels(project)))
-        return _stored_pixels(project) if name in STEPS and name != "render" else None
+            return float(_TRAINING[name](params, _seen_pixels(project)))
+        return _seen_pixels(project, name in _SEGMENTED) if name in STEPS and name != "render" else None
     except (OSError, BackdropError, yaml.YAMLError, ValueError, KeyError, TypeError):
         return None
 
@@ -157,9 +157,13 @@ def _bytes(footage: Path) -> float:
     return float(sum(path.stat().st_size for path in files if path.is_file()))
 
 
-def _stored_pixels(project: Path) -> float:
-    """Of all stored frames."""
-    index = read_index(project / "data" / "frames", usable=True)
+_SEGMENTED = ("segment", "refine", "score", "report")
+"""Steps that see all frames, also those that are not trained on (`data.budget`)."""
+
+
+def _seen_pixels(project: Path, segmented: bool = False) -> float:
+    """Of all frames that are stored, or of those that are segmented."""
+    index = (read_videos if segmented else read_index)(project / "data" / "frames", usable=True)
     return float((index["frames"] * index["width"] * index["height"]).sum())
 
 

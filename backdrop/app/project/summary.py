@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from backdrop.errors import BackdropError
-from backdrop.io.index import read_index
+from backdrop.io.index import read_videos
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.report.scores import j_mean, read_scores, result_of
 
@@ -125,7 +125,7 @@ def _unscored(project: Path) -> list[str]:
 def _looked_at(project: Path) -> Iterator[LookedAt]:
     """Every video with masks, by frames spread over it."""
     data = project / "data"
-    names = [str(name) for name in read_index(data / "frames", usable=True)["sequence"]]
+    names = [str(name) for name in read_videos(data / "frames", usable=True)["sequence"]]
     names = [name for name in names if (data / "masks" / f"{name}.zip").is_file()]
     each = max(8, LOOKED_AT // max(1, len(names)))
     for name in names:
@@ -152,7 +152,7 @@ def _found(name: str, masks: MaskArchive, predictions: Predictions, frames: Sequ
 def _left_out(project: Path) -> list[str]:
     """Footage that could not be read, or not to its end."""
     try:
-        index = read_index(project / "data" / "frames")
+        index = read_videos(project / "data" / "frames")
     except BackdropError:
         return []
     bad = index[index["status"] != "ok"]

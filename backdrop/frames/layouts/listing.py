@@ -17,6 +17,7 @@ from backdrop.errors import BackdropError
 from backdrop.frames.entries import look_into, nfc, passed_over, same_named
 from backdrop.frames.names import safe_name
 from backdrop.io.files import ACCEPTED, IMAGE_SUFFIXES, show
+from backdrop.io.index import INDEX_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,13 @@ def unused_masks(masks: Path, used: Collection[Path]) -> list[tuple[str, str]]:
     """What lies in the folder of the masks and belongs to no sequence, for `passed_over`."""
     entries = look_into(masks) if os.path.isdir(masks) else []
     return [(f"{masks.name}/{e.path.name}", "without a sequence") for e in entries if e.kind and e.path not in used]
+
+
+def skipped_row(sequence: Sequence, fault: BackdropError) -> dict[str, Any]:
+    """The row of the index of a sequence that cannot be used."""
+    row: dict[str, Any] = dict.fromkeys(INDEX_COLUMNS)
+    row.update(sequence=sequence.name, split=sequence.split or "all", source=sequence.source)
+    return {**row, "status": "skipped", "reason": " ".join(str(fault).split()), "frames": 0, "masks": 0}
 
 
 def warn(text: str) -> None:

@@ -1,0 +1,1 @@
+"""Training frames on a budget: bursts of consecutive frames, drawn from all videos."""

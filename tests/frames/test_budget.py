@@ -1,0 +1,394 @@
+"""Training frames on a budget: which bursts are drawn, and that every frame of the videos still gets its mask."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from backdrop.crf.parameters import CRFParams
+from backdrop.errors import BackdropError
+from backdrop.frames.budget.choice import choose_bursts
+from backdrop.frames.budget.watch import BURST, Offer, Watcher
+from backdrop.frames.parameters import DataParams
+from backdrop.frames.stage import extract_all
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.index import read_index, read_videos
+from backdrop.io.masks import MaskArchive, Predictions, write_threshold
+from backdrop.networks.predictor import Predictor
+from backdrop.refine import stage as refine_stage
+from backdrop.refine.stage import RefineFolders, refine_all
+from backdrop.score.frame_scores import ScoreFolders
+from backdrop.score.sheets import contact_sheet_all
+from backdrop.score.table import score_all
+from backdrop.segment import stage as segment_stage
+from backdrop.segment.parameters import SegmentParams
+from backdrop.segment.stage import SegmentFolders, segment_all
+from backdrop.video.decode import decode_video
+from backdrop.video.encode import encode_video
+from backdrop.video.streamed import StreamedFrames
+from tests.small_pipeline import contents, small_params, write_model
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+WIDTH, HEIGHT = 96, 64
+COUNT = {"long": 130, "short": 50, "stills": 50}
+"""Frames of each: two videos and a folder of images."""
+
+BUDGET = 144
+PATTERN = np.random.default_rng(3).integers(40, 215, (HEIGHT, WIDTH), np.uint8)
+
+
+def scene(t: int, background: np.ndarray = PATTERN) -> np.ndarray:
+    """A dark square that walks to and fro, and up and down, gray."""
+    image = background.copy()
+    x, y = abs(2 * t % 148 - 74), abs(round(0.6 * t) % 88 - 44)
+    image[y : y + 20, x : x + 18] = 5
+    return image
+
+
+def colored(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def section(root: Path, **changed: object) -> DataParams:
+    values = {"layout": "videos", "root": str(root), "path": str(root), "size": None, "every": 1, "limit": None}
+    others = {"budget": BUDGET, "protocol": "self", "val": [], "test": [], "only": [], "strict": False, "quality": 90}
+    return DataParams.model_validate({**values, **others, **changed})
+
+
+@pytest.fixture(scope="module")
+def footage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("budget") / "videos"
+    (root / "stills").mkdir(parents=True)
+    for name in ("long", "short"):
+        encode_video(root / f"{name}.mp4", [colored(scene(t)) for t in range(COUNT[name])], 25.0)
+    for t in range(COUNT["stills"]):
+        cv2.imwrite(str(root / "stills" / f"{t:04d}.png"), scene(t))
+    (root / "masks" / "long").mkdir(parents=True)
+    for t in (10, 120):
+        cv2.imwrite(str(root / "masks" / "long" / f"{t:06d}.png"), (scene(t) == 5).astype(np.uint8) * 255)
+    return root
+
+
+@pytest.fixture(scope="module")
+def frames(footage: Path) -> Path:
+    extract_all(section(footage), footage.parent / "frames")
+    return footage.parent / "frames"
+
+
+@pytest.fixture(scope="module")
+def model(footage: Path) -> Path:
+    return write_model(footage.parent / "model")
+
+
+def watch(grays: list[np.ndarray], limit: int = 100) -> list[Offer]:
+    watcher = Watcher(limit)
+    for gray in grays:
+        watcher.add(gray)
+    return watcher.offers()
+
+
+def drawn_frames(offers: list[Offer], budget: int = 1000) -> set[int]:
+    bursts = choose_bursts({"video": offers}, budget)["video"]
+    return {t for burst in bursts for t in range(burst.start, burst.start + burst.length)}
+
+
+# ------------------------------------------------------------------------------------- which bursts are drawn
+
+
+def test_still_stretches_are_left_out() -> None:
+    noise = np.random.default_rng(0)
+
+    def noisy(image: np.ndarray) -> np.ndarray:
+        return np.clip(image + noise.normal(0, 1.5, image.shape), 0, 255).astype(np.uint8)
+
+    found = drawn_frames(watch([noisy(scene(t if t < 96 else 96)) for t in range(300)]))
+    assert len(found) >= BURST
+    assert max(found) < 144, "the noise of a camera is no motion"
+
+
+def test_no_burst_goes_across_a_cut_and_a_pan_is_none() -> None:
+    other = np.random.default_rng(4).integers(120, 255, PATTERN.shape, np.uint8)
+    grays = [scene(t, PATTERN if t < 70 else other) for t in range(140)]
+    offers = watch([cv2.GaussianBlur(gray, (0, 0), 3) for gray in grays])
+    spans = [(offer.start, offer.start + offer.length) for offer in offers]
+    assert (70, 118) in spans
+    assert not any(begin < 70 < end for begin, end in spans)
+    wide = cv2.resize(PATTERN[:8, :12], (960, HEIGHT))
+    assert len(watch([wide[:, 6 * t : 6 * t + WIDTH] for t in range(96)])) == 2, "a fast pan"
+
+
+def test_blurred_stretches_are_left_out() -> None:
+    grays = [cv2.GaussianBlur(scene(t), (0, 0), 4) if 96 <= t < 192 else scene(t) for t in range(384)]
+    found = drawn_frames(watch(grays))
+    assert found
+    assert not found & set(range(96, 192))
+
+
+def test_what_repeats_is_drawn_once() -> None:
+    loop = [scene(t) for t in range(96)]
+    assert drawn_frames(watch(loop * 4)) == set(range(96))
+
+
+def test_frames_that_are_lost_end_a_burst() -> None:
+    watcher = Watcher(10)
+    for t in range(80):
+        watcher.add(scene(t), follows=t != 40)
+    assert [(offer.start, offer.length) for offer in watcher.offers()] == [(0, 40), (40, 40)]
+
+
+def test_memory_does_not_grow_with_the_video() -> None:
+    offers = watch([scene(t) for t in range(200)] * 20, limit=4)
+    assert 4 <= len(offers) <= 9
+    assert offers[-1].start > 3000, "and the end is not forgotten"
+
+
+def an_offer(start: int, moving: float = 1.0, sharp: float = 1.0) -> Offer:
+    looks = np.random.default_rng(start).integers(0, 255, (3, 18, 32), np.uint8)
+    return Offer(start, BURST, moving, sharp, looks)
+
+
+def test_bursts_are_spread_over_videos_and_time_within_the_budget() -> None:
+    offers = {name: [an_offer(BURST * k) for k in range(count)] for name, count in (("a", 100), ("b", 20), ("c", 1))}
+    found = choose_bursts(offers, 1000)
+    assert sum(burst.length for bursts in found.values() for burst in bursts) == 1000 // BURST * BURST
+    assert len(found["a"]) > 3 * len(found["b"]) > 3 * len(found["c"]) == 3
+    places = np.array([burst.start for burst in found["a"]]) / (100 * BURST)
+    assert np.allclose(places, (np.arange(len(places)) + 0.5) / len(places), atol=0.05)
+
+
+@pytest.mark.parametrize(("videos", "budget"), [(5, 100), (50, 1000), (300, 1000)])
+def test_more_videos_than_whole_bursts_give_shorter_ones(videos: int, budget: int) -> None:
+    found = choose_bursts({f"{k:03d}": [an_offer(0), an_offer(BURST)] for k in range(videos)}, budget)
+    assert 0.7 * budget <= sum(burst.length for bursts in found.values() for burst in bursts) <= budget
+    assert len(found) == min(videos, budget // 16)
+
+
+def test_a_video_that_stands_still_gives_its_liveliest_burst() -> None:
+    offers = {"still": [an_offer(0, 0.0), an_offer(48, 0.3), an_offer(96, 0.1)], "other": [an_offer(0)] * 9}
+    assert [burst.start for burst in choose_bursts(offers, 1000)["still"]] == [48]
+
+
+# ------------------------------------------------------------------------------------- what the stages make of it
+
+
+def test_archives_hold_budget_frames_alone_and_the_table_of_videos_all(frames: Path, footage: Path) -> None:
+    index, videos = read_index(frames), read_videos(frames)
+    assert videos["sequence"].tolist() == ["long", "short", "stills"]
+    assert dict(zip(videos["sequence"], videos["frames"], strict=True)) == COUNT
+    assert set(index["sequence"].str.split("@").str[0]) == set(COUNT)
+    assert 0 < index["frames"].sum() <= BUDGET
+    archives = {path.stem for path in frames.glob("*.zip")}
+    assert archives == {*index["sequence"], *COUNT}
+    burst = FrameArchive(frames / f"{index['sequence'][0]}.zip")
+    numbers = [int(name) for name in burst.names]
+    assert numbers == list(range(numbers[0], numbers[0] + len(burst)))
+    decoded = {t: image for t, _, image in decode_video(footage / "long.mp4")}
+    assert np.abs(burst.image(3).astype(int) - decoded[numbers[3]]).mean() < 4
+    streamed = StreamedFrames(frames / "long.zip")
+    assert np.array_equal(streamed.image(110), decoded[110])
+    assert np.array_equal(streamed.image(7), decoded[7]), "backwards, too"
+    assert 12 <= len(streamed.pictured()) <= 24
+    assert [t for t in range(130) if streamed.has_mask(t)] == [10, 120]
+
+
+def test_no_more_frames_than_the_budget_are_stored_as_without_one(footage: Path, tmp_path: Path) -> None:
+    extract_all(section(footage, budget=230), tmp_path / "within")
+    extract_all(section(footage, budget=0), tmp_path / "none")
+    assert contents(tmp_path / "within") == contents(tmp_path / "none")
+
+
+def test_held_out_videos_are_segmented_and_never_drawn(footage: Path, tmp_path: Path) -> None:
+    extract_all(section(footage, protocol="held_out", test=["short"]), tmp_path / "out")
+    assert set(read_index(tmp_path / "out")["split"]) == {"train"}
+    assert not any(name.startswith("short") for name in read_index(tmp_path / "out")["sequence"])
+    assert (tmp_path / "out" / "short.zip").is_file()
+    assert not (tmp_path / "out" / "long.zip").exists(), "for training alone"
+
+
+def segment(frames: Path, model: Path, out: Path, workers: int = 1, temporal: int = 0) -> None:
+    params = SegmentParams(threshold=0.5, temporal=temporal, batch=4, paper="scored")
+    folders = SegmentFolders(model, frames, out / "soft", out / "soft_paper", out / "runs")
+    segment_all(folders, params, workers, "cpu", lambda *_: (0.5, "default"))
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segment_stage, "STREAMED_CHUNK", 16)
+    monkeypatch.setattr(refine_stage, "STREAMED_REFINE_CHUNK", 16)
+
+
+def test_every_frame_gets_its_mask_and_a_killed_run_goes_on(
+    frames: Path, model: Path, footage: Path, tmp_path: Path, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment(frames, model, tmp_path / "whole")
+    soft = tmp_path / "whole" / "soft"
+    assert {path.stem: len(Predictions(path)) for path in soft.glob("*.zip")} == COUNT
+    predictor = Predictor.load(model, "cpu")
+    decoded = {t: image for t, _, image in decode_video(footage / "long.mp4")}
+    for t in (0, 77, 129):
+        expected = predictor.predict(decoded[t]).mask
+        assert np.abs(Predictions(soft / "long.zip").soft(t) - expected).max() <= 0.5 / 255 + 1e-4
+
+    calls, kinds, stop = [], segment_stage._predict_kinds, 45
+
+    def counted(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == stop:
+            raise KeyboardInterrupt
+        return kinds(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(segment_stage, "_predict_kinds", counted)
+    with pytest.raises(KeyboardInterrupt):
+        segment(frames, model, tmp_path / "killed")
+    for name in ("soft", "soft_paper"):  # as DVC removes outputs before a run
+        shutil.rmtree(tmp_path / "killed" / name, ignore_errors=True)
+    segment(frames, model, tmp_path / "killed")
+    batches = sum(-(-count // 4) for count in COUNT.values())
+    assert len(calls) <= batches + 1 + 4, "at most the chunk that was under way is made twice"
+    assert contents(tmp_path / "killed" / "soft") == contents(soft)
+    assert not any((tmp_path / "killed" / "runs").iterdir())
+
+
+@pytest.mark.parametrize("temporal", [0, 2])
+def test_the_same_bytes_by_two_processes(
+    temporal: int, frames: Path, model: Path, tmp_path: Path, small_chunks: None
+) -> None:
+    segment(frames, model, tmp_path / "one", temporal=temporal)
+    segment(frames, model, tmp_path / "two", workers=2, temporal=temporal)
+    assert contents(tmp_path / "one" / "soft") == contents(tmp_path / "two" / "soft")
+
+
+def _left(parts: AbstractContextManager[Path]) -> Path:
+    """What a run that is killed leaves."""
+    folder = parts.__enter__()
+    (folder / "shipped" / "long.0.zip").touch()
+    parts.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    return folder
+
+
+def test_other_footage_or_another_model_takes_nothing_from_a_killed_run(
+    frames: Path, model: Path, tmp_path: Path
+) -> None:
+    params = SegmentParams(threshold=0.5, temporal=0, batch=4, paper="scored")
+    folders = SegmentFolders(model, frames, tmp_path / "soft", tmp_path / "soft_paper", tmp_path / "runs")
+    first = _left(segment_stage._parts(folders, params, ["long"]))
+    assert _left(segment_stage._parts(folders, params, ["long"])) == first
+    assert (first / "shipped" / "long.0.zip").is_file()
+    other = params.model_copy(update={"temporal": 1})
+    with segment_stage._parts(folders, other, ["long"]) as parts:
+        assert not any(parts.rglob("*.zip"))
+        assert not first.exists(), "what nobody takes up is removed"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_refined_masks_of_every_frame_and_their_scores(
+    enabled: bool, frames: Path, model: Path, tmp_path: Path, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment(frames, model, tmp_path)
+    masks, crf = tmp_path / "masks", small_params().crf.model_copy(update={"enabled": enabled})
+    assert isinstance(crf, CRFParams)
+    folders = RefineFolders(frames, tmp_path / "soft", masks, tmp_path / "davis", tmp_path / "runs")
+    if enabled:
+        calls, encode = [], refine_stage.encode_png
+
+        def stopped(image: np.ndarray) -> bytes:
+            calls.append(1)
+            if len(calls) == 100:
+                raise KeyboardInterrupt
+            return encode(image)
+
+        monkeypatch.setattr(refine_stage, "encode_png", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            refine_all(folders, crf, 0.5, 1)
+        refine_all(folders, crf, 0.5, 1)
+        assert len(calls) <= sum(COUNT.values()) + 16, "the rest alone"
+        assert not any((tmp_path / "runs").iterdir())
+    else:
+        monkeypatch.setattr(StreamedFrames, "image", lambda *_: pytest.fail("decoded without need"))
+        refine_all(folders, crf, 0.5, 1)
+    assert {path.stem: len(MaskArchive(path)) for path in masks.glob("*.zip")} == COUNT
+    assert len(list((tmp_path / "davis" / "Annotations" / "long").glob("*.png"))) == COUNT["long"]
+    monkeypatch.undo()
+    write_threshold(masks, 0.5, "default")
+    soft = tmp_path / "soft"
+    nowhere = tmp_path / "nowhere"
+    found = score_all(ScoreFolders(frames, soft, masks, soft, masks, nowhere, nowhere), "videos", 1)
+    assert (found.summary["frames_scored"], found.summary["sequences"]) == (2, 1)
+    assert "baselines" not in found.summary, "they need flow of all frames"
+    assert found.summary["method"]["J_mean"] >= 0
+    folders_of_sheets = ScoreFolders(frames, soft, masks, soft, masks, nowhere, nowhere)
+    assert len(contact_sheet_all(folders_of_sheets, tmp_path / "sheets", list(COUNT), found.per_frame)) == 3
+
+
+# ------------------------------------------------------------------------------------- bad input
+
+
+def _gone(root: Path) -> None:
+    (root / "short.mp4").rename(root / "elsewhere.mp4")
+
+
+def _grown(root: Path) -> None:
+    with (root / "short.mp4").open("ab") as stream:
+        stream.write(b"more")
+
+
+def _flipped(root: Path) -> None:
+    data = bytearray((root / "short.mp4").read_bytes())
+    data[len(data) // 2] ^= 255
+    (root / "short.mp4").write_bytes(data)
+
+
+def _image_gone(root: Path) -> None:
+    (root / "stills" / "0003.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_gone, "short.mp4 is not there any more"),
+        (_grown, "short.mp4 is not what it was"),
+        (_flipped, "short.mp4 is not what it was"),
+        (_image_gone, "0003.png is not there any more"),
+    ],
+)
+def test_footage_that_is_gone_or_has_changed_is_named_before_work_begins(
+    change: object, words: str, footage: Path, model: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(footage, tmp_path / "videos")
+    extract_all(section(tmp_path / "videos"), tmp_path / "frames")
+    change(tmp_path / "videos")  # type: ignore[operator]
+    with pytest.raises(BackdropError, match=words) as fault:
+        segment(tmp_path / "frames", model, tmp_path)
+    assert "\n" not in str(fault.value)
+    assert not list((tmp_path / "soft").glob("*.zip"))
+
+
+def test_a_video_that_grows_while_it_is_read_is_left_out_by_name(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(footage, tmp_path / "videos")
+    add = Watcher.add
+
+    def growing(self: Watcher, gray: np.ndarray, follows: bool = True) -> None:
+        if self._count == 100:  # the long video alone has so many
+            with (tmp_path / "videos" / "long.mp4").open("ab") as stream:
+                stream.write(b"more")
+        add(self, gray, follows)
+
+    monkeypatch.setattr(Watcher, "add", growing)
+    extract_all(section(tmp_path / "videos", budget=100), tmp_path / "frames")
+    row = read_videos(tmp_path / "frames").set_index("sequence").loc["long"]
+    assert row["status"] == "skipped"
+    assert "changed while it was read" in row["reason"]
+    assert not (tmp_path / "frames" / "long.zip").exists()
+
+
+def test_a_budget_that_teaches_nothing_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="too few frames to train on"):
+        section(tmp_path, budget=50)
