@@ -23,15 +23,23 @@ from backdrop.frames.layouts import LAYOUTS, list_sequences, listing
 from backdrop.frames.parameters import LAYOUT_NAMES, DataParams
 from backdrop.frames.splits import assign_splits
 from backdrop.frames.stage import extract_all
-from backdrop.frames.truth import decode_mask
 from backdrop.io import archives, frame_archive, images
 from backdrop.io.index import read_index
+from backdrop.io.mask_images import decode_mask
 from backdrop.video import decode, encode
 
 
 def section(root: Path, **changed) -> DataParams:
     """A section `data` of the parameters."""
-    values = {"layout": "videos", "root": str(root), "path": str(root), "size": None, "every": 1, "limit": None}
+    values = {
+        "layout": "videos",
+        "root": str(root),
+        "path": str(root),
+        "labels": str(root),
+        "size": None,
+        "every": 1,
+        "limit": None,
+    }
     others = {"protocol": "self", "val": [], "test": [], "only": [], "strict": False, "quality": 90}
     return DataParams.model_validate({**values, **others, **changed})
 
