@@ -5,6 +5,7 @@ from pathlib import Path
 
 from backdrop.params import load_params
 from backdrop.stage import run
+from backdrop.student.labels.files import labels_place
 from backdrop.student.parameters import StudentFolders, StudentStage
 from backdrop.student.rounds import SelfTraining, pass_through
 
@@ -22,7 +23,8 @@ def main() -> None:
     if params.student.rounds == 0:
         pass_through(args.joint, args.out, args.log)
         return
-    folders = StudentFolders(args.joint, args.frames, args.homographies, args.log, args.checkpoints)
+    labels = labels_place(params.labels, params.footage)
+    folders = StudentFolders(args.joint, args.frames, args.homographies, args.log, args.checkpoints, labels)
     SelfTraining(params, folders).run(args.out)
 
 

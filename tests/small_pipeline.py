@@ -73,7 +73,7 @@ def small_values(changes: Mapping[str, Any] | None = None) -> dict[str, Any]:
         for part in parents:
             place = place[part]
         place[last] = value
-    values["data"]["path"] = values["data"]["root"]
+    values["data"]["path"] = values["data"]["labels"] = values["data"]["root"]
     return values
 
 

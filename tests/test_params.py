@@ -317,3 +317,22 @@ def test_no_conf(tmp_path: Path) -> None:
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(BackdropError, match="does not exist"):
         read(tmp_path / "params.yaml")
+
+
+def test_dvc_watches_the_folder_in_which_labels_lie(tmp_path: Path) -> None:
+    """The footage's own folder, of a single video the folder `labels` beside it, or what the key names."""
+    videos = tmp_path / "my videos"
+    videos.mkdir()
+    (videos / "a.mp4").touch()
+    for root in (videos, videos / "a.mp4"):
+        assert read(composed(tmp_path, "data=videos", f"data.root='{root}'")).data.labels == str(root)
+    (videos / "labels").mkdir()
+    assert read(composed(tmp_path, "data=videos", f"data.root='{videos}'")).data.labels == str(videos)
+    beside = read(composed(tmp_path, "data=videos", f"data.root='{videos / 'a.mp4'}'"))
+    assert beside.data.labels == str(videos / "labels")
+    assert read(composed(tmp_path, "data.labels=/elsewhere")).data.labels == "/elsewhere"
+    with pytest.raises(BackdropError, match=r"data\.labels is ~/x: write the path out"):
+        composed(tmp_path, "data.labels='~/x'")
+    student = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["student"]
+    assert "${data.labels}" in student["deps"]
+    assert "data.labels" in student["params"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -19,15 +19,13 @@ from backdrop.app.commands import (
     WebM,
     WithImages,
     check_out,
+    crf_of,
     name_faults,
     say_nothing,
+    threshold_of,
     warn_of_damage,
 )
 from backdrop.errors import BackdropError
-
-if TYPE_CHECKING:  # these take long to import, and --help does without them
-    from backdrop.app.segmenter import Segmenter
-    from backdrop.crf.parameters import CRFParams
 
 SOME_FAILED = 3
 """Exit status when some inputs could not be read, or not to their end, and the others were taken.
@@ -190,8 +188,8 @@ def predict(
     check_out(out, inputs=inputs)
     sources = find_sources(inputs, out, say_nothing if quiet else warn)
     segmenter = Segmenter.load(model, device)
-    crf = _crf(params) if refinement is Refinement.crf else None
-    level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
+    crf = crf_of(params) if refinement is Refinement.crf else None
+    level = threshold_of(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
     settings = Settings(identity(model), level, crf, every, min_confidence, instances)
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
@@ -277,6 +275,39 @@ def report(
 
 
 @app.command()
+def review(
+    project: Annotated[Path, typer.Argument(help="The project's folder, trained.")] = Path("."),
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written; new or empty.")] = Path(
+        "review"
+    ),
+    *,
+    count: Annotated[int, typer.Option("--frames", "-n", help="How many frames.", min=1, max=1000)] = 10,
+    url_prefix: UrlPrefix = "",
+) -> None:
+    """Name the frames whose labels would help most: a page with them, and tasks for CVAT and Label Studio.
+
+    \b
+    backdrop review
+    backdrop review -n 5 -o to_label
+    """
+    from backdrop.app.review.choice import candidates, choose, labeled_frames
+    from backdrop.app.review.tasks import write_review
+
+    check_out(out)
+    if out.is_dir() and any(out.iterdir()):
+        raise BackdropError(
+            f"-o {out} is not empty, and may hold somebody's work; name a folder that does not exist yet"
+        )
+    chosen = choose(candidates(project), count, labeled_frames(project))
+    if not chosen:
+        raise BackdropError("every frame that was looked at is labeled already")
+    write_review(project, chosen, out, url_prefix)
+    for one in chosen:
+        typer.echo(f"{one.sequence}, frame {one.t}: sure {one.sure:.2f}")
+    typer.echo(f"wrote {out / 'index.html'}: what to do with them stands there")
+
+
+@app.command()
 def onnx(
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file.")],
     model: ModelFolder = MODEL,
@@ -323,34 +354,9 @@ def demo(
     from backdrop.app.segmenter import Segmenter
 
     chosen = params or Path("params.yaml")
-    crf = None if params is None and not chosen.is_file() else _crf(chosen)
+    crf = None if params is None and not chosen.is_file() else crf_of(chosen)
     segmenter = Segmenter.load(model, device)
-    serve(segmenter, _threshold(segmenter, model, False), crf, Address(host, port), max_upload)
-
-
-def _crf(params: Path) -> CRFParams:
-    from backdrop.params import read
-
-    if not params.is_file():
-        raise BackdropError(
-            f"{params} is not here, and the CRF's parameters stand there: give --params FILE, or --refine none"
-        )
-    return read(params).crf
-
-
-def _threshold(segmenter: Segmenter, model: Path, refined: bool) -> float:
-    """The threshold that the project chose in which the model lies. Else the student's, else 0.5.
-
-    Args:
-        refined: for masks after the CRF, not before it.
-    """
-    from backdrop.io.masks import THRESHOLD, read_threshold
-
-    chosen = model.resolve().parent.parent / "data" / ("masks" if refined else "predictions")
-    if (chosen / THRESHOLD).is_file():
-        return read_threshold(chosen)[0]
-    learned = None if segmenter.student is None else segmenter.student.threshold
-    return 0.5 if learned is None else learned
+    serve(segmenter, threshold_of(segmenter, model, False), crf, Address(host, port), max_upload)
 
 
 @app.command()

@@ -17,6 +17,8 @@ from backdrop.io.files import show
 
 if TYPE_CHECKING:  # see cli
     from backdrop.app.exports.common import Recorded
+    from backdrop.app.segmenter import Segmenter
+    from backdrop.crf.parameters import CRFParams
 
 
 class Format(StrEnum):
@@ -114,3 +116,33 @@ def warn_of_damage(found: Sequence[Recorded]) -> bool:
     for source, damage in damaged:
         print(f"warning: {show(source.path)} (damaged): {damage}", file=sys.stderr)
     return bool(damaged)
+
+
+def crf_of(params: Path) -> CRFParams:
+    """The CRF's parameters in a file of parameters.
+
+    Raises:
+        BackdropError: it is not there, or is none.
+    """
+    from backdrop.params import read
+
+    if not params.is_file():
+        raise BackdropError(
+            f"{params} is not here, and the CRF's parameters stand there: give --params FILE, or --refine none"
+        )
+    return read(params).crf
+
+
+def threshold_of(segmenter: Segmenter, model: Path, refined: bool) -> float:
+    """The threshold that the project chose in which the model lies. Else the student's, else 0.5.
+
+    Args:
+        refined: for masks after the CRF, not before it.
+    """
+    from backdrop.io.masks import THRESHOLD, read_threshold
+
+    chosen = model.resolve().parent.parent / "data" / ("masks" if refined else "predictions")
+    if (chosen / THRESHOLD).is_file():
+        return read_threshold(chosen)[0]
+    learned = None if segmenter.student is None else segmenter.student.threshold
+    return 0.5 if learned is None else learned

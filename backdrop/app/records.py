@@ -27,6 +27,7 @@ from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_path, show, writing
 from backdrop.io.masks import Box, Mask, box_pixels
+from backdrop.io.run_lengths import run_lengths
 from backdrop.networks.predictor import Prediction
 
 VERSION = 4
@@ -132,7 +133,7 @@ class Record(NamedTuple):
         """
         record = _RECORD.validate_python(row)
         for mask in (record.mask, *(part.mask for part in record.instances or ())):
-            if tuple(mask["size"]) != record.size[::-1] or _described_pixels(mask["counts"]) != math.prod(record.size):
+            if tuple(mask["size"]) != record.size[::-1] or sum(run_lengths(mask["counts"])) != math.prod(record.size):
                 raise ValueError("a mask of another size")
         return record
 
@@ -170,28 +171,6 @@ def encoded(mask: Mask) -> dict[str, Any]:
 def decoded(rle: dict[str, Any]) -> Mask:
     """What `encoded` wrote: (H, W) bool, True = foreground."""
     return coco_mask.decode({"size": rle["size"], "counts": rle["counts"].encode("ascii")}) > 0
-
-
-def _described_pixels(counts: str) -> int:
-    """How many pixels a compressed RLE describes. pycocotools reads memory at random where these are too few.
-
-    Raises:
-        ValueError: it is none.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for letter in counts.encode("ascii"):
-        digit = letter - 48
-        value |= (digit & 31) << shift
-        shift += 5
-        if not digit & 32:
-            if digit & 16:
-                value -= 1 << shift
-            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-            value = shift = 0
-    if shift or min(runs, default=0) < 0:
-        raise ValueError("no run lengths")
-    return sum(runs)
 
 
 def inner_box(box: Box, size: tuple[int, int]) -> tuple[float, float, float, float]:

@@ -89,13 +89,23 @@ def look_into(folder: Path) -> list[Entry]:
     return [look_at(path) for path in sorted(paths, key=lambda path: (natural_key(path.name), path.name))]
 
 
+def is_labels(entry: Entry) -> bool:
+    """Whether a folder is `labels` by its name, and holds no image itself, as a sequence would."""
+    if entry.kind != "folder" or entry.path.name.lower() != "labels":
+        return False
+    try:
+        return all(one.kind != "image" for one in look_into(entry.path))
+    except BackdropError:
+        return True
+
+
 def is_truth(entry: Entry, beside: Iterable[Entry]) -> bool:
-    """Whether a folder holds masks of the footage beside it: `masks`, or what a data set calls it (`TRUTH_BESIDE`)."""
+    """Whether a folder says what is in the footage beside it: `masks`, `labels`, a data set's own (`TRUTH_BESIDE`)."""
     if entry.kind != "folder":
         return False
     others = [one for one in beside if one.kind and one.path != entry.path]
     name = entry.path.name.lower()
-    if name == "masks":
+    if name == "masks" or is_labels(entry):
         return bool(others)
     return any(one.kind == "folder" and one.path.name.lower() in TRUTH_BESIDE.get(name, ()) for one in others)
 

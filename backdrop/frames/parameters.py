@@ -38,6 +38,7 @@ class DataParams(Section):
     layout: Literal[LAYOUT_NAMES]  # type: ignore[valid-type]
     root: str = Field(min_length=1)
     path: str
+    labels: str = Field(min_length=1)
     size: Size | None
     every: Count
     limit: Annotated[int, Field(ge=2)] | None
@@ -64,6 +65,8 @@ class DataParams(Section):
                 f"data.path is {self.path}, which is not where data.root={self.root} lies: it is composed from "
                 "data.root; run `python -m backdrop.params` or `dvc exp run`, or change both"
             )
+        if self.labels.startswith("~") and self.labels != self.path:
+            raise ValueError(f"data.labels is {self.labels}: write the path out, as DVC, which watches it, knows no ~")
         return self
 
     def place(self, project: Path) -> str:

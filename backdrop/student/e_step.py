@@ -17,6 +17,8 @@ from backdrop.run.chunks import spans
 from backdrop.run.processes import collect, pool
 from backdrop.student.cues import cue_names
 from backdrop.student.fusion import fuse
+from backdrop.student.labels.applied import take_labels
+from backdrop.student.labels.checked import FrameLabels
 from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
 from backdrop.student.pseudo_masks import (
     LABEL_CHUNK,
@@ -50,6 +52,7 @@ class Expectation:
         scratch: folder of the E-step's files.
         archives: the training sequences.
         network: the student, which from the second round on takes part; on `device`.
+        labels: what people said of some frames.
     """
 
     def __init__(
@@ -61,7 +64,9 @@ class Expectation:
         network: StudentNetwork,
         *,
         device: torch.device,
+        labels: FrameLabels,
     ) -> None:
+        self.people = labels
         self.params, self.student = params, params.student
         self.folders, self.scratch, self.archives = folders, scratch, archives
         self.network, self.device = network, device
@@ -103,6 +108,9 @@ class Expectation:
         for work in works:
             leave_out(work, np.concatenate([o for o, (owner, _) in zip(found, chunks, strict=True) if owner == work]))
             work.evidence.unlink()
+        tasks = [(work, self.people[work.name], self.student) for work in works if work.name in self.people]
+        if tasks:
+            collect(take_labels, tasks, workers, title=f"labels, round {number + 1}", unit="sequence")
 
     def complete(self, number: int) -> bool:
         """Whether the pseudo-masks of a round are at hand."""
@@ -125,6 +133,7 @@ class Expectation:
             folder / "motion.safetensors",
             folder / f"masks{number}.npy" if number else None,
             len(archive),
+            frozenset(self.people.get(name, {})),
         )
 
     def _predict(self, works: list[Work]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from backdrop.config.sections import Count, CountOrZero, Fraction, Positive, Section, Size, StageParams
+from backdrop.config.sections import Count, CountOrZero, Fraction, Key, Positive, Section, Size, StageParams
 from backdrop.crf.parameters import CRFParams
 from backdrop.motion.parameters import StabilizeParams
 from backdrop.run.compute import ComputeParams
@@ -55,6 +55,8 @@ class StudentParams(Section):
 class StudentStage(StageParams):
     """What the stage student reads."""
 
+    labels: str = Key("data.labels")
+    footage: str = Key("data.path")
     student: StudentParams
     stabilize: StabilizeParams
     seed: CountOrZero
@@ -68,6 +70,7 @@ class StudentFolders:
     Attributes:
         joint: model folder of the stage train.
         checkpoints: holds, until the end, the resume state and the E-step's files.
+        labels: folder or file of people's labels of some frames; None: there are none.
     """
 
     joint: Path
@@ -75,3 +78,4 @@ class StudentFolders:
     homographies: Path
     log: Path
     checkpoints: Path
+    labels: Path | None = None

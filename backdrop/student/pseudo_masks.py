@@ -130,7 +130,10 @@ def pseudo_mask(
 
 
 class Work(NamedTuple):
-    """The E-step's view of one training sequence; all paths, so that a task can be sent to any process."""
+    """The E-step's view of one training sequence; all paths, so that a task can be sent to any process.
+
+    labeled: frames that people labeled. They are used though `student.every` leaves them out.
+    """
 
     name: str
     frames: Path
@@ -140,9 +143,15 @@ class Work(NamedTuple):
     motion: Path
     masks: Path | None
     count: int  # type: ignore[assignment]
+    labeled: frozenset[int] = frozenset()
+
+    def uses(self, t: int, every: int) -> bool:
+        """Whether frame t gets a pseudo-mask."""
+        return t % every == 0 or t in self.labeled
 
 
-def _stabilized(work: Work, size: tuple[int, int], params: StudentParams) -> StabilizedSequence:
+def stabilized_frames(work: Work, size: tuple[int, int], params: StudentParams) -> StabilizedSequence:
+    """The sequence as the E-step sees it, with the student's masks of the round before, if there are some."""
     masks = None if work.masks is None else np.load(work.masks, mmap_mode="r")
     reader = None if masks is None else (lambda t: masks[t].astype(np.float32) / 255)
     reach = 2 * (params.neighbors // 2 + 1) * params.spacing + LABEL_CHUNK
@@ -153,7 +162,7 @@ def _stabilized(work: Work, size: tuple[int, int], params: StudentParams) -> Sta
 def fit_motion(work: Work, params: StudentParams) -> None:
     """Write the motion network that is fitted to a sequence to `work.motion`."""
     cv2.setNumThreads(1)
-    network = fitted_network(_stabilized(work, params.size, params), some_frames(work.count, FIT_FRAMES), params)
+    network = fitted_network(stabilized_frames(work, params.size, params), some_frames(work.count, FIT_FRAMES), params)
     with atomic_path(work.motion) as temporary:
         temporary.write_bytes(save(network.state_dict()))
 
@@ -167,11 +176,11 @@ def some_frames(count: int, most: int, every: int = 1) -> list[int]:
 def gather_cues(work: Work, span: range, params: StudentParams) -> None:
     """The cues of some frames into `work.evidence`: (N, cues, H, W) uint8, in the order of `cue_names`."""
     cv2.setNumThreads(1)
-    sequence = _stabilized(work, params.size, params)
+    sequence = stabilized_frames(work, params.size, params)
     network = cached_open(load_motion_network, work.motion) if "motion" in params.cues else None
     out = np.load(work.evidence, mmap_mode="r+")
     for t in span:
-        if t % params.every:
+        if not work.uses(t, params.every):
             continue
         cues = frame_cues(sequence, t, params, network)
         for plane, name in zip(out[t], cue_names(params), strict=True):
@@ -206,7 +215,7 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
     """
     box, confidence = trust.detection
     cv2.setNumThreads(1)
-    sequence = _stabilized(work, params.size, params)
+    sequence = stabilized_frames(work, params.size, params)
     evidence = np.load(work.evidence, mmap_mode="r")
     out = np.load(work.labels, mmap_mode="r+")
 
@@ -217,7 +226,7 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
 
     overlaps = [np.nan] * len(span)
     for i, t in enumerate(span):
-        if t % params.every:
+        if not work.uses(t, params.every):
             continue
         cues, student = read_cues(evidence[t], params), sequence.subject(t)
         fused = fuse(cues, params.size, trust.cues)

@@ -14,12 +14,14 @@ No ground truth is read here. Frames of test and validation sequences are never 
 from __future__ import annotations
 
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from backdrop.io.files import atomic_folder, copy_files
 from backdrop.learn import ranks
@@ -28,7 +30,7 @@ from backdrop.learn.curves import log_row, open_live, progress
 from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.learner import Learner, cosine, generator_at
 from backdrop.learn.source_files import run_key
-from backdrop.learn.training_frames import TrainingFrames, frame_names
+from backdrop.learn.training_frames import frame_names
 from backdrop.measures import jaccard
 from backdrop.motion.blobs import near_subject
 from backdrop.networks.model_folders import load_network, save_network
@@ -37,6 +39,9 @@ from backdrop.networks.predictor import Predictor
 from backdrop.networks.student import StudentNetwork
 from backdrop.student.cues.prior import prior_files
 from backdrop.student.e_step import Expectation, working_student
+from backdrop.student.labels.applied import TaughtFrames
+from backdrop.student.labels.checked import FrameLabels, read_labels
+from backdrop.student.labels.files import label_files
 from backdrop.student.parameters import StudentFolders, StudentStage
 from backdrop.student.pseudo_masks import CONSENSUS_FRAMES, some_frames
 from backdrop.student.targets import IGNORED, augment, student_loss, targets, to_normal
@@ -61,8 +66,9 @@ class SelfTraining:
         self.params, self.student, self.folders = params, params.student, folders
         self.fabric = make_fabric(params.compute)
         self.fabric.seed_everything(params.seed, verbose=False)
-        self.data = TrainingFrames(folders.frames, None, self.student.size)
-        self.data.items = [(s, t) for s, t in self.data.items if t % self.student.every == 0]
+        self.data = TaughtFrames(folders.frames, None, self.student.size)
+        labels = self._people()
+        self.data.teach(labels, self.student.every)
         self.network = StudentNetwork(self.student.channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fabric.launch()
         # Fused on a GPU, where it may not wait; its rounding on a processor differs from the plain one's.
@@ -80,12 +86,27 @@ class SelfTraining:
             folders.frames / "index.csv",
             folders.joint / "model.safetensors",
             MOTION_WEIGHTS,
+            *(label_files(folders.labels) if folders.labels and labels else []),
             *([] if self.student.prior is None else prior_files(self.student.prior)),
         )
         self.checkpoints = Checkpoints(folders.checkpoints, key)
         self.scratch = folders.checkpoints / key
         device = self.fabric.device
-        self.expectation = Expectation(params, folders, self.scratch, self.data.frames, self.network, device=device)
+        self.expectation = Expectation(
+            params, folders, self.scratch, self.data.frames, self.network, device=device, labels=labels
+        )
+
+    def _people(self) -> FrameLabels:
+        """What people said of some frames; says what of it cannot be used."""
+        if self.folders.labels is None:
+            return {}
+        labels, complaints = read_labels(self.folders.labels, self.folders.frames, self.data.frames, self.student.size)
+        if ranks.rank() == 0:
+            for line in complaints:
+                tqdm.write(f"warning: {line}", file=sys.stderr)
+            frames = sum(len(one) for one in labels.values())
+            tqdm.write(f"labels: {frames} frames of {len(labels)} videos take part", file=sys.stderr)
+        return labels
 
     def run(self, out_dir: Path) -> None:
         """From the last checkpoint (or the start) to the end."""

@@ -27,11 +27,11 @@ from backdrop.errors import BackdropError
 from backdrop.frames.extract import extract_sequence
 from backdrop.frames.layouts.listing import Sequence
 from backdrop.frames.stage import extract_all
-from backdrop.frames.truth import decode_mask
 from backdrop.io.archives import ArchiveWriter
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import MAX_PIXELS, decode_image, encode_png
 from backdrop.io.index import INDEX_COLUMNS, read_index
+from backdrop.io.mask_images import decode_mask
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.motion.flow_field import FlowArchive
 from backdrop.motion.homography import load_homographies

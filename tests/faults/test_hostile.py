@@ -416,7 +416,7 @@ def text_bomb() -> bytes:
 DECODE_ALL = """
 import json, resource, sys
 from pathlib import Path
-from backdrop.frames.truth import decode_mask
+from backdrop.io.mask_images import decode_mask
 from backdrop.errors import BackdropError
 from backdrop.io.images import decode_image
 found, peak = {}, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -17,15 +17,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from backdrop.app.sources import find_sources
 from backdrop.errors import BackdropError, StrictError
 from backdrop.frames import extract, names
 from backdrop.frames.layouts import LAYOUTS, list_sequences, listing
 from backdrop.frames.parameters import LAYOUT_NAMES, DataParams
 from backdrop.frames.splits import assign_splits
 from backdrop.frames.stage import extract_all
-from backdrop.frames.truth import decode_mask
 from backdrop.io import archives, frame_archive, images
 from backdrop.io.index import read_index
+from backdrop.io.mask_images import decode_mask
 from backdrop.video import decode, encode
 
 
@@ -35,6 +36,7 @@ def section(root: Path, **changed) -> DataParams:
         "layout": "videos",
         "root": str(root),
         "path": str(root),
+        "labels": str(root),
         "size": None,
         "every": 1,
         "limit": None,
@@ -578,3 +580,15 @@ def test_real_data_sets_are_listed_and_read(
     assert set(index.status) == {"ok"}
     with zipfile.ZipFile(tmp_path / "out" / f"{index.sequence[0]}.zip") as archive:
         assert "images/000002.jpg" in archive.namelist()
+
+
+def test_a_folder_of_labels_is_no_sequence_and_one_that_holds_images_is(tmp_path: Path) -> None:
+    for name in ("run", "labels/run"):
+        (tmp_path / name).mkdir(parents=True)
+        Image.new("RGB", (32, 24)).save(tmp_path / name / "0.png")
+    assert [one.name for one in list_sequences("videos", tmp_path)] == ["run"]
+    assert [source.file for source in find_sources([str(tmp_path)], tmp_path / "out", lambda text: None)] == [
+        "run/0.png"
+    ]
+    Image.new("RGB", (32, 24)).save(tmp_path / "labels" / "0.png")
+    assert [one.name for one in list_sequences("videos", tmp_path)] == ["labels", "run"]

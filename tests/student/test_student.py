@@ -3,9 +3,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from backdrop.app.segmenter import Segmenter
@@ -48,11 +50,16 @@ def small(params: Params) -> StudentParams:
     return params.student.model_copy(update={**changes, "rounds": 2, "checkpoint_every": 2, "log_every": 2})
 
 
-def training(root: Path, joint: Path, params: Params, student: StudentParams, tag: str = "a") -> SelfTraining:
+def training(
+    root: Path, joint: Path, params: Params, student: StudentParams, tag: str = "a", people: Path | None = None
+) -> SelfTraining:
     compute = params.compute.model_copy(update={"workers": 1, "device": "cpu", "precision": "32"})
-    stage = StudentStage(student=student, stabilize=params.stabilize, seed=3, compute=compute)
+    stage = StudentStage.model_validate(
+        {"data.labels": "none", "data.path": "none", "student": student, "stabilize": params.stabilize}
+        | {"seed": 3, "compute": compute}
+    )
     data = (root / name for name in ("frames", "homographies"))
-    return SelfTraining(stage, StudentFolders(joint, *data, root / f"log_{tag}", root / f"runs_{tag}"))
+    return SelfTraining(stage, StudentFolders(joint, *data, root / f"log_{tag}", root / f"runs_{tag}", people))
 
 
 def test_a_crash_changes_nothing(
@@ -337,3 +344,56 @@ def test_student_sees_one_subject() -> None:
     near = near_subject(two)
     assert near[10, 10] > 0.5
     assert near[34, 55] == 0
+
+
+# ------------------------------------------------------------------------------------------ a few labels
+
+
+def test_without_labels_the_same_bytes_come_out_and_with_one_others(
+    tmp_path: Path, joint: Path, params: Params, small: StudentParams, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_run(tmp_path, {"one": "train", "two": "all"}, frames=8)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "wrong").mkdir()
+    (tmp_path / "wrong" / "a.csv").write_text("video,frame,label\nother,1,nothing\n")
+    (tmp_path / "right").mkdir()
+    (tmp_path / "right" / "a.csv").write_text("video,frame,label\none,3,nothing\n")
+    found = {}
+    for name in (None, "empty", "wrong", "right"):
+        people = None if name is None else tmp_path / name
+        run = training(tmp_path, joint, params, small, str(name), people)
+        found[name] = run.scratch.name
+        if name != "wrong":  # its key says that it would be the same run
+            run.run(tmp_path / f"out_{name}")
+    assert found[None] == found["empty"] == found["wrong"] != found["right"]
+    plain, empty, right = (load_file(tmp_path / f"out_{n}" / "model.safetensors") for n in (None, "empty", "right"))
+    assert all(torch.equal(plain[key], empty[key]) for key in plain)
+    assert not all(torch.equal(plain[key], right[key]) for key in plain)
+    said = capsys.readouterr().err
+    assert "warning: wrong/a.csv: no frame of these videos" in said
+    assert "labels: 1 frames of 1 videos take part" in said
+
+
+def test_labels_stand_in_place_of_pseudo_masks_in_each_round_and_each_batch(
+    tmp_path: Path, joint: Path, params: Params, small: StudentParams
+) -> None:
+    truth = make_run(tmp_path, {"one": "train", "two": "all"}, frames=8)["one"][3]
+    (tmp_path / "labels" / "one").mkdir(parents=True)
+    moved = np.roll(truth, 30, axis=0)  # where no cue sees a subject
+    Image.fromarray(moved.astype(np.uint8) * 255).save(tmp_path / "labels" / "one" / "3.png")
+    run = training(tmp_path, joint, params, small, people=tmp_path / "labels")
+    assert (0, 3) in run.data.items, "though student.every leaves it out"
+    assert (1, 3) not in run.data.items
+    run.scratch.mkdir(parents=True)
+    expected = cv2.resize(moved.astype(np.float32), small.size, interpolation=cv2.INTER_AREA) > 0.5
+    for number in (0, 1):
+        labels = run.expectation.labels(number)
+        assert np.array_equal(labels[0][3], np.where(expected, IGNORED - 1, 0))
+        for t in (0, 2, 4, 6):
+            assert not (labels[0][t] == labels[1][t]).all()
+    taught = {run.data.items.index((0, t)) for t in (0, 2, 3, 4, 6)}
+    for iteration in range(20):
+        order = run.data._order(3, iteration, 8)
+        assert len(order) == 8
+        assert len(taught & set(order)) >= 1
+        assert order == run.data._order(3, iteration, 8)

@@ -11,7 +11,7 @@ import pandas as pd
 
 from backdrop.errors import BackdropError
 from backdrop.io.index import read_videos
-from backdrop.io.masks import MaskArchive, Predictions
+from backdrop.io.masks import Mask, MaskArchive, Predictions, Soft
 from backdrop.report.scores import j_mean, read_scores, result_of
 
 PATHS = {
@@ -143,10 +143,20 @@ def _found(name: str, masks: MaskArchive, predictions: Predictions, frames: Sequ
         mask, soft = masks.gray(t) > 127, predictions.soft(t)
         areas.append(float(mask.sum()))
         if areas[-1]:
-            sure.append(float(soft[mask].sum() / (areas[-1] + soft[~mask].sum())))
+            sure.append(sureness(mask, soft))
     filled = [area for area in areas if area]
     jump = max(filled) / min(filled) if filled else 1.0
     return LookedAt(name, float(np.mean(sure)) if sure else float("nan"), 1 - len(filled) / max(1, len(areas)), jump)
+
+
+def sureness(mask: Mask, soft: Soft) -> float:
+    """By the model's own probabilities, how much of the union of mask and subject is common to both, in [0, 1].
+
+    Of an empty mask: how sure it is that there is nothing.
+    """
+    if not mask.any():
+        return 1.0 - float(soft.max())
+    return float(soft[mask].sum() / (float(mask.sum()) + soft[~mask].sum()))
 
 
 def _left_out(project: Path) -> list[str]:

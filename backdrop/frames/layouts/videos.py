@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from backdrop.errors import BackdropError
-from backdrop.frames.entries import Entry, look_into, passed_over
+from backdrop.frames.entries import Entry, is_labels, look_into, passed_over
 from backdrop.frames.layouts.listing import (
     Sequence,
     below,
@@ -40,7 +40,7 @@ def list_videos(
         return [video_file(root, root.name, mask_folder(root.parent / "masks", root), split=split)]
     own = masks is None
     masks = masks or masks_of(root)
-    entries = [entry for entry in look_into(root) if entry.path != masks]
+    entries = [entry for entry in look_into(root) if entry.path != masks and not is_labels(entry)]
     if _one_sequence(entries):
         sequence = image_folder(root, below(root, base), mask_folder(masks, root), split=split)
         found, passed, used = [with_note(sequence, _beside(entries))], [], [mask_folder(masks, root)]

@@ -1,4 +1,4 @@
-"""What `dvc exp run` loads when it composes params.yaml: the resolver `reach` of conf/data/*.yaml.
+"""What `dvc exp run` loads when it composes params.yaml: the resolvers `reach` and `labels_of` of conf/data/*.yaml.
 
 Experiments of --temp and --queue run in checkouts of their own, where a path that leads out of the repository leads
 elsewhere. Composition still happens in the repository itself, so such a path is made absolute for them. In the
@@ -23,6 +23,17 @@ def reach(root: str) -> str:
     return root if resolved.is_relative_to(REPOSITORY) else str(resolved)
 
 
+def labels_of(root: str) -> str:
+    """What holds a user's labels: the footage's folder, in which they are `labels/`; of one video the folder beside it.
+
+    DVC watches it, so it must be there: where no labels are, it is the footage.
+    """
+    path = Path(reach(root))
+    beside = path.parent / "labels"
+    there = (REPOSITORY / path).is_file() and (REPOSITORY / beside).is_dir()
+    return str(beside) if there else reach(root)
+
+
 def _runs_elsewhere() -> bool:
     """Whether the command is a `dvc exp run` with --temp or --queue, which may be shortened."""
     words = [word for word in sys.argv[1:] if len(word) > len("--")]
@@ -30,3 +41,4 @@ def _runs_elsewhere() -> bool:
 
 
 OmegaConf.register_new_resolver("reach", reach, replace=True)
+OmegaConf.register_new_resolver("labels_of", labels_of, replace=True)

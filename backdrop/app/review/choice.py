@@ -1,0 +1,118 @@
+"""Which frames' labels would help most: least sure, most unlike what is labeled or chosen, spread over the videos."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from backdrop.app.project.summary import LOOKED_AT, sureness
+from backdrop.errors import BackdropError
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.index import read_index
+from backdrop.io.masks import MaskArchive, Predictions
+from backdrop.params import read
+from backdrop.student.labels.checked import read_labels
+from backdrop.student.labels.files import labels_place
+
+LOOK = (8, 6)
+"""Pixels (width, height) by which two frames are compared."""
+
+APART = 0.25
+"""Share of a video within which frames count as alike, the more the closer they are."""
+
+
+class Candidate(NamedTuple):
+    """A frame that could be labeled.
+
+    sure: as `summary.sureness`. look: its colors, reduced. when: its place in the video, in [0, 1].
+    """
+
+    sequence: str
+    t: int
+    sure: float
+    look: np.ndarray
+    when: float
+
+
+def candidates(project: Path) -> list[Candidate]:
+    """Frames of all videos that are trained on, spread over each.
+
+    Raises:
+        BackdropError: the project has no masks yet.
+    """
+    data = project / "data"
+    names = _trained(project)
+    if not names:
+        raise BackdropError(f"{project} has no masks yet of videos that are trained on; run `backdrop train` first")
+    each = max(8, LOOKED_AT // len(names))
+    return [one for name in names for one in _of_sequence(data, name, each)]
+
+
+def _trained(project: Path) -> list[str]:
+    index = read_index(project / "data" / "frames", usable=True)
+    names = [str(name) for name in index.loc[index["split"].isin(["train", "all"]), "sequence"]]
+    return [name for name in names if (project / "data" / "masks" / f"{name}.zip").is_file()]
+
+
+def _of_sequence(data: Path, name: str, most: int) -> Iterator[Candidate]:
+    frames, masks = FrameArchive(data / "frames" / f"{name}.zip"), MaskArchive(data / "masks" / f"{name}.zip")
+    soft = Predictions(data / "predictions" / f"{name}.zip")
+    count = len(frames)
+    for t in sorted({int(t) for t in np.linspace(0, count - 1, min(most, count))}):
+        if masks.has(t) and soft.has(t):
+            small = cv2.resize(frames.image(t), LOOK, interpolation=cv2.INTER_AREA)
+            sure = sureness(masks.gray(t) > 127, soft.soft(t))
+            yield Candidate(name, t, sure, small.ravel() / np.float32(255), t / max(1, count - 1))
+
+
+def labeled_frames(project: Path) -> set[tuple[str, int]]:
+    """Sequence and frame of what is labeled already."""
+    data = read(project / "params.yaml").data
+    place = labels_place(str(project / data.labels), str(project / data.path))
+    if place is None:
+        return set()
+    frames = project / "data" / "frames"
+    archives = [FrameArchive(frames / f"{name}.zip") for name in _trained(project)]
+    found, _ = read_labels(place, frames, archives, (64, 64))
+    return {(name, t) for name, labels in found.items() for t in labels}
+
+
+def choose(found: Sequence[Candidate], count: int, labeled: Collection[tuple[str, int]] = ()) -> list[Candidate]:
+    """At most so many frames, the most useful first. Each video gets one before any gets its second.
+
+    A frame is worth its doubt, 1 - `sure`, times how far it is in time and in looks from the nearest frame that is
+    labeled or chosen.
+    """
+    fresh = np.ones(len(found))
+    taken = Counter(name for name, _ in labeled)
+    looks = np.stack([one.look for one in found])
+    usual = float(np.mean(np.linalg.norm(looks - looks.mean(axis=0), axis=1))) + 1e-6
+
+    def mark(chosen: Candidate) -> None:
+        for i, one in enumerate(found):
+            unlike = min(1.0, float(np.linalg.norm(one.look - chosen.look)) / usual)
+            if one.sequence == chosen.sequence:
+                unlike = max(0.2 * unlike, min(1.0, abs(one.when - chosen.when) / APART) ** 2 * (0.5 + 0.5 * unlike))
+            else:
+                unlike = 0.5 + 0.5 * unlike
+            fresh[i] = min(fresh[i], unlike)
+
+    for one in found:
+        if (one.sequence, one.t) in labeled:
+            mark(one)
+    worth = np.array([1.05 - one.sure for one in found])
+    left = {i for i, one in enumerate(found) if (one.sequence, one.t) not in labeled}
+    picked: list[Candidate] = []
+    while left and len(picked) < count:
+        fewest = min(taken[found[i].sequence] for i in left)
+        best = max((i for i in left if taken[found[i].sequence] == fewest), key=lambda i: (worth[i] * fresh[i], -i))
+        picked.append(found[best])
+        taken[found[best].sequence] += 1
+        left.discard(best)
+        mark(found[best])
+    return picked

@@ -1,0 +1,1 @@
+"""A few labels that people made: read from their tools' files, checked, and turned into what the student learns."""
