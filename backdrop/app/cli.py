@@ -21,6 +21,7 @@ from backdrop.app.commands import (
     check_out,
     name_faults,
     say_nothing,
+    say_results,
     warn_of_damage,
 )
 from backdrop.errors import BackdropError
@@ -206,8 +207,7 @@ def predict(
     if not (job.pictures or any(written.values())):
         raise typer.Exit(1)
     if not quiet:
-        frames = sum(len(records.frames) for _, records in ready)
-        typer.echo(f"{frames} frames of {len(ready)} files in {out} (threshold {level:g}): {', '.join(chosen)}")
+        say_results(ready, f"in {out} (threshold {level:g}): {', '.join(chosen)}")
     if faults or left_out or damaged:
         raise typer.Exit(SOME_FAILED)
 

@@ -18,6 +18,9 @@ from backdrop.io.files import show
 if TYPE_CHECKING:  # see cli
     from backdrop.app.exports.common import Recorded
 
+MOST_NAMED = 5
+"""Files with doubtful masks, and stretches of frames of each, that are named, at most."""
+
 
 class Format(StrEnum):
     """What can be written: `pictures.PICTURES` and `exports.FORMATS`. Named here, as these take long to import."""
@@ -114,3 +117,47 @@ def warn_of_damage(found: Sequence[Recorded]) -> bool:
     for source, damage in damaged:
         print(f"warning: {show(source.path)} (damaged): {damage}", file=sys.stderr)
     return bool(damaged)
+
+
+def say_results(found: Sequence[Recorded], where: str) -> None:
+    """Print how many frames were segmented, and which of them to look at. where: the end of the first line."""
+    typer.echo(f"{sum(len(records.frames) for _, records in found)} frames of {len(found)} files {where}")
+    for line in name_doubtful(found):
+        typer.echo(line)
+
+
+def name_doubtful(found: Sequence[Recorded]) -> list[str]:
+    """Lines that name the frames whose masks are doubtful, the worst files first; none where no mask is."""
+    from backdrop.app.exports.common import doubts_of
+    from backdrop.doubts import MEANING
+
+    bad, total = [], 0
+    for source, records in found:
+        total += len(records.frames)
+        doubtful = [(r.frame, why) for r, why in zip(records.frames, doubts_of(records), strict=True) if why]
+        if doubtful:
+            bad.append((source, int(records.header["every"]), doubtful))
+    if not bad:
+        return []
+    bad.sort(key=lambda one: -len(one[2]))
+    lines = [f"{sum(len(frames) for *_, frames in bad)} of {total} frames are doubtful, look at them:"]
+    for source, step, frames in bad[:MOST_NAMED]:
+        numbers = f", frames {stretches([number for number, _ in frames], step)}" if source.video else ""
+        seen = {doubt for _, why in frames for doubt in why}
+        reasons = "; ".join(text for doubt, text in MEANING.items() if doubt in seen)
+        lines.append(f"  {show(source.path)}{numbers} ({reasons})")
+    return lines + ([f"  and in {len(bad) - MOST_NAMED} more files"] if len(bad) > MOST_NAMED else [])
+
+
+def stretches(frames: Sequence[int], step: int) -> str:
+    """Numbers in words, as "3-9, 12": the longest stretches of neighbors, `step` apart, `MOST_NAMED` at most."""
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame - runs[-1][-1] == step:
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    kept = sorted(sorted(runs, key=len, reverse=True)[:MOST_NAMED])
+    said = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in kept)
+    left = len(frames) - sum(map(len, kept))
+    return said + (f" and {left} more" if left else "")
