@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -22,13 +22,10 @@ from backdrop.app.commands import (
     name_faults,
     say_nothing,
     say_results,
+    tell_model,
     warn_of_damage,
 )
 from backdrop.errors import BackdropError
-
-if TYPE_CHECKING:  # these take long to import, and --help does without them
-    from backdrop.app.segmenter import Segmenter
-    from backdrop.crf.parameters import CRFParams
 
 SOME_FAILED = 3
 """Exit status when some inputs could not be read, or not to their end, and the others were taken.
@@ -81,12 +78,14 @@ Formats = Annotated[
     list[Format] | None, typer.Option("--format", "-f", help="May be given several times; masks by default.")
 ]
 
-CRFChoice = Annotated[Refinement, typer.Option("--refine", help="Dense CRF with the parameters of --params.")]
+CRFChoice = Annotated[Refinement, typer.Option("--refine", help="Dense CRF, or the threshold alone.")]
 
 Threshold = Annotated[
     float | None,
     typer.Option(help="Foreground is above it; by default the project's, else the student's.", min=0, max=1),
 ]
+
+ParamsFile = Annotated[Path | None, typer.Option(help="Where the CRF's parameters stand; by default the model's own.")]
 
 Confidence = Annotated[
     float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
@@ -143,11 +142,15 @@ def train(
 
     What a change did not touch is not run again. Stopped, the same command goes on where it was.
     """
+    from backdrop.app.project.models import keep_model
     from backdrop.app.project.summary import summary
     from backdrop.app.project.train import run_steps
 
     run_steps(project)
     typer.echo(summary(project))
+    kept = keep_model(project)
+    if kept is not None:
+        typer.echo(f"kept    {kept}")
 
 
 @app.command()
@@ -159,7 +162,7 @@ def predict(
     formats: Formats = None,
     refinement: CRFChoice = Refinement.crf,
     threshold: Threshold = None,
-    params: Annotated[Path, typer.Option(help="Where the CRF's parameters stand.")] = Path("params.yaml"),
+    params: ParamsFile = None,
     min_confidence: Confidence = 0.0,
     instances: Instances = None,
     every: Annotated[int, typer.Option(help="Every n-th frame of a video.", min=1)] = 1,
@@ -182,6 +185,7 @@ def predict(
     from backdrop.app.exports.common import recorded
     from backdrop.app.pictures import PICTURES
     from backdrop.app.predict import Job, alone_in, identity, predict_all
+    from backdrop.app.project.models import crf_of, threshold_of
     from backdrop.app.records import Settings
     from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import find_sources
@@ -191,8 +195,12 @@ def predict(
     check_out(out, inputs=inputs)
     sources = find_sources(inputs, out, say_nothing if quiet else warn)
     segmenter = Segmenter.load(model, device)
-    crf = _crf(params) if refinement is Refinement.crf else None
-    level = _threshold(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
+    crf = crf_of(model, params) if refinement is Refinement.crf else None
+    if crf is None and refinement is Refinement.crf:
+        raise BackdropError("the CRF's parameters are not known here: give --params FILE, or --refine none")
+    level = threshold_of(segmenter, model, crf is not None) if threshold is None else threshold
+    if not quiet:
+        tell_model(model, sources)
     settings = Settings(identity(model), level, crf, every, min_confidence, instances)
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
@@ -309,9 +317,7 @@ def demo(
     port: Annotated[int, typer.Option(help="0, or taken: the next free one.", min=0, max=65535)] = 7860,
     max_upload: Annotated[float, typer.Option(help="Largest file, MB.", min=0.001)] = 200,
     device: Device = "auto",
-    params: Annotated[
-        Path | None, typer.Option(help="Where the CRF's parameters stand; by default params.yaml, if it is here.")
-    ] = None,
+    params: ParamsFile = None,
 ) -> None:
     """Open a page in the browser: drop an image or a short video, see mask, box and cells. Nothing leaves the machine.
 
@@ -320,37 +326,30 @@ def demo(
     backdrop demo --model models/segmenter --port 8000
     """
     from backdrop.app.page.server import Address, serve
+    from backdrop.app.project.models import crf_of, note_of, threshold_of
     from backdrop.app.segmenter import Segmenter
 
-    chosen = params or Path("params.yaml")
-    crf = None if params is None and not chosen.is_file() else _crf(chosen)
+    crf = crf_of(model, params)
     segmenter = Segmenter.load(model, device)
-    serve(segmenter, _threshold(segmenter, model, False), crf, Address(host, port), max_upload)
+    note = note_of(model)
+    about = "" if note is None else note.words()
+    serve(segmenter, threshold_of(segmenter, model, False), crf, Address(host, port), max_upload, about=about)
 
 
-def _crf(params: Path) -> CRFParams:
-    from backdrop.params import read
+@app.command()
+def models(
+    project: Annotated[Path, typer.Argument(help="The project's folder, or the tool's clone.")] = Path("."),
+) -> None:
+    """List a project's models, each with what it was trained on. `backdrop train` keeps every one it makes.
 
-    if not params.is_file():
-        raise BackdropError(
-            f"{params} is not here, and the CRF's parameters stand there: give --params FILE, or --refine none"
-        )
-    return read(params).crf
-
-
-def _threshold(segmenter: Segmenter, model: Path, refined: bool) -> float:
-    """The threshold that the project chose in which the model lies. Else the student's, else 0.5.
-
-    Args:
-        refined: for masks after the CRF, not before it.
+    \b
+    backdrop models
+    backdrop models path/to/project
     """
-    from backdrop.io.masks import THRESHOLD, read_threshold
+    from backdrop.app.project.models import model_lines
 
-    chosen = model.resolve().parent.parent / "data" / ("masks" if refined else "predictions")
-    if (chosen / THRESHOLD).is_file():
-        return read_threshold(chosen)[0]
-    learned = None if segmenter.student is None else segmenter.student.threshold
-    return 0.5 if learned is None else learned
+    for line in model_lines(project):
+        typer.echo(line)
 
 
 @app.command()

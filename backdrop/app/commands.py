@@ -17,6 +17,7 @@ from backdrop.io.files import show
 
 if TYPE_CHECKING:  # see cli
     from backdrop.app.exports.common import Recorded
+    from backdrop.app.sources import Source
 
 MOST_NAMED = 5
 """Files with doubtful masks, and stretches of frames of each, that are named, at most."""
@@ -117,6 +118,27 @@ def warn_of_damage(found: Sequence[Recorded]) -> bool:
     for source, damage in damaged:
         print(f"warning: {show(source.path)} (damaged): {damage}", file=sys.stderr)
     return bool(damaged)
+
+
+def tell_model(model: Path, sources: Sequence[Source]) -> None:
+    """Print what a model was trained on, where that is known. A warning, where that is the embedded footage alone.
+
+    It is no warning for the embedded footage itself, `data/footage` of the model's project.
+    """
+    from backdrop.app.project.models import note_of, project_of
+
+    note = note_of(model)
+    if note is None:
+        return
+    own = project_of(model) / "data" / "footage"
+    if note.rendered and any(not source.path.resolve().is_relative_to(own) for source in sources):
+        print(
+            f"warning: {show(model)} was {note.words()}: expect poor masks of real footage, and train on your own with "
+            "`backdrop new FOLDER --videos PATH`",
+            file=sys.stderr,
+        )
+    else:
+        print(f"{show(model)} was {note.words()}", file=sys.stderr)
 
 
 def say_results(found: Sequence[Recorded], where: str) -> None:
