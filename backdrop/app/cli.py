@@ -19,10 +19,10 @@ from backdrop.app.commands import (
     WebM,
     WithImages,
     check_out,
+    load_model,
     name_faults,
     say_nothing,
     say_results,
-    tell_model,
     warn_of_damage,
 )
 from backdrop.errors import BackdropError
@@ -185,22 +185,17 @@ def predict(
     from backdrop.app.exports.common import recorded
     from backdrop.app.pictures import PICTURES
     from backdrop.app.predict import Job, alone_in, identity, predict_all
-    from backdrop.app.project.models import crf_of, threshold_of
+    from backdrop.app.project.models import needed_crf, threshold_of
     from backdrop.app.records import Settings
-    from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import find_sources
     from backdrop.frames.layouts.listing import warn
 
     chosen = [one.value for one in formats or [Format.masks]]
     check_out(out, inputs=inputs)
     sources = find_sources(inputs, out, say_nothing if quiet else warn)
-    segmenter = Segmenter.load(model, device)
-    crf = crf_of(model, params) if refinement is Refinement.crf else None
-    if crf is None and refinement is Refinement.crf:
-        raise BackdropError("the CRF's parameters are not known here: give --params FILE, or --refine none")
+    segmenter = load_model(model, device, None if quiet else sources)
+    crf = needed_crf(model, params) if refinement is Refinement.crf else None
     level = threshold_of(segmenter, model, crf is not None) if threshold is None else threshold
-    if not quiet:
-        tell_model(model, sources)
     settings = Settings(identity(model), level, crf, every, min_confidence, instances)
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):

@@ -17,6 +17,7 @@ from backdrop.io.files import show
 
 if TYPE_CHECKING:  # see cli
     from backdrop.app.exports.common import Recorded
+    from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import Source
 
 MOST_NAMED = 5
@@ -118,6 +119,16 @@ def warn_of_damage(found: Sequence[Recorded]) -> bool:
     for source, damage in damaged:
         print(f"warning: {show(source.path)} (damaged): {damage}", file=sys.stderr)
     return bool(damaged)
+
+
+def load_model(model: Path, device: str, sources: Sequence[Source] | None) -> Segmenter:
+    """The segmenter of a model folder. What it was trained on is told (`tell_model`), unless `sources` is None."""
+    from backdrop.app.segmenter import Segmenter
+
+    segmenter = Segmenter.load(model, device)
+    if sources is not None:
+        tell_model(model, sources)
+    return segmenter
 
 
 def tell_model(model: Path, sources: Sequence[Source]) -> None:

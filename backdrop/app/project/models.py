@@ -223,6 +223,18 @@ def crf_of(model: Path, params: Path | None) -> CRFParams | None:
     return read(params).crf
 
 
+def needed_crf(model: Path, params: Path | None) -> CRFParams:
+    """The same, where they cannot be done without.
+
+    Raises:
+        BackdropError: there are none.
+    """
+    found = crf_of(model, params)
+    if found is None:
+        raise BackdropError("the CRF's parameters are not known here: give --params FILE, or --refine none")
+    return found
+
+
 def threshold_of(segmenter: Segmenter, model: Path, refined: bool) -> float:
     """The threshold that the model's project chose. Else the student's, else 0.5.
 
