@@ -182,7 +182,7 @@ LAYERS = [
     {"app"},
     {*STAGES, "collage"},
     {"crf", "learn", "draw", "thresholds"},
-    {"networks", "measures"},
+    {"networks", "measures", "doubts"},
     {"motion"},
     {"io", "video", "run"},
     {"config"},

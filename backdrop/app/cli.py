@@ -19,10 +19,10 @@ from backdrop.app.commands import (
     WebM,
     WithImages,
     check_out,
-    crf_of,
+    load_model,
     name_faults,
     say_nothing,
-    threshold_of,
+    say_results,
     warn_of_damage,
 )
 from backdrop.errors import BackdropError
@@ -78,12 +78,14 @@ Formats = Annotated[
     list[Format] | None, typer.Option("--format", "-f", help="May be given several times; masks by default.")
 ]
 
-CRFChoice = Annotated[Refinement, typer.Option("--refine", help="Dense CRF with the parameters of --params.")]
+CRFChoice = Annotated[Refinement, typer.Option("--refine", help="Dense CRF, or the threshold alone.")]
 
 Threshold = Annotated[
     float | None,
     typer.Option(help="Foreground is above it; by default the project's, else the student's.", min=0, max=1),
 ]
+
+ParamsFile = Annotated[Path | None, typer.Option(help="Where the CRF's parameters stand; by default the model's own.")]
 
 Confidence = Annotated[
     float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
@@ -140,11 +142,15 @@ def train(
 
     What a change did not touch is not run again. Stopped, the same command goes on where it was.
     """
+    from backdrop.app.project.models import keep_model
     from backdrop.app.project.summary import summary
     from backdrop.app.project.train import run_steps
 
     run_steps(project)
     typer.echo(summary(project))
+    kept = keep_model(project)
+    if kept is not None:
+        typer.echo(f"kept    {kept}")
 
 
 @app.command()
@@ -156,7 +162,7 @@ def predict(
     formats: Formats = None,
     refinement: CRFChoice = Refinement.crf,
     threshold: Threshold = None,
-    params: Annotated[Path, typer.Option(help="Where the CRF's parameters stand.")] = Path("params.yaml"),
+    params: ParamsFile = None,
     min_confidence: Confidence = 0.0,
     instances: Instances = None,
     every: Annotated[int, typer.Option(help="Every n-th frame of a video.", min=1)] = 1,
@@ -179,17 +185,17 @@ def predict(
     from backdrop.app.exports.common import recorded
     from backdrop.app.pictures import PICTURES
     from backdrop.app.predict import Job, alone_in, identity, predict_all
+    from backdrop.app.project.models import needed_crf, threshold_of
     from backdrop.app.records import Settings
-    from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import find_sources
     from backdrop.frames.layouts.listing import warn
 
     chosen = [one.value for one in formats or [Format.masks]]
     check_out(out, inputs=inputs)
     sources = find_sources(inputs, out, say_nothing if quiet else warn)
-    segmenter = Segmenter.load(model, device)
-    crf = crf_of(params) if refinement is Refinement.crf else None
-    level = threshold_of(segmenter, model, refinement is Refinement.crf) if threshold is None else threshold
+    segmenter = load_model(model, device, None if quiet else sources)
+    crf = needed_crf(model, params) if refinement is Refinement.crf else None
+    level = threshold_of(segmenter, model, crf is not None) if threshold is None else threshold
     settings = Settings(identity(model), level, crf, every, min_confidence, instances)
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
@@ -204,8 +210,7 @@ def predict(
     if not (job.pictures or any(written.values())):
         raise typer.Exit(1)
     if not quiet:
-        frames = sum(len(records.frames) for _, records in ready)
-        typer.echo(f"{frames} frames of {len(ready)} files in {out} (threshold {level:g}): {', '.join(chosen)}")
+        say_results(ready, f"in {out} (threshold {level:g}): {', '.join(chosen)}")
     if faults or left_out or damaged:
         raise typer.Exit(SOME_FAILED)
 
@@ -340,9 +345,7 @@ def demo(
     port: Annotated[int, typer.Option(help="0, or taken: the next free one.", min=0, max=65535)] = 7860,
     max_upload: Annotated[float, typer.Option(help="Largest file, MB.", min=0.001)] = 200,
     device: Device = "auto",
-    params: Annotated[
-        Path | None, typer.Option(help="Where the CRF's parameters stand; by default params.yaml, if it is here.")
-    ] = None,
+    params: ParamsFile = None,
 ) -> None:
     """Open a page in the browser: drop an image or a short video, see mask, box and cells. Nothing leaves the machine.
 
@@ -351,12 +354,30 @@ def demo(
     backdrop demo --model models/segmenter --port 8000
     """
     from backdrop.app.page.server import Address, serve
+    from backdrop.app.project.models import crf_of, note_of, threshold_of
     from backdrop.app.segmenter import Segmenter
 
-    chosen = params or Path("params.yaml")
-    crf = None if params is None and not chosen.is_file() else crf_of(chosen)
+    crf = crf_of(model, params)
     segmenter = Segmenter.load(model, device)
-    serve(segmenter, threshold_of(segmenter, model, False), crf, Address(host, port), max_upload)
+    note = note_of(model)
+    about = "" if note is None else note.words()
+    serve(segmenter, threshold_of(segmenter, model, False), crf, Address(host, port), max_upload, about=about)
+
+
+@app.command()
+def models(
+    project: Annotated[Path, typer.Argument(help="The project's folder, or the tool's clone.")] = Path("."),
+) -> None:
+    """List a project's models, each with what it was trained on. `backdrop train` keeps every one it makes.
+
+    \b
+    backdrop models
+    backdrop models path/to/project
+    """
+    from backdrop.app.project.models import model_lines
+
+    for line in model_lines(project):
+        typer.echo(line)
 
 
 @app.command()

@@ -18,7 +18,10 @@ from backdrop.io.files import show
 if TYPE_CHECKING:  # see cli
     from backdrop.app.exports.common import Recorded
     from backdrop.app.segmenter import Segmenter
-    from backdrop.crf.parameters import CRFParams
+    from backdrop.app.sources import Source
+
+MOST_NAMED = 5
+"""Files with doubtful masks, and stretches of frames of each, that are named, at most."""
 
 
 class Format(StrEnum):
@@ -118,31 +121,76 @@ def warn_of_damage(found: Sequence[Recorded]) -> bool:
     return bool(damaged)
 
 
-def crf_of(params: Path) -> CRFParams:
-    """The CRF's parameters in a file of parameters.
+def load_model(model: Path, device: str, sources: Sequence[Source] | None) -> Segmenter:
+    """The segmenter of a model folder. What it was trained on is told (`tell_model`), unless `sources` is None."""
+    from backdrop.app.segmenter import Segmenter
 
-    Raises:
-        BackdropError: it is not there, or is none.
+    segmenter = Segmenter.load(model, device)
+    if sources is not None:
+        tell_model(model, sources)
+    return segmenter
+
+
+def tell_model(model: Path, sources: Sequence[Source]) -> None:
+    """Print what a model was trained on, where that is known. A warning, where that is the embedded footage alone.
+
+    It is no warning for the embedded footage itself, `data/footage` of the model's project.
     """
-    from backdrop.params import read
+    from backdrop.app.project.models import note_of, project_of
 
-    if not params.is_file():
-        raise BackdropError(
-            f"{params} is not here, and the CRF's parameters stand there: give --params FILE, or --refine none"
+    note = note_of(model)
+    if note is None:
+        return
+    own = project_of(model) / "data" / "footage"
+    if note.rendered and any(not source.path.resolve().is_relative_to(own) for source in sources):
+        print(
+            f"warning: {show(model)} was {note.words()}: expect poor masks of real footage, and train on your own with "
+            "`backdrop new FOLDER --videos PATH`",
+            file=sys.stderr,
         )
-    return read(params).crf
+    else:
+        print(f"{show(model)} was {note.words()}", file=sys.stderr)
 
 
-def threshold_of(segmenter: Segmenter, model: Path, refined: bool) -> float:
-    """The threshold that the project chose in which the model lies. Else the student's, else 0.5.
+def say_results(found: Sequence[Recorded], where: str) -> None:
+    """Print how many frames were segmented, and which of them to look at. where: the end of the first line."""
+    typer.echo(f"{sum(len(records.frames) for _, records in found)} frames of {len(found)} files {where}")
+    for line in name_doubtful(found):
+        typer.echo(line)
 
-    Args:
-        refined: for masks after the CRF, not before it.
-    """
-    from backdrop.io.masks import THRESHOLD, read_threshold
 
-    chosen = model.resolve().parent.parent / "data" / ("masks" if refined else "predictions")
-    if (chosen / THRESHOLD).is_file():
-        return read_threshold(chosen)[0]
-    learned = None if segmenter.student is None else segmenter.student.threshold
-    return 0.5 if learned is None else learned
+def name_doubtful(found: Sequence[Recorded]) -> list[str]:
+    """Lines that name the frames whose masks are doubtful, the worst files first; none where no mask is."""
+    from backdrop.app.exports.common import doubts_of
+    from backdrop.doubts import MEANING
+
+    bad, total = [], 0
+    for source, records in found:
+        total += len(records.frames)
+        doubtful = [(r.frame, why) for r, why in zip(records.frames, doubts_of(records), strict=True) if why]
+        if doubtful:
+            bad.append((source, int(records.header["every"]), doubtful))
+    if not bad:
+        return []
+    bad.sort(key=lambda one: -len(one[2]))
+    lines = [f"{sum(len(frames) for *_, frames in bad)} of {total} frames are doubtful, look at them:"]
+    for source, step, frames in bad[:MOST_NAMED]:
+        numbers = f", frames {stretches([number for number, _ in frames], step)}" if source.video else ""
+        seen = {doubt for _, why in frames for doubt in why}
+        reasons = "; ".join(text for doubt, text in MEANING.items() if doubt in seen)
+        lines.append(f"  {show(source.path)}{numbers} ({reasons})")
+    return lines + ([f"  and in {len(bad) - MOST_NAMED} more files"] if len(bad) > MOST_NAMED else [])
+
+
+def stretches(frames: Sequence[int], step: int) -> str:
+    """Numbers in words, as "3-9, 12": the longest stretches of neighbors, `step` apart, `MOST_NAMED` at most."""
+    runs: list[list[int]] = []
+    for frame in frames:
+        if runs and frame - runs[-1][-1] == step:
+            runs[-1].append(frame)
+        else:
+            runs.append([frame])
+    kept = sorted(sorted(runs, key=len, reverse=True)[:MOST_NAMED])
+    said = ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in kept)
+    left = len(frames) - sum(map(len, kept))
+    return said + (f" and {left} more" if left else "")

@@ -24,13 +24,14 @@ from backdrop.app.reader import Found
 from backdrop.app.sources import Source
 from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
+from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_path, show, writing
 from backdrop.io.masks import Box, Mask, box_pixels
 from backdrop.io.run_lengths import run_lengths
 from backdrop.networks.predictor import Prediction
 
-VERSION = 4
+VERSION = 5
 """Of the format of the records. Records of another version are made anew."""
 
 PLACE = ("source", "file", "bytes", "modified")
@@ -94,6 +95,7 @@ class Record(NamedTuple):
     frame: its number in the file. time: seconds since the first frame. size: (width, height) in pixels.
     box: left, top, width, height in pixels.
     confidence: that there is a subject (`predictor.presence`), in [0, 1].
+    sure: how sure the model is of the whole mask (`doubts.sureness`), in [0, 1].
     mask: COCO's compressed RLE.
     instances: the subjects that make up the mask. None: the mask was not divided.
     """
@@ -103,6 +105,7 @@ class Record(NamedTuple):
     size: tuple[int, int]
     box: tuple[float, float, float, float]
     confidence: float
+    sure: float
     mask: dict[str, Any]
     instances: tuple[SubjectRecord, ...] | None = None
 
@@ -196,8 +199,9 @@ def record_of(found: Found, mask: Mask, parts: tuple[SubjectRecord, ...] | None 
     frame = found.frame
     height, width = mask.shape
     box = inner_box(found.prediction.box, (width, height))
-    confidence = round(found.prediction.presence, 4)
-    return Record(frame.number, round(frame.time, 6), (width, height), box, confidence, encoded(mask), parts)
+    prediction = found.prediction
+    presence, sure = round(prediction.presence, 4), round(sureness(prediction.mask, mask), 4)
+    return Record(frame.number, round(frame.time, 6), (width, height), box, presence, sure, encoded(mask), parts)
 
 
 def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[SubjectRecord, ...]:

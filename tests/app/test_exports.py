@@ -246,7 +246,7 @@ def test_alpha_of_any_size(size: tuple[int, int], webm: bool, tmp_path: Path) ->
     source = exported.Source(tmp_path / "in" / "x.mkv", "x", True)
     mask = np.zeros(size[::-1], bool)
     mask[10:30, 5:20] = True
-    record = exported.Record(0, 0.0, size, (0.0, 0.0, 1.0, 1.0), 0.5, exported.encoded(mask))
+    record = exported.Record(0, 0.0, size, (0.0, 0.0, 1.0, 1.0), 0.5, 0.9, exported.encoded(mask))
     rows = [record._replace(frame=t, time=t / 7) for t in range(3)]
     header = exported.Settings("m", 0.5, None).header(source) | exported.content_header(source.path, {})
     records = exported.Records(header, rows, True, exported.Ending(3 / 7))

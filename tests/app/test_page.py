@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from backdrop.app import cli
 from backdrop.app.page import callbacks, drawing, segmented_file, server
 from backdrop.app.page.text import message, numbers
+from backdrop.app.project import models
 from backdrop.app.segmenter import Segmenter
 from backdrop.crf.dense import refine
 from backdrop.draw import draw_mask
@@ -359,7 +360,7 @@ def test_the_command_warns_where_others_can_reach_the_page(
     monkeypatch.chdir(tmp_path)
     given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     monkeypatch.setattr(Segmenter, "load", lambda *_: segmenter)
-    monkeypatch.setattr(cli, "_threshold", lambda *_: 0.4)
+    monkeypatch.setattr(models, "threshold_of", lambda *_: 0.4)
 
     def opened(*arguments: Any, **options: Any) -> Ended:
         given.append((arguments, options))
@@ -371,7 +372,7 @@ def test_the_command_warns_where_others_can_reach_the_page(
     assert ("warning" in result.output) == (host == "0.0.0.0")
     ((*parts, folder), options) = given[0]
     assert parts == [segmenter, 0.4, None], "no params.yaml here"
-    assert options == {"address": server.Address(host, 7860), "max_upload": 200}
+    assert options == {"address": server.Address(host, 7860), "max_upload": 200, "about": ""}
     assert not folder.exists(), "uploads are removed in the end"
     assert "--params" in str(CliRunner().invoke(cli.app, ["demo", "--params", "nowhere.yaml"]).exception)
 

@@ -440,7 +440,7 @@ def test_an_overlay_video_has_the_frames_of_the_video(done: Path, pictures: list
 
 def test_a_record_survives_json() -> None:
     mask = blobs(4)
-    record = Record(0, 0.0, (90, 60), (0.0, 0.0, 1.0, 1.0), 0.5, json.loads(json.dumps(encoded(mask))))
+    record = Record(0, 0.0, (90, 60), (0.0, 0.0, 1.0, 1.0), 0.5, 0.7, json.loads(json.dumps(encoded(mask))))
     assert np.array_equal(record.decoded(), mask)
 
 
@@ -493,7 +493,7 @@ def test_the_crf_needs_its_parameters(
 
 def test_help_shows_examples() -> None:
     commands = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
-    assert set(commands) == {"new", "train", "predict", "export", "report", "onnx", "demo", "doctor"}
+    assert set(commands) == {"new", "train", "models", "predict", "export", "report", "onnx", "demo", "doctor"}
     for command in commands:
         status, text = call(command, "--help")
         assert status == 0

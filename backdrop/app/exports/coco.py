@@ -16,6 +16,7 @@ from backdrop.app.exports.common import (
     Faults,
     Recorded,
     components,
+    doubts_of,
     each_source,
     file_name,
     write_json,
@@ -49,9 +50,10 @@ def coco(found: Sequence[Recorded], split: bool = False, faults: Faults | None =
 def _frames(split: bool, source: Source, records: Records) -> list[tuple[dict[str, Any], list[Annotated]]]:
     """Each frame's name and size, and its subjects with their RLE."""
     frames = []
-    for record in records.frames:
+    for record, why in zip(records.frames, doubts_of(records), strict=True):
         width, height = record.size
         image = {"file_name": file_name(source, record), "width": width, "height": height}
+        image |= {"sure": record.sure, "doubts": list(why)}
         rles = [map(encoded, components(part.decoded())) if split else [part.mask] for part in record.parts()]
         parts = [(part, rle) for part, own in zip(record.parts(), rles, strict=True) for rle in own]
         frames.append((image, parts))

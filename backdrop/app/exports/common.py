@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from backdrop.app.reader import frames_of
 from backdrop.app.records import VERSION, Record, Records, encoded, is_changed, read_records
 from backdrop.app.sources import Source, costing_itself
+from backdrop.doubts import Doubt, doubts
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import atomic_path, show
 from backdrop.io.images import RGB
@@ -183,6 +185,21 @@ def _large_parts(mask: Mask, least: float) -> Mask:
     large = stats[:, cv2.CC_STAT_AREA] >= least
     large[0] = False
     return large[labels]
+
+
+def doubts_of(records: Records) -> list[tuple[Doubt, ...]]:
+    """Why to look at each frame, in their order (`backdrop.doubts`)."""
+    rles = [{**record.mask, "counts": record.mask["counts"].encode("ascii")} for record in records.frames]
+    areas = [float(coco_mask.area(rle)) / (rle["size"][0] * rle["size"][1]) for rle in rles]
+    overlaps = [_with_last(before, rle) for before, rle in zip([None, *rles], rles, strict=False)]
+    return doubts(areas, overlaps, [record.sure for record in records.frames])
+
+
+def _with_last(before: dict[str, Any] | None, rle: dict[str, Any]) -> float | None:
+    """J of two masks; None: there is no first one, or they are of different sizes."""
+    if before is None or before["size"] != rle["size"]:
+        return None
+    return float(coco_mask.iou([before], [rle], [0])[0][0])
 
 
 def frames_with_records(source: Source, records: Records) -> Iterator[tuple[RGB, Record]]:

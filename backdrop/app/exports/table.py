@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from backdrop.app.exports.common import DEFAULTS, ExportChoices, Faults, Recorded, each_source
+from backdrop.app.exports.common import DEFAULTS, ExportChoices, Faults, Recorded, doubts_of, each_source
 from backdrop.app.records import Record, Records
 from backdrop.app.sources import Source
 from backdrop.io.files import atomic_path
@@ -20,7 +20,7 @@ _COLUMNS = {
     "video": "str", "frame": "Int64", "time_s": "Float64", "identity": "Int64", "area": "Int64",
     "centroid_x": "Float64", "centroid_y": "Float64",
     "box_left": "Int64", "box_top": "Int64", "box_width": "Int64", "box_height": "Int64",
-    "presence": "Float64", "image_width": "Int64", "image_height": "Int64",
+    "presence": "Float64", "sure": "Float64", "doubts": "str", "image_width": "Int64", "image_height": "Int64",
 }  # fmt: skip
 
 
@@ -42,8 +42,8 @@ def write_csv(
 def _rows(source: Source, records: Records) -> list[dict[str, Any]]:
     return [
         {"video": source.name, "frame": record.frame, "time_s": record.time, **row}
-        | {"image_width": record.size[0], "image_height": record.size[1]}
-        for record in records.frames
+        | {"sure": record.sure, "doubts": " ".join(why), "image_width": record.size[0], "image_height": record.size[1]}
+        for record, why in zip(records.frames, doubts_of(records), strict=True)
         for row in _subject_rows(record)
     ]
 

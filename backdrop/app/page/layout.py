@@ -10,7 +10,7 @@ from typing import Any
 
 from backdrop.app.page.callbacks import Choices, Page, forget
 from backdrop.app.page.segmented_file import FRAMES, MOST
-from backdrop.app.page.text import EMPTY, PAGE_HEADER
+from backdrop.app.page.text import EMPTY, page_header
 from backdrop.app.segmenter import Segmenter
 from backdrop.crf.parameters import CRFParams
 from backdrop.io.files import IMAGE_SUFFIXES, VIDEO_SUFFIXES
@@ -19,19 +19,20 @@ KEEP_S = 3600
 """Seconds that files of a session stay on the disk."""
 
 
-def build(segmenter: Segmenter, threshold: float, crf: CRFParams | None, folder: Path) -> Any:
+def build(segmenter: Segmenter, threshold: float, crf: CRFParams | None, folder: Path, about: str = "") -> Any:
     """The page as gradio.Blocks, not yet served.
 
     Args:
         threshold: what the slider starts at, in [0, 1].
         crf: None: there is no CRF to choose.
         folder: for the files of sessions.
+        about: what the model was trained on; "": it is not known.
     """
     import gradio as gr
 
     page = Page(segmenter, crf, folder)
     with gr.Blocks(title="Backdrop", analytics_enabled=False, delete_cache=(KEEP_S // 6, KEEP_S)) as blocks:
-        gr.HTML(PAGE_HEADER, elem_classes="head")
+        gr.HTML(page_header(about), elem_classes="head")
         session = gr.State(None, time_to_live=KEEP_S, delete_callback=forget)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):

@@ -70,11 +70,12 @@ def open_page(
     *,
     address: Address = Address(),  # noqa: B008
     max_upload: float = 200.0,
+    about: str = "",
 ) -> Any:
     """Serve the page from another thread.
 
     Args:
-        threshold, crf: see `layout.build`.
+        threshold, crf, about: see `layout.build`.
         folder: for uploads and results.
         address: where a port is taken, the next free one is used.
         max_upload: MB (of 2**20 bytes, as the page counts them) that a file may have.
@@ -94,7 +95,7 @@ def open_page(
     )
     import gradio as gr
 
-    blocks = build(segmenter, threshold, crf, folder)
+    blocks = build(segmenter, threshold, crf, folder, about)
     font = ["system-ui", "sans-serif"]
     theme = gr.themes.Base(primary_hue="blue", font=font, font_mono=["ui-monospace", "monospace"])
     dim = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
@@ -118,7 +119,9 @@ def open_page(
     return blocks
 
 
-def serve(segmenter: Segmenter, threshold: float, crf: CRFParams | None, address: Address, max_upload: float) -> None:
+def serve(
+    segmenter: Segmenter, threshold: float, crf: CRFParams | None, address: Address, max_upload: float, *, about: str
+) -> None:
     """Serve the page until Ctrl-C. Uploads and results are removed then. See `open_page`."""
     host = address.host
     if not loopback(host):
@@ -127,7 +130,8 @@ def serve(segmenter: Segmenter, threshold: float, crf: CRFParams | None, address
             file=sys.stderr,
         )
     with tempfile.TemporaryDirectory(prefix="backdrop-") as folder:
-        blocks = open_page(segmenter, threshold, crf, Path(folder), address=address, max_upload=max_upload)
+        limits: dict[str, Any] = {"address": address, "max_upload": max_upload}
+        blocks = open_page(segmenter, threshold, crf, Path(folder), about=about, **limits)
         print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # else uploads would stay on the disk
         try:

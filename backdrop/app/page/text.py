@@ -26,6 +26,12 @@ PAGE_HEADER = """<h1>Backdrop</h1>
 <p class="local">Everything stays on this machine: files are read and segmented here, sent nowhere, and deleted when the
 program ends.</p>"""
 
+
+def page_header(about: str) -> str:
+    """The page's first lines, as HTML. about: what the model was trained on; "": it is not known."""
+    return PAGE_HEADER + (f'\n<p class="local">The model was {html.escape(about)}.</p>' if about else "")
+
+
 EMPTY = '<p class="status">Nothing segmented yet: drop a file.</p>'
 
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from backdrop.doubts import UNSURE, sureness
 from backdrop.errors import BackdropError
 from backdrop.io.index import read_videos
-from backdrop.io.masks import Mask, MaskArchive, Predictions, Soft
+from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.report.scores import j_mean, read_scores, result_of
 
 PATHS = {
@@ -34,15 +35,11 @@ LISTED = 5
 LOOKED_AT = 3000
 """Frames that are looked at, at most; spread over all videos."""
 
-UNSURE = 0.6
-"""Below this sureness a video is worth a look. Rendered test videos, with J from .74 to .91, have .69 to .81."""
-
 
 class LookedAt(NamedTuple):
     """What the masks of a video are like.
 
-    sure: by the model's own probabilities, how much of the union of mask and subject is common to both: its view of J,
-    mean over frames, in [0, 1]. NaN: there is no mask.
+    sure: `doubts.sureness`, mean over the frames with a mask, in [0, 1]. NaN: there is no mask.
     empty: share of the frames without a mask.
     jump: the largest mask over the smallest one, by area.
     """
@@ -143,20 +140,10 @@ def _found(name: str, masks: MaskArchive, predictions: Predictions, frames: Sequ
         mask, soft = masks.gray(t) > 127, predictions.soft(t)
         areas.append(float(mask.sum()))
         if areas[-1]:
-            sure.append(sureness(mask, soft))
+            sure.append(sureness(soft, mask))
     filled = [area for area in areas if area]
     jump = max(filled) / min(filled) if filled else 1.0
     return LookedAt(name, float(np.mean(sure)) if sure else float("nan"), 1 - len(filled) / max(1, len(areas)), jump)
-
-
-def sureness(mask: Mask, soft: Soft) -> float:
-    """By the model's own probabilities, how much of the union of mask and subject is common to both, in [0, 1].
-
-    Of an empty mask: how sure it is that there is nothing.
-    """
-    if not mask.any():
-        return 1.0 - float(soft.max())
-    return float(soft[mask].sum() / (float(mask.sum()) + soft[~mask].sum()))
 
 
 def _left_out(project: Path) -> list[str]:

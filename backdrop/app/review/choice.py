@@ -10,7 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from backdrop.app.project.summary import LOOKED_AT, sureness
+from backdrop.app.project.summary import LOOKED_AT
+from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import read_index
@@ -29,7 +30,7 @@ APART = 0.25
 class Candidate(NamedTuple):
     """A frame that could be labeled.
 
-    sure: as `summary.sureness`. look: its colors, reduced. when: its place in the video, in [0, 1].
+    sure: as `doubts.sureness`; of an empty mask, how sure it is that there is nothing. look: its colors, reduced. when: its place in the video, in [0, 1].
     """
 
     sequence: str
@@ -66,7 +67,8 @@ def _of_sequence(data: Path, name: str, most: int) -> Iterator[Candidate]:
     for t in sorted({int(t) for t in np.linspace(0, count - 1, min(most, count))}):
         if masks.has(t) and soft.has(t):
             small = cv2.resize(frames.image(t), LOOK, interpolation=cv2.INTER_AREA)
-            sure = sureness(masks.gray(t) > 127, soft.soft(t))
+            mask, probable = masks.gray(t) > 127, soft.soft(t)
+            sure = sureness(probable, mask) if mask.any() else 1.0 - float(probable.max())
             yield Candidate(name, t, sure, small.ravel() / np.float32(255), t / max(1, count - 1))
 
 
