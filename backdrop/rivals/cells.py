@@ -34,15 +34,13 @@ from backdrop.rivals.footage import TEST_VIDEOS, Manifest, read_manifest
 from backdrop.rivals.material import Material, RivalSettings
 from backdrop.rivals.registry import load_rival, rival_file
 from backdrop.rivals.scores import score_sequence
+from backdrop.rivals.spent import forget_try, note_peak, peak_mb, spent_seconds
 
 PARAMS = Path("params.yaml")
 RIVAL_PARAMS = Path("rivals/params.yaml")
 WORK = Path("runs/rivals")
 DETECTIONS = Path("data/predictions_paper")
 """Boxes of D, of a finished run on the embedded footage."""
-
-SPENT = "spent.json"
-"""CPU seconds of tries that were stopped, up to their last checkpoint; in the sequence's folder for checkpoints."""
 
 
 class RivalParams(Section):
@@ -139,7 +137,8 @@ def _run_sequence(rival: str, footage: str, name: str) -> dict[str, Any]:
     """
     folder = cell_folder(rival, footage)
     command = [sys.executable, "-m", "backdrop.rivals", "sequence", rival, footage, name]
-    earlier = spent_seconds(folder / "checkpoints" / name)
+    scratch = folder / "checkpoints" / name
+    forget_try(scratch)
     with (folder / f"{name}.log").open("w") as log:
         # wait4 gives the time and memory of this child alone, whatever runs beside it
         child = subprocess.Popen(
@@ -150,8 +149,8 @@ def _run_sequence(rival: str, footage: str, name: str) -> dict[str, Any]:
         except BaseException:
             child.terminate()
             raise
-    seconds = usage.ru_utime + usage.ru_stime + earlier
-    result: dict[str, Any] = {"cpu_minutes": seconds / 60, "memory_mb": usage.ru_maxrss / 1024}
+    seconds = usage.ru_utime + usage.ru_stime + spent_seconds(scratch)
+    result: dict[str, Any] = {"cpu_minutes": seconds / 60, "memory_mb": peak_mb(scratch) or usage.ru_maxrss / 1024}
     if status:
         return result | {"failed": _reason(status, folder / f"{name}.log")}
     try:
@@ -183,13 +182,16 @@ def run_sequence(rival: str, footage: str, name: str) -> None:
     """
     known, folder = rival_params(), cell_folder(rival, footage)
     scratch = folder / "checkpoints" / name
-    left = round(60 * known.cpu_minutes - spent_seconds(scratch))
-    resource.setrlimit(resource.RLIMIT_CPU, (max(1, left), max(1, left) + 5))
+    seconds = max(1, round(60 * known.cpu_minutes))
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     frames = FrameArchive(Path(manifest_of(footage).frames) / f"{name}.zip")
     found = DETECTIONS / f"{name}.zip"
     boxes = Predictions(found).box.__getitem__ if footage == TEST_VIDEOS and found.is_file() else None
     material = Material(frames, RivalSettings(read(PARAMS), scratch, known.instance_model, boxes))
-    write_soft_masks(folder / f"{name}.zip", checked(rival, load_rival(rival)(material), material))
+    try:
+        write_soft_masks(folder / f"{name}.zip", checked(rival, load_rival(rival)(material), material))
+    finally:
+        note_peak(scratch)
 
 
 def checked(rival: str, masks: Any, material: Material) -> Iterator[Soft]:
@@ -213,11 +215,3 @@ def write_soft_masks(path: Path, masks: Iterator[Soft]) -> None:
     with ArchiveWriter(path) as archive:
         for t, mask in enumerate(masks):
             archive.add(entry(t), encode_png(np.rint(mask * 255).astype(np.uint8)))
-
-
-def spent_seconds(scratch: Path) -> float:
-    """CPU seconds of stopped tries; see `SPENT`."""
-    try:
-        return float(json.loads((scratch / SPENT).read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return 0.0

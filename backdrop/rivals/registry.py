@@ -34,7 +34,12 @@ RIVALS: dict[str, RivalEntry] = {
     "fast_motion": RivalEntry("classical.fast_motion", "Fast motion segmentation", "no", "any camera"),
     "grabcut": RivalEntry("classical.grabcut", "GrabCut from boxes", "no", "true boxes"),
     "plain_inpaint": RivalEntry("classical.plain_inpaint", "cv2.inpaint in a box", "no", "true boxes, plain ground"),
-    "em_motion": RivalEntry("classical.em_motion", "EM motion segmentation", "no", "any camera"),
+    "em_motion": RivalEntry("classical.em_motion", "EM motion segmentation", "no", "standing camera"),
+    "nlc": RivalEntry("classical.nlc", "NLC", "no", "any camera"),
+    "arp": RivalEntry("classical.arp", "ARP", "no", "standing camera"),
+    "dilate_unet": RivalEntry("learned.dilate_unet", "Unsup-DilateU-Net", "no", "standing camera"),
+    "u2netp": RivalEntry("learned.u2netp", "U2-Net, light", "saliency masks", "a bright thing before a plain ground"),
+    "instance_model": RivalEntry("learned.instance_model", "Instance model", "as its makers say", "a made model"),
 }
 
 

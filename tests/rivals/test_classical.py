@@ -18,7 +18,7 @@ from tests.student.clips import Rendered
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-MOTION = ("video_pca", "fast_motion", "em_motion")
+MOTION = ("video_pca", "fast_motion", "em_motion", "nlc", "arp")
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,9 @@ MOTION = ("video_pca", "fast_motion", "em_motion")
         ("fast_motion", "static"),
         ("fast_motion", "ptz"),
         ("em_motion", "static"),
+        ("nlc", "static"),
+        ("nlc", "ptz"),
+        ("arp", "static"),
     ],
 )
 def test_a_rival_of_motion_works_where_nothing_else_moves(name: str, mode: str, tmp_path: Path) -> None:

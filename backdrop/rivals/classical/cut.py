@@ -26,7 +26,7 @@ class Joints:
     """
 
     def __init__(self, frames: Sequence[Regions]) -> None:
-        self.starts = np.concatenate([[0], np.cumsum([one.count for one in frames])])
+        self.starts = np.concatenate([[0], np.cumsum([one.parts for one in frames])])
         self.pairs: list[np.ndarray] = []
         self.costs: list[np.ndarray] = []
 

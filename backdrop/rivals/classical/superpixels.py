@@ -13,23 +13,23 @@ RULER = 15.0
 
 
 class Regions(NamedTuple):
-    """A frame's superpixels. labels: 0 .. count - 1, a pixel each. sizes: pixels of each."""
+    """A frame's superpixels. labels: 0 .. parts - 1, a pixel each. sizes: pixels of each."""
 
     labels: Int32[np.ndarray, "H W"]
-    count: int
+    parts: int
     sizes: Float[np.ndarray, " n"]
 
     def mean(self, field: np.ndarray) -> np.ndarray:
         """(n,) or (n, C): the mean over each superpixel of a field (H, W) or (H, W, C)."""
         flat = field.reshape(self.labels.size, -1).astype(np.float64)
-        sums = [np.bincount(self.labels.ravel(), column, minlength=self.count) for column in flat.T]
+        sums = [np.bincount(self.labels.ravel(), column, minlength=self.parts) for column in flat.T]
         means = np.stack(sums, axis=1) / self.sizes[:, None]
         return means[:, 0] if field.ndim == 2 else means
 
     def histogram(self, codes: np.ndarray, bins: int) -> Float[np.ndarray, "n bins"]:
         """How many pixels of each code a superpixel has. codes: (H, W) in 0 .. bins - 1."""
         joint = self.labels.ravel().astype(np.int64) * bins + codes.ravel()
-        return np.bincount(joint, minlength=self.count * bins).reshape(self.count, bins).astype(np.float64)
+        return np.bincount(joint, minlength=self.parts * bins).reshape(self.parts, bins).astype(np.float64)
 
 
 def superpixels(image: UInt8[np.ndarray, "H W 3"], count: int) -> Regions:
