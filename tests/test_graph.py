@@ -14,11 +14,14 @@ import pytest
 import yaml
 
 from backdrop.config.sections import StageParams
-from tests.graph import EXEMPT, ROOT, imported, library_deps, library_files, write_deps
+from backdrop.rivals.footage import FOOTAGE
+from backdrop.rivals.registry import RIVALS
+from tests.graph import EXEMPT, ROOT, imported, library_deps, library_files, write_deps, write_rival_deps
 from tests.small_pipeline import environment
 
 PIPELINE = (ROOT / "dvc.yaml").read_text()
 STAGES = yaml.safe_load(PIPELINE)["stages"]
+RIVAL_PIPELINE = ROOT / "rivals" / "dvc.yaml"
 FREE = {"compute"}  # cannot change a result, so no stage depends on it
 CANNOT_CHANGE_A_RESULT = ("errors", "params", "stage", "run")
 """Written out: what the graph leaves out must not grow unseen."""
@@ -123,6 +126,7 @@ def test_the_standard_library_finds_the_same_files(name: str) -> None:
         ("backdrop/student/cues/layers.py", {"student"}),
         ("backdrop/networks/motion_network.safetensors", {"student"}),
         ("backdrop/collage/scene.py", set()),
+        ("backdrop/rivals/cells.py", set()),
         ("backdrop/refine/stage.py", {"refine"}),
         ("backdrop/score/table.py", {"score"}),
         ("backdrop/report/report.py", {"report"}),
@@ -150,12 +154,28 @@ def test_the_weights_of_the_package_are_those_that_the_recipe_made() -> None:
 def test_no_recipe_makes_what_the_pipeline_reads() -> None:
     """DVC joins pipelines by their files: a plain `dvc repro` would run the recipe."""
     read = {dep for stage in STAGES.values() for dep in stage.get("deps", [])}
-    for recipe in (ROOT / "recipes").rglob("dvc.yaml"):
+    for recipe in [*(ROOT / "recipes").rglob("dvc.yaml"), RIVAL_PIPELINE]:
         for stage in yaml.safe_load(recipe.read_text())["stages"].values():
-            outs = [next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"]]
-            places = {(recipe.parent / out).resolve().relative_to(ROOT).as_posix() for out in outs}
+            outs = [
+                next(iter(out)) if isinstance(out, dict) else out for out in stage["outs"] + stage.get("metrics", [])
+            ]
+            folder = recipe.parent / stage.get("wdir", ".")
+            places = {(folder / out).resolve().relative_to(ROOT).as_posix() for out in outs}
             assert places
             assert not places & read, recipe
+
+
+def test_the_pipeline_of_the_rivals_lists_what_its_command_can_import() -> None:
+    text = RIVAL_PIPELINE.read_text()
+    assert write_rival_deps(text) == text, "run `make deps`"
+    deps = yaml.safe_load(text)["stages"]["cell"]["deps"]
+    assert {"backdrop/rivals", "backdrop/measures.py", "backdrop/motion/homography.py"} <= set(deps)
+
+
+def test_the_pipeline_of_the_rivals_has_a_cell_for_each_rival_and_footage() -> None:
+    stages = yaml.safe_load(RIVAL_PIPELINE.read_text())["stages"]
+    assert stages["cell"]["matrix"] == {"rival": list(RIVALS), "footage": list(FOOTAGE)}
+    assert stages["footage"]["matrix"] == {"footage": list(FOOTAGE)}
 
 
 def test_an_edit_of_the_application_or_of_who_runs_a_call_makes_nothing_stale() -> None:
@@ -179,7 +199,7 @@ def test_an_unlisted_import_is_found(tmp_path: Path) -> None:
 # Direction of imports ---------------------------------------------------------------------------------
 
 LAYERS = [
-    {"app"},
+    {"app", "rivals"},
     {*STAGES, "collage"},
     {"crf", "learn", "draw", "thresholds"},
     {"networks", "measures", "doubts"},

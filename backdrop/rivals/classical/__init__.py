@@ -1,0 +1,1 @@
+"""Rivals that train no network; a file each."""

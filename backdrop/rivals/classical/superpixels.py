@@ -1,0 +1,73 @@
+"""Superpixels (SLIC, Achanta et al. 2012) and what joins them, for the rivals that work on regions."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Float, Float32, Int, Int32, UInt8
+
+RULER = 15.0
+"""SLIC's weight of nearness against color."""
+
+
+class Regions(NamedTuple):
+    """A frame's superpixels. labels: 0 .. parts - 1, a pixel each. sizes: pixels of each."""
+
+    labels: Int32[np.ndarray, "H W"]
+    parts: int
+    sizes: Float[np.ndarray, " n"]
+
+    def mean(self, field: np.ndarray) -> np.ndarray:
+        """(n,) or (n, C): the mean over each superpixel of a field (H, W) or (H, W, C)."""
+        flat = field.reshape(self.labels.size, -1).astype(np.float64)
+        sums = [np.bincount(self.labels.ravel(), column, minlength=self.parts) for column in flat.T]
+        means = np.stack(sums, axis=1) / self.sizes[:, None]
+        return means[:, 0] if field.ndim == 2 else means
+
+    def histogram(self, codes: np.ndarray, bins: int) -> Float[np.ndarray, "n bins"]:
+        """How many pixels of each code a superpixel has. codes: (H, W) in 0 .. bins - 1."""
+        joint = self.labels.ravel().astype(np.int64) * bins + codes.ravel()
+        return np.bincount(joint, minlength=self.parts * bins).reshape(self.parts, bins).astype(np.float64)
+
+
+def superpixels(image: UInt8[np.ndarray, "H W 3"], count: int) -> Regions:
+    """About `count` superpixels of an RGB image."""
+    height, width = image.shape[:2]
+    side = max(4, round(float(np.sqrt(height * width / count))))
+    lab = cv2.cvtColor(cv2.GaussianBlur(image, (3, 3), 0), cv2.COLOR_RGB2Lab)
+    slic = cv2.ximgproc.createSuperpixelSLIC(lab, cv2.ximgproc.SLIC, side, RULER)  # type: ignore[attr-defined]
+    slic.iterate(6)
+    slic.enforceLabelConnectivity(25)
+    _, labels = np.unique(slic.getLabels(), return_inverse=True)
+    labels = labels.reshape(height, width).astype(np.int32)
+    sizes = np.bincount(labels.ravel()).astype(np.float64)
+    return Regions(labels, len(sizes), sizes)
+
+
+def borders(regions: Regions) -> tuple[Int[np.ndarray, "E 2"], Float[np.ndarray, " E"]]:
+    """Pairs of superpixels that touch, the smaller number first, and the length of their border in pixels."""
+    labels, pairs = regions.labels, []
+    for a, b in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])):
+        apart = a != b
+        pairs.append(np.stack([np.minimum(a[apart], b[apart]), np.maximum(a[apart], b[apart])], axis=1))
+    found, lengths = np.unique(np.concatenate(pairs).astype(np.int64), axis=0, return_counts=True)
+    return found, lengths.astype(np.float64)
+
+
+def links(
+    here: Regions, there: Regions, shift: Float32[np.ndarray, "H W 2"]
+) -> tuple[Int[np.ndarray, "E 2"], Float[np.ndarray, " E"]]:
+    """Superpixels of two frames that share pixels when each pixel goes along `shift`, and how many.
+
+    Args:
+        shift: pixels, from the first frame to the second.
+    """
+    height, width = here.labels.shape
+    y, x = np.mgrid[:height, :width]
+    x2, y2 = np.rint(x + shift[..., 0]).astype(int), np.rint(y + shift[..., 1]).astype(int)
+    inside = (x2 >= 0) & (x2 < width) & (y2 >= 0) & (y2 < height)
+    pairs = np.stack([here.labels[inside], there.labels[y2[inside], x2[inside]]], axis=1).astype(np.int64)
+    found, shared = np.unique(pairs, axis=0, return_counts=True)
+    return found, shared.astype(np.float64)

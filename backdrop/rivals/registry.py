@@ -1,0 +1,63 @@
+"""The rivals by name. A new one is a file with a function, and a line here and in `rivals/dvc.yaml`.
+
+A rival's file is imported when the rival runs: one that lacks a package does not stop the others.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+from backdrop.errors import BackdropError
+from backdrop.rivals.material import Rival
+
+
+class RivalEntry(NamedTuple):
+    """Where a rival is found and what the table says of it.
+
+    Attributes:
+        module: below this package; its function bears the rival's name.
+        title: in tables.
+        supervised: "no", or what labels made by people went into it.
+        works: where it is known to work, by a test on a scene rendered for it.
+    """
+
+    module: str
+    title: str
+    supervised: str
+    works: str
+
+
+RIVALS: dict[str, RivalEntry] = {
+    "video_pca": RivalEntry("classical.video_pca", "VideoPCA", "no", "standing camera"),
+    "fast_motion": RivalEntry("classical.fast_motion", "Fast motion segmentation", "no", "any camera"),
+    "grabcut": RivalEntry("classical.grabcut", "GrabCut from boxes", "no", "true boxes"),
+    "plain_inpaint": RivalEntry("classical.plain_inpaint", "cv2.inpaint in a box", "no", "true boxes, plain ground"),
+    "em_motion": RivalEntry("classical.em_motion", "EM motion segmentation", "no", "standing camera"),
+    "nlc": RivalEntry("classical.nlc", "NLC", "no", "any camera"),
+    "arp": RivalEntry("classical.arp", "ARP", "no", "standing camera"),
+    "dilate_unet": RivalEntry("learned.dilate_unet", "Unsup-DilateU-Net", "no", "standing camera"),
+    "u2netp": RivalEntry("learned.u2netp", "U2-Net, light", "saliency masks", "a bright thing before a plain ground"),
+    "instance_model": RivalEntry("learned.instance_model", "Instance model", "as its makers say", "a made model"),
+}
+
+
+def load_rival(name: str) -> Rival:
+    """The function of a rival.
+
+    Raises:
+        BackdropError: there is no such rival; names those there are.
+    """
+    return getattr(import_module(f"backdrop.rivals.{_entry(name).module}"), name)
+
+
+def rival_file(name: str) -> Path:
+    """The file of a rival."""
+    return Path(__file__).parent / f"{_entry(name).module.replace('.', '/')}.py"
+
+
+def _entry(name: str) -> RivalEntry:
+    if name not in RIVALS:
+        raise BackdropError(f"there is no rival {name!r}; rivals are {', '.join(RIVALS)}")
+    return RIVALS[name]

@@ -1,0 +1,126 @@
+"""Networks from outside, and those that learn from one sequence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from backdrop.errors import BackdropError
+from backdrop.rivals.learned import dilate_unet as unet
+from backdrop.rivals.learned.instance_model import instance_model
+from backdrop.rivals.learned.u2netp import u2netp
+from backdrop.rivals.spent import spent_seconds
+from tests.rivals.scenes import SIZE, PlainGround, material, quiet, settings, works
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def brightness_instances(path: Path, *, fixed: bool = False, score_rank: int = 1) -> Path:
+    """An instance model: one instance of score .9, the pixels in which red exceeds blue; and labels."""
+    shape = [3, 48, 80] if fixed else [3, "H", "W"]
+    nodes = [
+        helper.make_node("Gather", ["image", "zero"], ["red"], axis=0),
+        helper.make_node("Gather", ["image", "two"], ["blue"], axis=0),
+        helper.make_node("Greater", ["red", "blue"], ["more"]),
+        helper.make_node("Cast", ["more"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "zero"], ["masks"]),
+        helper.make_node("Identity", ["score"], ["scores"]),
+        helper.make_node("Identity", ["label"], ["labels"]),
+    ]
+    constants = [
+        helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+        helper.make_tensor("two", TensorProto.INT64, [1], [2]),
+        helper.make_tensor("score", TensorProto.FLOAT, [1] * score_rank, [0.9]),
+        helper.make_tensor("label", TensorProto.INT64, [1], [17]),
+    ]
+    outs = [
+        helper.make_tensor_value_info(name, kind, None)
+        for name, kind in (("labels", TensorProto.INT64), ("scores", TensorProto.FLOAT), ("masks", TensorProto.FLOAT))
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, shape)
+    graph = helper.make_graph(nodes, "instances", [image], outs, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def found(model: Path | None, tmp_path: Path) -> list[np.ndarray]:
+    return list(instance_model(material(PlainGround(2), tmp_path, model=None if model is None else str(model))))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_an_onnx_instance_model_is_asked_for_all_instances(fixed: bool, tmp_path: Path) -> None:
+    clip = PlainGround(2)
+    masks = found(brightness_instances(tmp_path / "model.onnx", fixed=fixed), tmp_path)
+    red = clip.frame(1)[..., 0].astype(int) > clip.frame(1)[..., 2]
+    assert masks[1].max() == pytest.approx(0.9)
+    assert (red == (masks[1] > 0.45)).mean() > (0.95 if fixed else 0.999)
+
+
+def test_a_model_that_is_missing_damaged_or_of_another_kind_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match=r"name a checkpoint or ONNX file as instance_model in rivals/params\.yaml"):
+        found(None, tmp_path)
+    with pytest.raises(BackdropError, match=r"none\.pth does not exist: it should be the instance_model"):
+        found(tmp_path / "none.pth", tmp_path)
+    (tmp_path / "text.onnx").write_text("no model")
+    with pytest.raises(BackdropError, match=r"text\.onnx is no ONNX model that can be run"):
+        found(tmp_path / "text.onnx", tmp_path)
+    (tmp_path / "text.pth").write_text("no model")
+    with pytest.raises(BackdropError, match=r"text\.pth is no checkpoint of torchvision's Mask R-CNN"):
+        found(tmp_path / "text.pth", tmp_path)
+    other = brightness_instances(tmp_path / "other.onnx", score_rank=2)
+    with pytest.raises(BackdropError, match=r"other\.onnx gives \(1,\), \(1, 1\), \(1, 1, 96, 160\): expected are"):
+        found(other, tmp_path)
+
+
+def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
+    import torch
+
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(BackdropError, match=r"other\.pth is no checkpoint .*: lacks 'roi_heads"):
+        found(tmp_path / "other.pth", tmp_path)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_torchvision_is_read_with_its_own_number_of_classes(tmp_path: Path) -> None:
+    import torch
+    from torchvision.models.detection import maskrcnn_resnet50_fpn
+
+    network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
+    torch.save(network.state_dict(), tmp_path / "five.pth")
+    masks = found(tmp_path / "five.pth", tmp_path)
+    assert [mask.shape for mask in masks] == [(SIZE[1], SIZE[0])] * 2
+
+
+def test_u2netp_finds_a_person_before_a_plain_ground(tmp_path: Path) -> None:
+    assert works(u2netp, PlainGround(3), tmp_path) >= 0.5
+
+
+def test_the_students_of_video_pca_work_where_the_camera_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"STUDENT_WIDTH": 80, "ITERATIONS": 120, "GENERATIONS": 1}.items():
+        monkeypatch.setattr(unet, name, value)
+    assert works(unet.dilate_unet, quiet(frames=16), tmp_path) >= 0.5
+
+
+def test_students_that_are_trained_are_not_trained_again_and_their_time_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"STUDENT_WIDTH": 48, "ITERATIONS": 2, "STUDENT_BATCH": 2}.items():
+        monkeypatch.setattr(unet, name, value)
+    clip = quiet(frames=3)
+    first = list(unet.dilate_unet(material(clip, tmp_path)))
+    assert spent_seconds(tmp_path) == 0
+    again = list(unet.dilate_unet(material(clip, tmp_path)))
+    assert spent_seconds(tmp_path) > 0
+    np.testing.assert_array_equal(first[2], again[2])
+
+
+def test_the_better_half_of_the_soft_masks_teaches() -> None:
+    softs = [np.full((4, 6), value, np.float32) for value in (0.0, 0.9, 0.3, 0.6)]
+    assert sorted(unet.better(softs)) == [1, 3]
+    assert settings(Path()).model is None
