@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +11,18 @@ import typer
 from backdrop.app.commands import (
     BackgroundChoice,
     Commands,
+    Confidence,
+    CRFChoice,
+    Device,
     Format,
+    Formats,
+    Instances,
     MinArea,
+    ModelFolder,
+    ParamsFile,
+    Refinement,
     SplitChoice,
+    Threshold,
     UrlPrefix,
     WebM,
     WithImages,
@@ -61,40 +69,6 @@ def options(
     ] = False,
 ) -> None:
     """Find and segment the moving subject of your videos, without labels."""
-
-
-class Refinement(StrEnum):
-    """What makes a mask out of a soft mask: the CRF, or the threshold alone."""
-
-    crf = "crf"
-    none = "none"
-
-
-ModelFolder = Annotated[Path, typer.Option(help="Model folder.")]
-
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-
-Formats = Annotated[
-    list[Format] | None, typer.Option("--format", "-f", help="May be given several times; masks by default.")
-]
-
-CRFChoice = Annotated[Refinement, typer.Option("--refine", help="Dense CRF, or the threshold alone.")]
-
-Threshold = Annotated[
-    float | None,
-    typer.Option(help="Foreground is above it; by default the project's, else the student's.", min=0, max=1),
-]
-
-ParamsFile = Annotated[Path | None, typer.Option(help="Where the CRF's parameters stand; by default the model's own.")]
-
-Confidence = Annotated[
-    float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
-]
-
-Instances = Annotated[
-    int | None,
-    typer.Option(help="Up to so many subjects, each with its number; by default one mask.", min=1, max=64),
-]
 
 
 @app.command()

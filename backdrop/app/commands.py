@@ -61,6 +61,40 @@ BackgroundChoice = Annotated[str, typer.Option(help="background: a color, or an 
 WebM = Annotated[bool, typer.Option("--webm", help="alpha: VP9 (.webm) instead of ProRes 4444 (.mov).")]
 
 
+class Refinement(StrEnum):
+    """What makes a mask out of a soft mask: the CRF, or the threshold alone."""
+
+    crf = "crf"
+    none = "none"
+
+
+ModelFolder = Annotated[Path, typer.Option(help="Model folder.")]
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+
+Formats = Annotated[
+    list[Format] | None, typer.Option("--format", "-f", help="May be given several times; masks by default.")
+]
+
+CRFChoice = Annotated[Refinement, typer.Option("--refine", help="Dense CRF, or the threshold alone.")]
+
+Threshold = Annotated[
+    float | None,
+    typer.Option(help="Foreground is above it; by default the project's, else the student's.", min=0, max=1),
+]
+
+ParamsFile = Annotated[Path | None, typer.Option(help="Where the CRF's parameters stand; by default the model's own.")]
+
+Confidence = Annotated[
+    float, typer.Option(help="Frames whose mask is nowhere surer than this get an empty one.", min=0, max=1)
+]
+
+Instances = Annotated[
+    int | None,
+    typer.Option(help="Up to so many subjects, each with its number; by default one mask.", min=1, max=64),
+]
+
+
 class Commands(TyperGroup):
     """The commands. At Ctrl-C Typer ends without a word, and a path that the system refuses would be a traceback."""
 

@@ -34,7 +34,7 @@ def trained(tmp_path: Path) -> tuple[Path, dict]:
 
 
 def candidate(sequence: str, t: int, sure: float, look: float) -> Candidate:
-    return Candidate(sequence, t, sure, np.full(3, look, np.float32), t / 100)
+    return Candidate(sequence, t, sequence, t, sure, np.full(3, look, np.float32), t / 100)
 
 
 def test_the_least_sure_frame_comes_first_and_its_neighbors_do_not_follow() -> None:

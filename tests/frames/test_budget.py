@@ -9,16 +9,21 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
 
+from backdrop.app.review.choice import candidates, choose
+from backdrop.app.review.tasks import write_review
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.frames.budget.choice import choose_bursts
 from backdrop.frames.budget.watch import BURST, Offer, Watcher
 from backdrop.frames.parameters import DataParams
 from backdrop.frames.stage import extract_all
+from backdrop.io.archives import ArchiveWriter
 from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.images import encode_png
 from backdrop.io.index import read_index, read_videos
-from backdrop.io.masks import MaskArchive, Predictions, write_threshold
+from backdrop.io.masks import MaskArchive, Predictions, entry, write_threshold
 from backdrop.networks.predictor import Predictor
 from backdrop.refine import stage as refine_stage
 from backdrop.refine.stage import RefineFolders, refine_all
@@ -28,10 +33,13 @@ from backdrop.score.table import score_all
 from backdrop.segment import stage as segment_stage
 from backdrop.segment.parameters import SegmentParams
 from backdrop.segment.stage import SegmentFolders, segment_all
+from backdrop.student.labels.footage import Footage, StoredFrame
+from backdrop.student.labels.label import Label
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from backdrop.video.streamed import StreamedFrames
-from tests.small_pipeline import contents, small_params, write_model
+from tests.handmade_run import write_predictions
+from tests.small_pipeline import contents, small_params, small_values, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +64,8 @@ def colored(gray: np.ndarray) -> np.ndarray:
 
 
 def section(root: Path, **changed: object) -> DataParams:
-    values = {"layout": "videos", "root": str(root), "path": str(root), "size": None, "every": 1, "limit": None}
+    values = {"layout": "videos", "root": str(root), "path": str(root), "labels": str(root)}
+    values |= {"size": None, "every": 1, "limit": None}
     others = {"budget": BUDGET, "protocol": "self", "val": [], "test": [], "only": [], "strict": False, "quality": 90}
     return DataParams.model_validate({**values, **others, **changed})
 
@@ -392,3 +401,41 @@ def test_a_video_that_grows_while_it_is_read_is_left_out_by_name(
 def test_a_budget_that_teaches_nothing_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="too few frames to train on"):
         section(tmp_path, budget=50)
+
+
+# ------------------------------------------------------------------------------------- labels, and which would help
+
+
+def test_a_label_of_a_video_finds_the_burst_that_holds_its_frame(frames: Path) -> None:
+    archives = [FrameArchive(frames / f"{name}.zip") for name in read_index(frames, usable=True).sequence]
+    last = [archive for archive in archives if archive.path.stem.startswith("long")][-1]
+    known, number = Footage(frames, archives), int(last.names[3])
+    for image, stated in (("long.mp4", number), (f"long/{number:06d}.png", None), (f"long--{number:06d}.jpg", None)):
+        assert known.find(Label("a file", image, "nothing", None, None, stated)) == StoredFrame(last.path.stem, 3)
+    drawn = {int(name) for archive in archives if archive.path.stem.startswith("long") for name in archive.names}
+    left_out = next(t for t in range(COUNT["long"]) if t not in drawn)
+    assert "data.budget" in str(known.find(Label("a file", "long.mp4", "nothing", None, None, left_out)))
+
+
+def test_review_looks_at_bursts_with_the_masks_of_their_video(frames: Path, footage: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(frames, data / "frames")
+    values = small_values({"data.layout": "videos", "data.protocol": "self", "data.root": str(footage)})
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
+    bursts = [name for name in read_index(frames, usable=True).sequence if str(name).startswith("long")]
+    doubtful = int(FrameArchive(frames / f"{bursts[-1]}.zip").names[5])
+    for name, count in COUNT.items():
+        masks = [scene(t) == 5 for t in range(count)]
+        soft = {t: mask * (0.3 if name == "long" and t == doubtful else 0.99) for t, mask in enumerate(masks)}
+        write_predictions(data / "predictions", name, soft, [np.array([0.0, 0, 1, 1])] * count)
+        (data / "masks").mkdir(exist_ok=True)
+        with ArchiveWriter(data / "masks" / f"{name}.zip") as archive:
+            for t, mask in enumerate(masks):
+                archive.add(entry(t), encode_png(mask.astype(np.uint8) * 255))
+    found = candidates(tmp_path)
+    worst = min(found, key=lambda one: one.sure)
+    assert (worst.sequence, worst.t, worst.video, worst.place) == (bursts[-1], 5, "long", doubtful)
+    first = choose(found, 3)
+    assert len({one.video for one in first}) == 3, "each video gets one before any gets two"
+    write_review(tmp_path, [worst], tmp_path / "review")
+    assert [path.name for path in (tmp_path / "review" / "images").iterdir()] == [f"{bursts[-1]}--{doubtful:06d}.jpg"]

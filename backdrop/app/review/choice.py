@@ -14,7 +14,7 @@ from backdrop.app.project.summary import LOOKED_AT
 from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.index import read_index
+from backdrop.io.index import read_index, read_videos
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.params import read
 from backdrop.student.labels.checked import read_labels
@@ -30,11 +30,15 @@ APART = 0.25
 class Candidate(NamedTuple):
     """A frame that could be labeled.
 
-    sure: as `doubts.sureness`; of an empty mask, how sure it is that there is nothing. look: its colors, reduced. when: its place in the video, in [0, 1].
+    sequence, t: what is trained on, and the frame's position in it. video, place: what is segmented, and its position
+    in that; the same unless `data.budget` draws bursts. look: its colors, reduced. when: its place in the video, in
+    [0, 1]. sure: as `doubts.sureness`; of an empty mask, how sure it is that there is nothing.
     """
 
     sequence: str
     t: int
+    video: str
+    place: int
     sure: float
     look: np.ndarray
     when: float
@@ -47,29 +51,36 @@ def candidates(project: Path) -> list[Candidate]:
         BackdropError: the project has no masks yet.
     """
     data = project / "data"
-    names = _trained(project)
-    if not names:
+    parts = _trained(project)
+    if not parts:
         raise BackdropError(f"{project} has no masks yet of videos that are trained on; run `backdrop train` first")
-    each = max(8, LOOKED_AT // len(names))
-    return [one for name in names for one in _of_sequence(data, name, each)]
+    each = max(8, LOOKED_AT // len(parts))
+    return [one for name, video in parts.items() for one in _of_sequence(data, name, video, each)]
 
 
-def _trained(project: Path) -> list[str]:
-    index = read_index(project / "data" / "frames", usable=True)
-    names = [str(name) for name in index.loc[index["split"].isin(["train", "all"]), "sequence"]]
-    return [name for name in names if (project / "data" / "masks" / f"{name}.zip").is_file()]
+def _trained(project: Path) -> dict[str, str]:
+    """What is trained on -> the video with its masks. On a budget, a video has several sequences."""
+    frames = project / "data" / "frames"
+    videos = {row.source: str(row.sequence) for row in read_videos(frames, usable=True).itertuples()}
+    index = read_index(frames, usable=True)
+    index = index[index["split"].isin(["train", "all"])]
+    found = {str(row.sequence): videos.get(row.source, str(row.sequence)) for row in index.itertuples()}
+    return {name: video for name, video in found.items() if (project / "data" / "masks" / f"{video}.zip").is_file()}
 
 
-def _of_sequence(data: Path, name: str, most: int) -> Iterator[Candidate]:
-    frames, masks = FrameArchive(data / "frames" / f"{name}.zip"), MaskArchive(data / "masks" / f"{name}.zip")
-    soft = Predictions(data / "predictions" / f"{name}.zip")
-    count = len(frames)
+def _of_sequence(data: Path, name: str, video: str, most: int) -> Iterator[Candidate]:
+    frames, masks = FrameArchive(data / "frames" / f"{name}.zip"), MaskArchive(data / "masks" / f"{video}.zip")
+    soft = Predictions(data / "predictions" / f"{video}.zip")
+    count, whole = len(frames), FrameArchive(data / "frames" / f"{video}.zip").names
+    first = whole.index(frames.names[0])
     for t in sorted({int(t) for t in np.linspace(0, count - 1, min(most, count))}):
-        if masks.has(t) and soft.has(t):
+        place = first + t
+        if masks.has(place) and soft.has(place):
             small = cv2.resize(frames.image(t), LOOK, interpolation=cv2.INTER_AREA)
-            mask, probable = masks.gray(t) > 127, soft.soft(t)
+            mask, probable = masks.gray(place) > 127, soft.soft(place)
             sure = sureness(probable, mask) if mask.any() else 1.0 - float(probable.max())
-            yield Candidate(name, t, sure, small.ravel() / np.float32(255), t / max(1, count - 1))
+            look, when = small.ravel() / np.float32(255), place / max(1, len(whole) - 1)
+            yield Candidate(name, t, video, place, sure, look, when)
 
 
 def labeled_frames(project: Path) -> set[tuple[str, int]]:
@@ -91,14 +102,15 @@ def choose(found: Sequence[Candidate], count: int, labeled: Collection[tuple[str
     labeled or chosen.
     """
     fresh = np.ones(len(found))
-    taken = Counter(name for name, _ in labeled)
+    video_of = {one.sequence: one.video for one in found}
+    taken = Counter(video_of.get(name, name) for name, _ in labeled)
     looks = np.stack([one.look for one in found])
     usual = float(np.mean(np.linalg.norm(looks - looks.mean(axis=0), axis=1))) + 1e-6
 
     def mark(chosen: Candidate) -> None:
         for i, one in enumerate(found):
             unlike = min(1.0, float(np.linalg.norm(one.look - chosen.look)) / usual)
-            if one.sequence == chosen.sequence:
+            if one.video == chosen.video:
                 unlike = max(0.2 * unlike, min(1.0, abs(one.when - chosen.when) / APART) ** 2 * (0.5 + 0.5 * unlike))
             else:
                 unlike = 0.5 + 0.5 * unlike
@@ -111,10 +123,10 @@ def choose(found: Sequence[Candidate], count: int, labeled: Collection[tuple[str
     left = {i for i, one in enumerate(found) if (one.sequence, one.t) not in labeled}
     picked: list[Candidate] = []
     while left and len(picked) < count:
-        fewest = min(taken[found[i].sequence] for i in left)
-        best = max((i for i in left if taken[found[i].sequence] == fewest), key=lambda i: (worth[i] * fresh[i], -i))
+        fewest = min(taken[found[i].video] for i in left)
+        best = max((i for i in left if taken[found[i].video] == fewest), key=lambda i: (worth[i] * fresh[i], -i))
         picked.append(found[best])
-        taken[found[best].sequence] += 1
+        taken[found[best].video] += 1
         left.discard(best)
         mark(found[best])
     return picked

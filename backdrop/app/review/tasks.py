@@ -69,10 +69,11 @@ def write_review(project: Path, chosen: Sequence[Candidate], folder: Path, url_p
 def _written(project: Path, one: Candidate, folder: Path) -> Recorded:
     """Write a frame, without and with its mask; its record."""
     frames = FrameArchive(project / "data" / "frames" / f"{one.sequence}.zip")
-    mask = MaskArchive(project / "data" / "masks" / f"{one.sequence}.zip").gray(one.t) > 127
+    mask = MaskArchive(project / "data" / "masks" / f"{one.video}.zip").gray(one.place) > 127
     name, image = f"{one.sequence}{JOINT}{frames.names[one.t]}", frames.image(one.t)
     (folder / "images" / f"{name}.jpg").write_bytes(encode_jpeg(image))
     (folder / "shown" / f"{name}.jpg").write_bytes(encode_jpeg(draw_mask(image, mask)))
     size = (image.shape[1], image.shape[0])
-    record = Record(one.t, float(frames.times[one.t]), size, (0.0, 0.0, 0.0, 0.0), round(one.sure, 4), encoded(mask))
+    sure, time = round(one.sure, 4), float(frames.times[one.t])
+    record = Record(one.t, time, size, (0.0, 0.0, 0.0, 0.0), sure, sure, encoded(mask))
     return Source(folder / "images" / f"{name}.jpg", name, False, f"{name}.jpg"), Records({}, [record], True)

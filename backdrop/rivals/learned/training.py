@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backdrop.learn.checkpoints import Checkpoints, run_key
+from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.fabric import make_fabric
 from backdrop.learn.learner import Learner, cosine, generator_at
+from backdrop.learn.source_files import run_key
 from backdrop.rivals.material import Material
 from backdrop.rivals.spent import Clock
 

@@ -42,7 +42,7 @@ class Footage:
 
     def __init__(self, frames_dir: Path, archives: Sequence[FrameArchive]) -> None:
         self._known: dict[str, _Known] = {}
-        self._names: dict[str, str] = {}
+        self._names: dict[str, list[str]] = {}  # on a budget, several sequences are of one video
         trained = {archive.path.stem: archive for archive in archives}
         for row in read_index(frames_dir, usable=True).itertuples():
             name, source = str(row.sequence), PurePosixPath(str(row.source))
@@ -53,13 +53,17 @@ class Footage:
             sizes = {(int(row.source_width), int(row.source_height)), (int(row.width), int(row.height))}
             self._known[name] = _Known(str(row.split), sizes, video, frames, numbers)
             for called in (str(source), str(source.with_suffix("")) if video else str(source), name):
-                self._names[called] = name
+                self._names.setdefault(called, []).append(name)
 
     def find(self, label: Label) -> StoredFrame | str:
         """The frame; else why there is none, in a few words that hold for others of the kind."""
-        sequence, frame = self._sequence(label)
-        if sequence is None:
+        sequences, frame = self._sequences(label)
+        found = [self._stored(label, name, frame) for name in sequences]
+        if not found:
             return "no frame of these videos (is it of another data set?)"
+        return next((one for one in found if isinstance(one, StoredFrame)), found[0])
+
+    def _stored(self, label: Label, sequence: str, frame: str) -> StoredFrame | str:
         known = self._known[sequence]
         if not known.frames:
             return f"of a video that is not trained on (split {known.split})"
@@ -68,38 +72,40 @@ class Footage:
         number = label.number if label.number is not None else _number(frame)
         t = known.frames.get(frame) if label.number is None else None
         t = known.numbers.get(number) if t is None and number is not None else t
-        return "no such frame is stored (see data.every, data.limit)" if t is None else StoredFrame(sequence, t)
+        if t is None:
+            return "no such frame is among the training frames (see data.budget, data.every, data.limit)"
+        return StoredFrame(sequence, t)
 
     def sizes(self, sequence: str) -> set[tuple[int, int]]:
         """(width, height) of the frames in the source, and as they are stored."""
         return self._known[sequence].sizes
 
-    def _sequence(self, label: Label) -> tuple[str | None, str]:
-        """The sequence of an image, and what of its name is the frame's."""
+    def _sequences(self, label: Label) -> tuple[list[str], str]:
+        """The sequences that an image may belong to, and what of its name is the frame's."""
         path = label.image.replace("\\", "/").partition("?d=")[2] or label.image.replace("\\", "/")
         parts = [part for part in unquote(path).split("/") if part]
         if not parts:
-            return None, ""
+            return [], ""
         if label.number is not None:
             return self._called(parts), ""
         name = parts[-1]
         suffix = PurePosixPath(name).suffix
         stem = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
         found = self._called(parts[:-1])
-        if found is None and JOINT in stem:
+        if not found and JOINT in stem:
             flat, _, rest = stem.rpartition(JOINT)
             found, stem = self._called([flat]) or self._called([re.sub(r"^[0-9a-f]{8}-", "", flat)]), rest
-        if found is None and len(parts) == 1 and len(self._known) == 1:
-            found = next(iter(self._known))
+        if not found and len(parts) == 1 and len(self._known) == 1:
+            found = list(self._known)
         return found, stem
 
-    def _called(self, parts: list[str]) -> str | None:
-        """The sequence whose name the last of these folders make up."""
+    def _called(self, parts: list[str]) -> list[str]:
+        """The sequences whose name the last of these folders make up."""
         if parts and PurePosixPath(parts[-1]).suffix.lower() in VIDEO_SUFFIXES and "/".join(parts) not in self._names:
             bare = [*parts[:-1], str(PurePosixPath(parts[-1]).with_suffix(""))]
             return self._called(bare)
         endings = ("/".join(parts[k:]) for k in range(len(parts)))
-        return next((self._names[ending] for ending in endings if ending in self._names), None)
+        return next((self._names[ending] for ending in endings if ending in self._names), [])
 
 
 def _number(frame: str) -> int | None:
