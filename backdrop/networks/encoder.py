@@ -35,12 +35,13 @@ def _channels(image: Tensor, values: tuple[float, float, float]) -> Float[Tensor
     return torch.stack([image.new_full((), value) for value in values])[:, None, None]
 
 
-def resnet(name: str, weights: str) -> torchvision.models.ResNet:
+def resnet(name: str, weights: str, key: str = "encoder.weights") -> torchvision.models.ResNet:
     """A torchvision ResNet ("resnet18", "resnet50").
 
     Args:
         weights: "none" (random), "imagenet" (torchvision's download, hash-checked), or a folder that
             holds `<name>.safetensors` or `<name>.pth` (a plain state dict; loaded without running code).
+        key: the parameter that `weights` is of, for messages.
 
     Raises:
         BackdropError: no network for the download, no such file, or a file that does not fit.
@@ -56,13 +57,13 @@ def resnet(name: str, weights: str) -> torchvision.models.ResNet:
             return network
         except (URLError, OSError, RuntimeError) as error:
             raise BackdropError(
-                f"encoder.weights=imagenet: torchvision could not download the weights of {name} ({error}). With no "
-                f"network, put {name}.pth into a folder and set encoder.weights to it, or set encoder.weights=none"
+                f"{key}=imagenet: torchvision could not download the weights of {name} ({error}). With no "
+                f"network, put {name}.pth into a folder and set {key} to it, or set {key}=none"
             ) from None
-    return _from_folder(build(weights=None), name, Path(weights))
+    return _from_folder(build(weights=None), name, Path(weights), key)
 
 
-def _from_folder(network: torchvision.models.ResNet, name: str, folder: Path) -> torchvision.models.ResNet:
+def _from_folder(network: torchvision.models.ResNet, name: str, folder: Path, key: str) -> torchvision.models.ResNet:
     """Load `<name>.safetensors` or `<name>.pth` of a folder into `network`."""
     for path in (folder / f"{name}.safetensors", folder / f"{name}.pth"):
         if not path.exists():
@@ -75,7 +76,7 @@ def _from_folder(network: torchvision.models.ResNet, name: str, folder: Path) ->
             raise BackdropError(f"{path} does not hold a state dict of torchvision's {name}: {reason}") from None
         return network
     raise BackdropError(
-        f"encoder.weights={folder}: there is neither {name}.safetensors nor {name}.pth in it; give none, imagenet, "
+        f"{key}={folder}: there is neither {name}.safetensors nor {name}.pth in it; give none, imagenet, "
         f"or a folder with torchvision state dicts"
     )
 
@@ -85,7 +86,7 @@ class Features(nn.Module):
 
     def __init__(self, weights: str) -> None:
         super().__init__()
-        network = resnet("resnet18", weights)
+        network = resnet("resnet18", weights, "encoder.perceptual")
         self.stem = nn.Sequential(network.conv1, network.bn1, network.relu)
         self.layer1 = nn.Sequential(network.maxpool, network.layer1)
         self.layer2 = network.layer2

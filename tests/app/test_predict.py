@@ -507,14 +507,14 @@ def test_doctor_names_what_is_missing_and_what_to_do(tmp_path: Path, monkeypatch
     assert "torch" in text
     assert "missing: params.yaml\n  what to do: go to a project's folder, or make one" in text
     changes = {"data.layout": "videos", "data.root": "nowhere", "encoder.weights": "no/folder"}
-    changes |= {"flow.model": "flownet2", "flow.checkpoint": "no/file"}
+    changes |= {"flow.model": "flownet2", "flow.checkpoint": "no/file", "encoder.perceptual": "no/other"}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_values({**changes, "data.protocol": "self"})))
     status, text = call("doctor")
     assert status == 1
     named = [line.removeprefix("missing: ") for line in text.splitlines() if line.startswith("missing: ")]
-    wrong = ["data.root=nowhere", "flow.checkpoint=no/file", "encoder.weights=no/folder"]
+    wrong = ["data.root=nowhere", "flow.checkpoint=no/file", "encoder.weights=no/folder", "encoder.perceptual=no/other"]
     assert named == [*wrong, "models/segmenter: no model yet"]
-    assert text.count("\n  what to do: ") == 4
+    assert text.count("\n  what to do: ") == 5
     (tmp_path / "params.yaml").write_text("{")
     assert "missing: parameters that can be read: params.yaml is no YAML" in call("doctor")[1]
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -381,14 +381,17 @@ def offline(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
 
 @pytest.mark.usefixtures("offline")
 def test_no_network_for_the_encoders_weights(project: Path, fails: Callable[..., str]) -> None:
-    write_params(project, {"encoder.weights": "imagenet", "inpainter.perceptual": 1.0})
-    for name in ("inpaint", "train"):
-        fails(name, "encoder.weights=imagenet", "Name or service not known", "resnet18.pth", "encoder.weights=none")
+    stages = (("weights", "train"), ("perceptual", "inpaint"), ("perceptual", "train"))
+    for key, name in stages:
+        write_params(project, {f"encoder.{key}": "imagenet", "inpainter.perceptual": 1.0})
+        said = (f"encoder.{key}=imagenet", "Name or service not known", "resnet18.pth", f"encoder.{key}=none")
+        fails(name, *said)
 
 
 def test_a_folder_without_the_encoders_weights(project: Path, fails: Callable[..., str]) -> None:
-    write_params(project, {"encoder.weights": "weights"})
-    fails("train", "encoder.weights=weights", "resnet18.safetensors")
+    for key in ("perceptual", "weights"):
+        write_params(project, {f"encoder.{key}": "weights"})
+        fails("train", f"encoder.{key}=weights", "resnet18.safetensors")
     (project / "weights").mkdir()
     torch.save({"conv1.weight": torch.zeros(1)}, project / "weights" / "resnet18.pth")
     fails("train", "weights/resnet18.pth", "state dict")

@@ -17,6 +17,7 @@ from backdrop.errors import BackdropError
 from backdrop.motion.blobs import SPECK
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import save_network
+from backdrop.networks.parameters import OLDER
 from backdrop.networks.predictor import Predictor, presence, tighten, to_rgb
 from tests.handmade_run import HEIGHT, WIDTH, scene
 from tests.small_pipeline import same_prediction, write_model
@@ -287,3 +288,14 @@ def test_a_box_stays_where_the_mask_shows_no_subject() -> None:
     mask[:3, :3] = 1  # a speck
     own = np.array([0.0, 0.5, 0.2, 0.2], np.float32)
     assert np.array_equal(tighten(own, mask), own)
+
+
+def test_a_model_folder_from_before_some_keys_means_what_it_meant(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    for section, keys in OLDER.items():
+        assert {key: config[section].pop(key) for key in keys} == keys
+    image = np.random.default_rng(0).integers(0, 256, (80, 128, 3), np.uint8)
+    before = Predictor.load(folder, "cpu").predict(image)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert same_prediction(Predictor.load(folder, "cpu").predict(image), before, 0)
