@@ -372,6 +372,8 @@ def test_a_video_that_grows_while_it_is_read_is_left_out_by_name(
     footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(footage, tmp_path / "videos")
+    for k in range(2):  # so that the others are more than the budget
+        shutil.copy(footage / "short.mp4", tmp_path / "videos" / f"copy{k}.mp4")
     add = Watcher.add
 
     def growing(self: Watcher, gray: np.ndarray, follows: bool = True) -> None:
