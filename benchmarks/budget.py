@@ -1,0 +1,126 @@
+"""J against `data.budget` on one long video, and what a frame costs: core seconds and bytes on disk.
+
+    python -m benchmarks.budget /path/to/mouse.mp4                                       # budgets 500 1000 2000 4000
+    python -m benchmarks.budget /path/to/mouse.mp4 --budgets 150 --loops 1 --only frames # a try, in a minute
+
+The subject is a dark animal on a light ground: the largest dark region that does not touch the border stands in for
+the truth in every `--truth`-th frame. The video is there several times (`--loops`), so that there is more footage than
+the largest budget. Runs the stages of dvc.yaml in a folder a budget under runs/budget/. A stage that is done is not run
+again. Writes benchmarks/budget.json after each stage, and prints a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from backdrop.io.files import atomic_path
+from backdrop.io.index import read_index, read_videos
+from backdrop.params import compose_params
+from backdrop.video.decode import decode_video
+from benchmarks.growth import commands, disk, measure
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def dark_region(image: np.ndarray, level: int) -> np.ndarray:
+    """(H, W) uint8, 255 in the largest region darker than `level` that does not touch the image's border."""
+    gray = cv2.GaussianBlur(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), (0, 0), 2)
+    _, labels, stats, _ = cv2.connectedComponentsWithStats((gray < level).astype(np.uint8))
+    areas = stats[:, cv2.CC_STAT_AREA].copy()
+    areas[[0, *np.unique(np.r_[labels[0], labels[-1], labels[:, 0], labels[:, -1]])]] = 0
+    best = int(areas.argmax())
+    return ((labels == best) & bool(areas[best])).astype(np.uint8) * 255
+
+
+def prepare(video: Path, folder: Path, loops: int, every: int, level: int) -> Path:
+    """The footage: the video several times, and the masks of the first one."""
+    footage = folder / "videos"
+    if footage.is_dir():
+        return footage
+    part = folder / "videos.part"
+    shutil.rmtree(part, ignore_errors=True)
+    masks = part / "masks" / "v0"
+    masks.mkdir(parents=True)
+    for k in range(loops):
+        shutil.copy(video, part / f"v{k}{video.suffix}")
+    for t, _, image in decode_video(video, every):
+        cv2.imwrite(str(masks / f"{t:06d}.png"), dark_region(image, level))
+    part.rename(footage)
+    return footage
+
+
+def run(folder: Path, budget: int, footage: Path, args: argparse.Namespace, done: dict[str, Any], save: Any) -> None:
+    """All stages but render; `save()` is called after each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    changes = ["data=videos", f"data.root='{footage}'", f"data.budget={budget}", *args.set]
+    compose_params(changes, folder / "params.yaml", ROOT / "conf")
+    for name, lines in commands().items():
+        if name == "render" or name in done.get("stages", {}) or (args.only and name not in args.only):
+            continue
+        print(f"budget {budget}: {name} ...", file=sys.stderr, flush=True)
+        before = disk(folder)
+        parts = [measure(line, folder) for line in lines]
+        done.setdefault("stages", {})[name] = {
+            "seconds": sum(part["seconds"] for part in parts),
+            "MB": max(part["MB"] for part in parts),
+            "disk_MB": disk(folder) - before,
+        }
+        frames = folder / "data" / "frames"
+        done["trained_on"] = int(read_index(frames)["frames"].sum())
+        done["frames"] = int(read_videos(frames)["frames"].sum())
+        scores = folder / "metrics" / "scores.json"
+        if scores.is_file():
+            done["J"] = json.loads(scores.read_text()).get("method", {}).get("J_mean")
+        save()
+
+
+def table(runs: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "| budget | trained on | of frames | J | core s per frame, all stages | kB per frame |",
+        "|---|---|---|---|---|---|",
+    ]
+    for budget, run in runs.items():
+        stages = run["stages"].values()
+        seconds, size = sum(one["seconds"] for one in stages), sum(one["disk_MB"] for one in stages)
+        j = "" if run.get("J") is None else f"{run['J']:.2f}"
+        cost = f"{seconds / run['frames']:.3f} | {1000 * size / run['frames']:.1f}"
+        lines.append(f"| {budget} | {run['trained_on']:,} | {run['frames']:,} | {j} | {cost} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("video", type=Path)
+    parser.add_argument("--budgets", type=int, nargs="+", default=[500, 1000, 2000, 4000])
+    parser.add_argument("--loops", type=int, default=2)
+    parser.add_argument("--truth", type=int, default=40, help="a mask for every n-th frame of the first file")
+    parser.add_argument("--dark", type=int, default=70, help="gray level below which a pixel is the subject's")
+    parser.add_argument("--set", nargs="*", default=["scale=sequence"], help="further overrides")
+    parser.add_argument("--only", nargs="*", default=[], help="stages; without: all")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "budget")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "budget.json")
+    args = parser.parse_args()
+    work = args.work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    footage = prepare(args.video, work, args.loops, args.truth, args.dark)
+    runs: dict[str, dict[str, Any]] = json.loads(args.out.read_text()) if args.out.is_file() else {}
+
+    def save() -> None:
+        with atomic_path(args.out) as temporary:
+            temporary.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
+
+    for budget in args.budgets:
+        run(work / str(budget), budget, footage, args, runs.setdefault(str(budget), {}), save)
+    print(table({budget: one for budget, one in runs.items() if one.get("stages")}))
+
+
+if __name__ == "__main__":
+    main()
