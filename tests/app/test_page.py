@@ -112,6 +112,19 @@ def test_the_mask_of_an_image_is_a_png(material: Path, segmenter: Segmenter, tmp
     assert np.array_equal(stored, drawing.draw_frame(segmented.frames[0], threshold).mask * np.uint8(255))
 
 
+def test_the_cut_out_of_an_image_has_the_mask_as_alpha(
+    material: Path, segmenter: Segmenter, tmp_path: Path, pictures: list[np.ndarray]
+) -> None:
+    page, threshold = callbacks.Page(segmenter, None, tmp_path), float(np.median(segmenter.predict(pictures[0]).mask))
+    answer = page.segment(str(material / "photo.png"), callbacks.Choices(threshold, False), None, silent)
+    stored = np.asarray(Image.open(answer[0].folder / "photo_cutout.png"))
+    mask = segmenter.predict(pictures[0]).mask > threshold
+    assert answer[-3].visible
+    assert answer[-3].value["orig_name"] == "photo_cutout.png"
+    assert np.array_equal(stored[..., 3], mask * np.uint8(255))
+    assert np.array_equal(stored[mask][:, :3], pictures[0][mask])
+
+
 @pytest.mark.parametrize(
     ("every", "most", "expected"), [(1, 100, range(7)), (2, 100, range(0, 7, 2)), (1, 5, range(5))]
 )

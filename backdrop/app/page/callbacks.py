@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from backdrop.app.page.drawing import FrameView, draw_frame, write_clip, write_mask
+from backdrop.app.page.drawing import FrameView, draw_frame, write_clip, write_cut_out, write_mask
 from backdrop.app.page.segmented_file import FRAMES, Progress, SegmentedFile, segment_file
 from backdrop.app.page.text import message, numbers_html, status_line
 from backdrop.app.reader import Found
@@ -84,7 +84,7 @@ class Page:
         import gradio as gr
 
         if segmented is None:
-            return [gr.skip()] * 8
+            return [gr.skip()] * 9
         try:
             return self._everything(segmented, self._place(segmented, t), choices, progress)
         except BackdropError as fault:
@@ -111,18 +111,19 @@ class Page:
         found, video = segmented.frames[t], segmented.source.video
         threshold, crf = choices.threshold, self._crf(choices)
         view = draw_frame(found, threshold, crf)
-        png = archive = movie = None
+        png = cut = archive = movie = None
         if video:
             archive, movie, lost = write_clip(segmented, threshold, crf, _progress_bar(progress, "Drawing"))
             if lost:
                 gr.Warning(f"Not all sound is in the video ({html.escape(lost)})")
         else:
-            png = write_mask(segmented, view.mask)
+            png, cut = write_mask(segmented, view.mask), write_cut_out(segmented, view.mask)
         return [
             gr.Image(None if video else view.overlay, visible=not video),
             gr.Video(movie, visible=video),
             *_page_pictures(found, view),
             gr.DownloadButton(value=png, visible=not video),
+            gr.DownloadButton(value=cut, visible=not video),
             gr.DownloadButton(value=archive, visible=video),
             gr.DownloadButton(value=movie, visible=video),
         ]

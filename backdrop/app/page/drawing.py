@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from PIL import Image
 
+from backdrop.app.exports.cutouts import cut_out
 from backdrop.app.page.segmented_file import Progress, SegmentedFile
 from backdrop.app.reader import Found
 from backdrop.crf.dense import refine
@@ -59,6 +61,14 @@ def write_mask(segmented: SegmentedFile, mask: Mask) -> Path:
     target = segmented.folder / f"{Path(segmented.source.name).name}_mask.png"
     with atomic_path(target) as temporary:
         temporary.write_bytes(mask_png(mask))
+    return target
+
+
+def write_cut_out(segmented: SegmentedFile, mask: Mask) -> Path:
+    """The image with the mask as alpha, as PNG; see `write_mask`."""
+    target = segmented.folder / f"{Path(segmented.source.name).name}_cutout.png"
+    with atomic_path(target) as temporary:
+        Image.fromarray(cut_out(segmented.frames[0].frame.image, mask)).save(temporary)
     return target
 
 

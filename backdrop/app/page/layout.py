@@ -81,9 +81,10 @@ def _outputs() -> tuple[Any, Any, list[Any]]:
     values = gr.HTML("", elem_classes="numbers", padding=False)
     with gr.Row():
         png = gr.DownloadButton("Download the mask (PNG)", visible=False)
+        cut = gr.DownloadButton("Download the cut-out (PNG)", visible=False)
         archive = gr.DownloadButton("Download the masks (zip of PNGs)", visible=False)
         movie = gr.DownloadButton("Download the video (MP4)", visible=False)
-    return status, frame, [image, video, mask, cells, values, png, archive, movie]
+    return status, frame, [image, video, mask, cells, values, png, cut, archive, movie]
 
 
 def _connect(page: Page, session: Any, controls: tuple[Any, ...], outputs: tuple[Any, Any, list[Any]]) -> None:
@@ -108,7 +109,7 @@ def _connect(page: Page, session: Any, controls: tuple[Any, ...], outputs: tuple
         forget(segmented)
         return [None, EMPTY, gr.Slider(visible=False), gr.Image(None, visible=True), gr.Video(None, visible=False),
                 None, None, "", gr.DownloadButton(visible=False), gr.DownloadButton(visible=False),
-                gr.DownloadButton(visible=False)]  # fmt: skip
+                gr.DownloadButton(visible=False), gr.DownloadButton(visible=False)]  # fmt: skip
 
     # one at a time: pictures of an old file must not come after those of a new one
     one: dict[str, Any] = {"concurrency_id": "one", "concurrency_limit": 1, "show_progress_on": [status]}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
+from backdrop.config.reading import load_yaml
 from backdrop.config.sections import CountOrZero, Fraction
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
@@ -100,23 +101,23 @@ def note_of(model: Path) -> ModelNote | None:
 def _note_of_project(project: Path) -> ModelNote | None:
     """None: what a project says of its model is not there, or of another version."""
     try:
-        params = read(project / "params.yaml")
+        values = load_yaml(project / "params.yaml")  # not `read`: an update may have changed other keys
         index = read_index(project / "data" / "frames", usable=True)
         made = (project / SHIPPED_MODEL / WEIGHTS).stat().st_mtime
         trained = index[~index["split"].isin(["val", "test"])]
         return ModelNote(
             project=project.resolve().name,
             made=datetime.fromtimestamp(made).strftime("%Y-%m-%d %H:%M"),
-            rendered=params.data.layout == "synthetic",
+            rendered=values["data"]["layout"] == "synthetic",
             footage=[str(name) for name in trained["sequence"]],
             frames=int(trained["frames"].sum()),
-            prior=params.student.prior,
+            prior=values["student"]["prior"],
             j=_mean_j(project),
             threshold=_chosen(project, "predictions"),
             threshold_crf=_chosen(project, "masks"),
-            crf=params.crf,
+            crf=CRFParams.model_validate(values["crf"]),
         )
-    except (BackdropError, OSError, ValueError, KeyError):
+    except (BackdropError, OSError, ValueError, KeyError, TypeError):
         return None
 
 

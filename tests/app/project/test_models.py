@@ -96,6 +96,15 @@ def test_a_run_does_not_overwrite_the_last_model(project: Path, monkeypatch: pyt
     assert (project / "models" / "kept" / ".gitignore").read_text() == "*\n"
 
 
+def test_keys_of_another_version_do_not_hide_what_a_model_is(project: Path) -> None:
+    with (project / "params.yaml").open("a") as stream:
+        stream.write("preset: new\n")
+    assert note_of(project / "models" / "segmenter") is not None
+    for text in ("", "[]", "data: 3", "{"):
+        (project / "params.yaml").write_text(text)
+        assert note_of(project / "models" / "segmenter") is None
+
+
 def test_another_threshold_of_the_same_weights_is_noted(project: Path) -> None:
     keep_model(project)
     write_threshold(project / "data" / "masks", 0.4, "validation")
