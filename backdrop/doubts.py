@@ -1,7 +1,7 @@
 """Doubts: signs that the mask of a frame is wrong, told from the masks of a video without truth.
 
 They are told from masks alone, so they cost next to nothing. They miss much: a mask that is wrong in the same way in
-all frames raises none. What they are worth is measured by `benchmarks/quality.py`; docs/cli.md has the figures.
+all frames raises none. What they are worth is measured by a script; docs/cli.md has its name and the figures.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ class PoseSource:
         if sequence.poses is None:
             return
         poses = read_poses(sequence.poses)
-        places = _places(sequence)
+        places = _pose_places(sequence)
         for name, joints in poses.items():
             number = places.get(name, places.get(str(int(name))) if name.isdecimal() else None)
             if number is None and sequence.video is not None and name.isdecimal():
@@ -94,7 +94,7 @@ class PoseSource:
         return None if joints is None else pose_box(joints, size)
 
 
-def _places(sequence: Sequence) -> Mapping[str, int]:
+def _pose_places(sequence: Sequence) -> Mapping[str, int]:
     """How lines may name the images of a folder -> their places."""
     numbers = {str(n): i for i, path in enumerate(sequence.images) if (n := stem_number(path)) is not None}
     return numbers | {nfc(path.stem): i for i, path in enumerate(sequence.images)}

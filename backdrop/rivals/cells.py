@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -180,6 +179,8 @@ def run_sequence(rival: str, footage: str, name: str) -> None:
     Raises:
         BackdropError: the rival says so, or its masks are none.
     """
+    import resource  # not on Windows, where rivals are not run
+
     known, folder = rival_params(), cell_folder(rival, footage)
     scratch = folder / "checkpoints" / name
     seconds = max(1, round(60 * known.cpu_minutes))

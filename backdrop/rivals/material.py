@@ -111,7 +111,7 @@ Rival = Callable[[Material], Iterable[Soft]]
 """Frames and motion -> a soft mask a frame, in order."""
 
 
-def stretched(soft: np.ndarray, percentile: float = 99) -> Soft:
+def stretched(soft: np.ndarray, percentile: float = 99) -> Float32[np.ndarray, "..."]:
     """A non-negative map in shares of its percentile, clipped to [0, 1]."""
     largest = float(np.percentile(soft, percentile)) or float(soft.max()) or 1.0
     return np.minimum(soft / largest, 1).astype(np.float32)

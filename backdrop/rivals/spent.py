@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import time
 from pathlib import Path
 
@@ -35,6 +34,8 @@ class Clock:
 
     def took_up(self, seconds: float) -> None:
         """A checkpoint was read into which so much had gone: it counts against this process's limit, too."""
+        import resource  # not on Windows
+
         more = seconds - self.earlier
         if more <= 0:
             return
@@ -48,7 +49,7 @@ class Clock:
 
 def spent_seconds(scratch: Path) -> float:
     """What the try that has just ended had taken up; 0 where it started anew."""
-    return _number(scratch / SPENT) or 0.0
+    return _stated_number(scratch / SPENT) or 0.0
 
 
 def note_peak(scratch: Path) -> None:
@@ -57,6 +58,8 @@ def note_peak(scratch: Path) -> None:
     The kernel's `ru_maxrss` of a child begins with that of the process that started it; the table of the process itself
     does not. Where there is no such table, it must do.
     """
+    import resource
+
     table = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s+(\d+) kB", table.read_text(encoding="ascii")) if table.is_file() else None
     kilobytes = int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -66,7 +69,7 @@ def note_peak(scratch: Path) -> None:
 
 def peak_mb(scratch: Path) -> float | None:
     """The largest memory of the last try, MB; None where it was ended before it could say."""
-    return _number(scratch / PEAK)
+    return _stated_number(scratch / PEAK)
 
 
 def forget_try(scratch: Path) -> None:
@@ -75,7 +78,7 @@ def forget_try(scratch: Path) -> None:
         (scratch / name).unlink(missing_ok=True)
 
 
-def _number(path: Path) -> float | None:
+def _stated_number(path: Path) -> float | None:
     try:
         return float(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):

@@ -35,6 +35,8 @@ KNOWN = {
     "backdrop/run/locks.py",  # files are locked where the system can
     "backdrop/run/space.py",  # room is taken by the system, or by writing
     "backdrop/run/cluster.py",  # a GPU's device file is looked for; where there is none, no GPU is offered
+    "backdrop/rivals/cells.py",  # rivals have a limit of processor time, and their memory is measured
+    "backdrop/rivals/spent.py",
     "backdrop/app/project/train.py",  # a group of processes is ended together where there are groups
 }
 

@@ -23,7 +23,7 @@ from backdrop.student.labels.files import labels_place
 LOOK = (8, 6)
 """Pixels (width, height) by which two frames are compared."""
 
-APART = 0.25
+FAR_APART = 0.25
 """Share of a video within which frames count as alike, the more the closer they are."""
 
 
@@ -111,7 +111,9 @@ def choose(found: Sequence[Candidate], count: int, labeled: Collection[tuple[str
         for i, one in enumerate(found):
             unlike = min(1.0, float(np.linalg.norm(one.look - chosen.look)) / usual)
             if one.video == chosen.video:
-                unlike = max(0.2 * unlike, min(1.0, abs(one.when - chosen.when) / APART) ** 2 * (0.5 + 0.5 * unlike))
+                unlike = max(
+                    0.2 * unlike, min(1.0, abs(one.when - chosen.when) / FAR_APART) ** 2 * (0.5 + 0.5 * unlike)
+                )
             else:
                 unlike = 0.5 + 0.5 * unlike
             fresh[i] = min(fresh[i], unlike)

@@ -101,7 +101,7 @@ def recurring(
     outside = np.stack([look[~kept].sum(axis=0) for look, kept in zip(looks, chosen, strict=True)])
     t = np.arange(len(looks))
     near = np.exp(-np.abs(t[:, None] - t) / NEARNESS)
-    return list(zip(_shares(near @ inside), _shares(near @ outside), strict=True))
+    return list(zip(_region_shares(near @ inside), _region_shares(near @ outside), strict=True))
 
 
 def changed(
@@ -116,7 +116,7 @@ def changed(
     A superpixel is added if it touches the region and its words are the region's rather than the background's, by
     chi-square; it is taken away in the opposite case.
     """
-    nearer = chi_square(_shares(look), references[1]) - chi_square(_shares(look), references[0])
+    nearer = chi_square(_region_shares(look), references[1]) - chi_square(_region_shares(look), references[0])
     nearer = nearer + PRIOR * (moving - 0.25)
     touching = np.zeros(len(kept), bool)
     for a, b in (pairs.T, pairs.T[::-1]):
@@ -129,5 +129,5 @@ def chi_square(one: Float[np.ndarray, "*n words"], other: Float[np.ndarray, " wo
     return (0.5 * np.square(one - other) / np.maximum(one + other, 1e-9)).sum(axis=-1)
 
 
-def _shares(counts: np.ndarray) -> np.ndarray:
+def _region_shares(counts: np.ndarray) -> np.ndarray:
     return counts / np.maximum(counts.sum(axis=-1, keepdims=True), 1e-9)

@@ -28,7 +28,7 @@ STRENGTH = 2.8
 STEEP = 0.5
 """A pixel whose boundary measure is above this is on a boundary."""
 
-INSIDE = 5
+INSIDE_VOTES = 5
 """Rays of eight that must say inside."""
 
 FADING = 0.7
@@ -47,13 +47,13 @@ def fast_motion(material: Material) -> Iterator[Soft]:
     ways: list[tuple[np.ndarray, np.ndarray]] = []
     for t, regions in enumerate(frames):
         field, image = material.flow(t), material.image(t)
-        votes = inside_votes(motion_boundaries(field)) >= INSIDE
+        votes = inside_votes(motion_boundaries(field)) >= INSIDE_VOTES
         inside.append(regions.mean(votes & field.valid))
         joints.neighbors(t, *borders(regions), regions.mean(image.astype(np.float32)), BORDER_COST)
         if t + 1 < len(frames):
             ways.append(links(regions, frames[t + 1], image_motion(material, t)))
             joints.following(t, *ways[-1], CHANGE_COST)
-    prior = carried(inside, ways)
+    prior = carried_votes(inside, ways)
     codes = [color_bins(material.image(t)) for t in range(len(frames))]
     for regions, location, code in zip(frames, prior, codes, strict=True):
         for which, weight in enumerate((1 - location, location)):
@@ -121,7 +121,7 @@ def image_motion(material: Material, t: int) -> Float32[np.ndarray, "H W 2"]:
     return moved.reshape(here.shape).astype(np.float32) - here
 
 
-def carried(
+def carried_votes(
     inside: list[Float[np.ndarray, " _"]], ways: list[tuple[np.ndarray, np.ndarray]]
 ) -> list[Float[np.ndarray, " _"]]:
     """The votes of superpixels, kept along the flow forward and backward in time, fading.

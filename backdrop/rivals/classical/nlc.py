@@ -23,7 +23,7 @@ from backdrop.rivals.material import Material, blurred, stretched
 
 NLC_REGIONS = 250
 
-ALIKE = 24
+ALIKE_REGIONS = 24
 """Superpixels of the video that a superpixel asks."""
 
 VOTES = 12
@@ -65,7 +65,7 @@ def nlc(material: Material) -> Iterator[Soft]:
 
 def listening(looks: Float[np.ndarray, "N D"]) -> csr_matrix:
     """(N, N), rows of sum 1: how much each superpixel listens to those that look like it."""
-    count = min(ALIKE, len(looks))
+    count = min(ALIKE_REGIONS, len(looks))
     distance, number = cKDTree(looks).query(looks, k=count)
     weight = np.exp(-np.square(distance.reshape(len(looks), -1) / LOOKS_WIDTH))
     weight /= weight.sum(axis=1, keepdims=True)
