@@ -56,7 +56,13 @@ Step = Callable[[], None]
 
 def chosen(small: bool) -> Params:
     """The papers' scale and method; random weights: nothing is downloaded."""
-    overrides = ["scale=paper", "paper=p2021", "encoder.weights=none", "student.size=[640,384]"]
+    overrides = [
+        "scale=paper",
+        "paper=p2021",
+        "encoder.weights=none",
+        "encoder.perceptual=none",
+        "student.size=[640,384]",
+    ]
     overrides += ["student.channels=[32,48,64,96,128]", *(SMALL if small else [])]
     if small:
         overrides += ["synthesis.encoder=resnet18", "inpainter.channels=[4,8]"]

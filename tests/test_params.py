@@ -246,12 +246,12 @@ def test_a_stage_that_reads_one_section_checks_the_whole_file(tmp_path: Path) ->
 
 def test_every_key_has_a_description_and_every_description_a_key() -> None:
     described = yaml.safe_load(DESCRIPTIONS.read_text())
-    fields = {name: field for name, field in Params.model_fields.items() if name not in ("seed", "lambda_")}
+    fields = {name: field for name, field in Params.model_fields.items() if name not in ("seed", "lambda_", "preset")}
     for section, field in fields.items():
         keys = set(field.annotation.model_fields)  # type: ignore[union-attr]
         assert set(described[section]) - {"about"} == keys, section
     assert set(described) - {"general"} == set(fields)
-    assert set(described["general"]) == {"seed", "lambda"}
+    assert set(described["general"]) == {"seed", "lambda", "preset"}
 
 
 @pytest.mark.parametrize("text", ["{", "- 1", "\x00", ""])

@@ -244,10 +244,7 @@ def _box_means(found: Detections) -> dict[str, float]:
 def _summary(per_sequence: pd.DataFrame, boxes: Boxes, labels: dict[str, str]) -> dict[str, Any]:
     """The nested dictionary of scores.json. Values that are NaN (no subject anywhere) are left out."""
     summary: dict[str, Any] = {}
-    scored = set(per_sequence["result"])
     for result, place in RESULTS.items():
-        if result not in scored:
-            continue
         means = per_sequence.loc[per_sequence["result"] == result, list(SUMMARY)].mean()
         values = {key: round(float(means[key]), 12) for key in SUMMARY}  # a mean of equal thresholds is that threshold
         if result in BOXED:

@@ -158,7 +158,7 @@ def test_exports_in_another_folder_are_no_input(predict: Command) -> None:
     encode_video("in/run.mp4", scene(3)[0], fps=10)
     assert predict("in", out="in/out")[0] == 0
     for name in ("davis", "video"):
-        assert call("export", "in/out", "-f", name, "-o", f"in/labels/{name} too")[0] == 0
+        assert call("export", "in/out", "-f", name, "-o", f"in/exports/{name} too")[0] == 0
     status, said = predict("in", out="in/out")
     assert status == 0
     assert "results of predict: 2 (davis too, video too)" in said

@@ -493,7 +493,18 @@ def test_the_crf_needs_its_parameters(
 
 def test_help_shows_examples() -> None:
     commands = [command.callback.__name__ for command in cli.app.registered_commands if command.callback]
-    assert set(commands) == {"new", "train", "models", "predict", "export", "report", "onnx", "demo", "doctor"}
+    assert set(commands) == {
+        "new",
+        "train",
+        "models",
+        "predict",
+        "export",
+        "report",
+        "review",
+        "onnx",
+        "demo",
+        "doctor",
+    }
     for command in commands:
         status, text = call(command, "--help")
         assert status == 0

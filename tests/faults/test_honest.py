@@ -23,7 +23,7 @@ from backdrop import thresholds
 from backdrop.errors import BackdropError
 from backdrop.frames.stage import extract_all
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.index import read_index
+from backdrop.io.index import read_index, read_videos
 from backdrop.io.masks import MaskArchive, box_from_mask, write_threshold
 from backdrop.learn import training_frames
 from backdrop.params import validate
@@ -106,7 +106,7 @@ def test_validation_truth_does(tuning: Path) -> None:
 def test_a_threshold_chosen_on_test_is_noticed(
     choose: Callable[[Path], Any], module: Any, tuning: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "read_index", confused(read_index, "test", "val"))
+    monkeypatch.setattr(module, "read_videos", confused(read_videos, "test", "val"))
     with pytest.raises(AssertionError, match="moved"):
         check_blind(tuning, choose)
 
@@ -115,7 +115,7 @@ def test_the_threshold_is_that_of_validation_and_choosing_it_on_test_shows(
     tuning: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert before_crf(tuning) == (0.75, "validation")
-    monkeypatch.setattr(thresholds, "read_index", confused(read_index, "test", "val"))
+    monkeypatch.setattr(thresholds, "read_videos", confused(read_videos, "test", "val"))
     assert before_crf(tuning)[0] < 0.5
 
 

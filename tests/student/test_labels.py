@@ -205,7 +205,7 @@ def test_masks_lie_in_folders_of_their_videos(project: Path) -> None:
 
 
 def test_our_own_coco_export_is_read_back(project: Path) -> None:
-    frames = [Record(t, t / 24, SIZE, (0, 0, 1, 1), 0.9, encoded(TRUTH[t])) for t in (2, 5)]
+    frames = [Record(t, t / 24, SIZE, (0, 0, 1, 1), 0.9, 0.9, encoded(TRUTH[t])) for t in (2, 5)]
     own = coco([(Source(Path("run1.mp4"), "day1/run1", True), Records({}, frames, True))])
     write(project, "coco.json", own)
     found, lines = read(project)

@@ -24,7 +24,14 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def backgrounds(root: Path, size: tuple[int, int], **changes: Any) -> Backgrounds:
-    values = {"kind": "median", "file": None, "neighbors": 12, "spacing": 1, "tolerance": 0} | changes
+    values = {
+        "kind": "median",
+        "file": None,
+        "neighbors": 12,
+        "spacing": 1,
+        "tolerance": 0,
+        "hole_only": True,
+    } | changes
     return Backgrounds(BackgroundParams(**values), root / "homographies", size)
 
 

@@ -14,7 +14,7 @@ from backdrop.app.project.summary import LOOKED_AT
 from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.index import read_index, read_videos
+from backdrop.io.index import is_streamed, read_index, read_videos
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.params import read
 from backdrop.student.labels.checked import read_labels
@@ -61,7 +61,9 @@ def candidates(project: Path) -> list[Candidate]:
 def _trained(project: Path) -> dict[str, str]:
     """What is trained on -> the video with its masks. On a budget, a video has several sequences."""
     frames = project / "data" / "frames"
-    videos = {row.source: str(row.sequence) for row in read_videos(frames, usable=True).itertuples()}
+    videos = {}
+    if is_streamed(frames):
+        videos = {row.source: str(row.sequence) for row in read_videos(frames, usable=True).itertuples()}
     index = read_index(frames, usable=True)
     index = index[index["split"].isin(["train", "all"])]
     found = {str(row.sequence): videos.get(row.source, str(row.sequence)) for row in index.itertuples()}
@@ -111,9 +113,8 @@ def choose(found: Sequence[Candidate], count: int, labeled: Collection[tuple[str
         for i, one in enumerate(found):
             unlike = min(1.0, float(np.linalg.norm(one.look - chosen.look)) / usual)
             if one.video == chosen.video:
-                unlike = max(
-                    0.2 * unlike, min(1.0, abs(one.when - chosen.when) / FAR_APART) ** 2 * (0.5 + 0.5 * unlike)
-                )
+                later = min(1.0, abs(one.when - chosen.when) / FAR_APART) ** 2
+                unlike = max(0.2 * unlike, later * (0.5 + 0.5 * unlike))
             else:
                 unlike = 0.5 + 0.5 * unlike
             fresh[i] = min(fresh[i], unlike)
