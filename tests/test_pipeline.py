@@ -17,7 +17,9 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.motion.flow_field import FlowArchive, magnitude
 from backdrop.params import compose_params
+from backdrop.video.encode import encode_video
 from tests.graph import library_files
+from tests.handmade_run import scene
 from tests.project_copy import Project, new_project
 from tests.small_pipeline import ROOT, commands, run_stage, small_values, stage_names
 
@@ -241,3 +243,27 @@ def test_plain_videos_without_truth(real_data: Path, tmp_path: Path, monkeypatch
         assert len(MaskArchive(tmp_path / "data" / "masks" / f"{name}.zip")) == 4
         assert Predictions(tmp_path / "data" / "predictions" / f"{name}.zip").box.shape == (4, 4)
         assert list((tmp_path / "metrics" / "plots").rglob(f"{name}*.png"))
+
+
+def test_of_long_videos_some_frames_train_and_all_get_masks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`data.budget`, from the videos to the report; one label, of a frame that is drawn."""
+    (tmp_path / "videos" / "labels").mkdir(parents=True)
+    counts = {"long": 110, "short": 50}
+    for seed, (name, count) in enumerate(counts.items()):
+        images, _ = scene(count, seed)
+        encode_video(tmp_path / "videos" / f"{name}.mp4", images, 25.0)
+    changes = {"data.layout": "videos", "data.root": "videos", "data.budget": 100, "data.protocol": "self"}
+    monkeypatch.chdir(tmp_path)
+    label = "video,frame,label,left,top,right,bottom\nlong,60,nothing,,,,\n"
+    (tmp_path / "videos" / "labels" / "a.csv").write_text(label)
+    scores = run_all(tmp_path, changes, monkeypatch)
+    assert scores["frames_without_truth"] == sum(counts.values())
+    drawn = pd.read_csv(tmp_path / "data" / "frames" / "index.csv")
+    assert drawn["frames"].sum() <= 100
+    assert drawn["source"].nunique() == 2
+    for name, count in counts.items():
+        assert len(MaskArchive(tmp_path / "data" / "masks" / f"{name}.zip")) == count
+        assert len(list((tmp_path / "data" / "davis" / "Annotations" / name).glob("*.png"))) == count
+    assert {path.name for path in (tmp_path / "data" / "masks").glob("*.zip")} == {f"{name}.zip" for name in counts}
+    report = (tmp_path / "metrics" / "report.html").read_text()
+    assert all(name in report for name in counts)

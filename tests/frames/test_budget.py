@@ -110,6 +110,13 @@ def drawn_frames(offers: list[Offer], budget: int = 1000) -> set[int]:
 # ------------------------------------------------------------------------------------- which bursts are drawn
 
 
+def test_a_restless_video_is_no_row_of_cuts() -> None:
+    """From the first frame on, all changes by more than a cut needs."""
+    noise = np.random.default_rng(0)
+    grays = [cv2.resize(noise.integers(0, 256, (9, 16), np.uint8), (WIDTH, HEIGHT)) for _ in range(2 * BURST)]
+    assert [offer.length for offer in watch(grays)] == [BURST, BURST]
+
+
 def test_still_stretches_are_left_out() -> None:
     noise = np.random.default_rng(0)
 

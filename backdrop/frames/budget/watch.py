@@ -100,9 +100,8 @@ class Watcher:
 
     def _is_cut(self, coarse: np.ndarray) -> bool:
         changed = float(cv2.absdiff(coarse, self._past[-1]).mean())
-        usual = max(2.0, float(np.median(self._usual))) if self._usual else 2.0
-        if changed > CUT and changed > CUT_OVER * usual:
-            return True
+        if self._usual and changed > CUT and changed > CUT_OVER * max(2.0, float(np.median(self._usual))):
+            return True  # the first change of a shot is no cut: all of a restless video would be cuts
         self._usual.append(changed)
         return False
 
