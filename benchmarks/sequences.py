@@ -148,14 +148,15 @@ def table(results: list[dict[str, Any]]) -> str:
         pairs = [(one["J_mean"], one["F_mean"]) for one in scores]
         further = [scores[0].get(key, float("nan")) for key in FURTHER]
         beats = pairs[0][0] > max(pairs[-1][0], pairs[-2][0])
-        cells.append([*pairs, *further, beats, result["cpu_minutes"]])
+        minutes = float("nan") if result["cpu_minutes"] is None else result["cpu_minutes"]  # a run that was cut off
+        cells.append([*pairs, *further, beats, minutes])
         marks = [*(f"{j:.2f} / {f:.2f}" for j, f in pairs), *(f"{value:.2f}" for value in further)]
-        rows.append([result["sequence"], *marks, "yes" if beats else "no", f"{result['cpu_minutes']:.1f}"])
+        rows.append([result["sequence"], *marks, "yes" if beats else "no", f"{minutes:.1f}"])
     columns = list(zip(*cells, strict=True))
     both = columns[: len(RESULTS)]
     pooled = [tuple(float(np.mean([pair[i] for pair in column])) for i in (0, 1)) for column in both]
     marks = [f"{j:.3f} / {f:.3f}" for j, f in pooled] + [f"{_mean(c):.3f}" for c in columns[len(RESULTS) : -2]]
-    rows.append(["**mean**", *marks, f"{sum(columns[-2])} of {len(cells)}", f"{np.mean(columns[-1]):.1f}"])
+    rows.append(["**mean**", *marks, f"{sum(columns[-2])} of {len(cells)}", f"{_mean(columns[-1]):.1f}"])
     ranges = ["{:.2f} to {:.2f}".format(*interval([pair[0] for pair in column])) for column in both]
     rows.append(["95 % of J", *ranges, *[""] * (len(FURTHER) + 2)])
     lines = [head, ["---"] * len(head), *rows]
