@@ -1,7 +1,7 @@
 """What a few labels are worth: J against the number of labeled frames, as boxes and as masks.
 
-    python -m benchmarks.labels davis2016 /path/to/DAVIS2016-train --only bear bus kid-football train
-    python -m benchmarks.labels davis2016 /path/to/DAVIS2016-train --only bear --frames 0 3 --kinds masks
+    python -m benchmarks.labels davis2016 /path/to/DAVIS2016-train --only dog-agility tennis surf
+    python -m benchmarks.labels davis2016 /path/to/DAVIS2016-train --only tennis --frames 0 3 --kinds masks
 
 Each sequence is trained on without labels, as `benchmarks.sequences` does it. Then the student and what follows run
 again with labels that are read off the truth, for each number of frames and each kind; what comes before the student is

@@ -80,13 +80,15 @@ class SelfTraining:
         )
         parts = [self.network] if params.compute.compile else []
         self.learner = Learner(self.fabric, self.network, optimizer, parts)
+        files = label_files(folders.labels) if folders.labels and labels else []
+        names = [path.as_posix() for path in files]  # those of masks say which frames they are of
         key = run_key(
             "student",
-            [params.seed, self.student, params.stabilize],
+            [params.seed, self.student, params.stabilize, *names],
             folders.frames / "index.csv",
             folders.joint / "model.safetensors",
             MOTION_WEIGHTS,
-            *(label_files(folders.labels) if folders.labels and labels else []),
+            *files,
             *([] if self.student.prior is None else prior_files(self.student.prior)),
         )
         self.checkpoints = Checkpoints(folders.checkpoints, key)

@@ -374,6 +374,19 @@ def test_without_labels_the_same_bytes_come_out_and_with_one_others(
     assert "labels: 1 frames of 1 videos take part" in said
 
 
+def test_a_mask_that_is_given_to_another_frame_is_another_run(
+    tmp_path: Path, joint: Path, params: Params, small: StudentParams
+) -> None:
+    """Its contents stay as they are, and a finished run must not be taken for it."""
+    truth = make_run(tmp_path, {"one": "train", "two": "all"}, frames=8)["one"][3]
+    (tmp_path / "labels" / "one").mkdir(parents=True)
+    mask = tmp_path / "labels" / "one" / "3.png"
+    Image.fromarray(truth.astype(np.uint8) * 255).save(mask)
+    before = training(tmp_path, joint, params, small, "before", tmp_path / "labels").scratch.name
+    mask.rename(mask.with_name("4.png"))
+    assert training(tmp_path, joint, params, small, "after", tmp_path / "labels").scratch.name != before
+
+
 def test_labels_stand_in_place_of_pseudo_masks_in_each_round_and_each_batch(
     tmp_path: Path, joint: Path, params: Params, small: StudentParams
 ) -> None:
