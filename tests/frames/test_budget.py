@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import yaml
 
+from backdrop.app.project.summary import summary
+from backdrop.app.project.trained import trained_frames, trained_sequences
 from backdrop.app.review.choice import candidates, choose
 from backdrop.app.review.tasks import write_review
 from backdrop.crf.parameters import CRFParams
@@ -443,6 +445,12 @@ def test_review_looks_at_bursts_with_the_masks_of_their_video(frames: Path, foot
     found = candidates(tmp_path)
     worst = min(found, key=lambda one: one.sure)
     assert (worst.sequence, worst.t, worst.video, worst.place) == (bursts[-1], 5, "long", doubtful)
+    assert trained_frames(data / "frames") <= BUDGET < sum(COUNT.values())
+    assert set(trained_sequences(data / "frames").values()) == set(COUNT), "bursts are told by their videos"
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "scores.json").write_text('{"frames_scored": 0}')
+    drawn = trained_frames(data / "frames")
+    assert f"Training saw {drawn} of {sum(COUNT.values())} frames (data.budget)." in summary(tmp_path)
     first = choose(found, 3)
     assert len({one.video for one in first}) == 3, "each video gets one before any gets two"
     write_review(tmp_path, [worst], tmp_path / "review")

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError
 
+from backdrop.app.project.trained import trained_frames, trained_sequences
 from backdrop.config.reading import load_yaml
 from backdrop.config.sections import CountOrZero, Fraction
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_folder, atomic_path, copy_files, show, writing
-from backdrop.io.index import read_index
 from backdrop.io.masks import THRESHOLD, read_threshold
 from backdrop.params import read
 
@@ -102,15 +102,14 @@ def _note_of_project(project: Path) -> ModelNote | None:
     """None: what a project says of its model is not there, or of another version."""
     try:
         values = load_yaml(project / "params.yaml")  # not `read`: an update may have changed other keys
-        index = read_index(project / "data" / "frames", usable=True)
+        frames = project / "data" / "frames"
         made = (project / SHIPPED_MODEL / WEIGHTS).stat().st_mtime
-        trained = index[~index["split"].isin(["val", "test"])]
         return ModelNote(
             project=project.resolve().name,
             made=datetime.fromtimestamp(made).strftime("%Y-%m-%d %H:%M"),
             rendered=values["data"]["layout"] == "synthetic",
-            footage=[str(name) for name in trained["sequence"]],
-            frames=int(trained["frames"].sum()),
+            footage=list(dict.fromkeys(trained_sequences(frames).values())),
+            frames=trained_frames(frames),
             prior=values["student"]["prior"],
             j=_mean_j(project),
             threshold=_chosen(project, "predictions"),

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from backdrop.app.project.trained import trained_frames
 from backdrop.doubts import UNSURE, sureness
 from backdrop.errors import BackdropError
-from backdrop.io.index import read_videos
+from backdrop.io.index import is_streamed, read_videos
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.report.scores import j_mean, read_scores, result_of
 
@@ -73,7 +74,7 @@ def summary(project: Path) -> str:
         return ""
     scores = read_scores(project)
     lines = _scored(project, scores) if scores["frames_scored"] else _unscored(project)
-    lines += _left_out(project)
+    lines += _budget(project) + _left_out(project)
     lines += [f"{name:8}{project / path}" for name, path in PATHS.items() if (project / path).exists()]
     return "\n".join(lines)
 
@@ -144,6 +145,15 @@ def _found(name: str, masks: MaskArchive, predictions: Predictions, frames: Sequ
     filled = [area for area in areas if area]
     jump = max(filled) / min(filled) if filled else 1.0
     return LookedAt(name, float(np.mean(sure)) if sure else float("nan"), 1 - len(filled) / max(1, len(areas)), jump)
+
+
+def _budget(project: Path) -> list[str]:
+    """How many frames training saw, where `data.budget` drew them."""
+    frames = project / "data" / "frames"
+    if not is_streamed(frames):
+        return []
+    total = int(read_videos(frames, usable=True)["frames"].sum())
+    return [f"Training saw {trained_frames(frames):,} of {total:,} frames (data.budget)."]
 
 
 def _left_out(project: Path) -> list[str]:

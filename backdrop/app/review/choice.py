@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 
 from backdrop.app.project.summary import LOOKED_AT
+from backdrop.app.project.trained import trained_sequences
 from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.index import is_streamed, read_index, read_videos
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.params import read
 from backdrop.student.labels.checked import read_labels
@@ -60,13 +60,7 @@ def candidates(project: Path) -> list[Candidate]:
 
 def _trained(project: Path) -> dict[str, str]:
     """What is trained on -> the video with its masks. On a budget, a video has several sequences."""
-    frames = project / "data" / "frames"
-    videos = {}
-    if is_streamed(frames):
-        videos = {row.source: str(row.sequence) for row in read_videos(frames, usable=True).itertuples()}
-    index = read_index(frames, usable=True)
-    index = index[index["split"].isin(["train", "all"])]
-    found = {str(row.sequence): videos.get(row.source, str(row.sequence)) for row in index.itertuples()}
+    found = trained_sequences(project / "data" / "frames")
     return {name: video for name, video in found.items() if (project / "data" / "masks" / f"{video}.zip").is_file()}
 
 
