@@ -21,6 +21,7 @@ from backdrop.app.commands import (
     ModelFolder,
     ParamsFile,
     Refinement,
+    RoiChoice,
     SplitChoice,
     Threshold,
     UrlPrefix,
@@ -139,6 +140,7 @@ def predict(
     params: ParamsFile = None,
     min_confidence: Confidence = 0.0,
     instances: Instances = None,
+    roi: RoiChoice = None,
     every: Annotated[int, typer.Option(help="Every n-th frame of a video.", min=1)] = 1,
     batch: Annotated[int, typer.Option(help="Frames of a video at a time.", min=1)] = 8,
     device: Device = "auto",
@@ -163,14 +165,16 @@ def predict(
     from backdrop.app.records import Settings
     from backdrop.app.sources import find_sources
     from backdrop.frames.layouts.listing import warn
+    from backdrop.frames.regions import Regions
 
     chosen = [one.value for one in formats or [Format.masks]]
     check_out(out, inputs=inputs)
+    regions = None if roi is None else Regions(roi, "--roi")
     sources = find_sources(inputs, out, say_nothing if quiet else warn)
     segmenter = load_model(model, device, None if quiet else sources)
     crf = needed_crf(model, params) if refinement is Refinement.crf else None
     level = threshold_of(segmenter, model, crf is not None) if threshold is None else threshold
-    settings = Settings(identity(model), level, crf, every, min_confidence, instances)
+    settings = Settings(identity(model), level, crf, every, min_confidence, instances, regions)
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
         faults = predict_all(job, sources, quiet)

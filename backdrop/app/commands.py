@@ -95,6 +95,12 @@ Instances = Annotated[
 ]
 
 
+RoiChoice = Annotated[
+    Path | None,
+    typer.Option("--roi", help="Region of interest, white on black: an image, or a folder with <input>.png for each."),
+]
+
+
 class Commands(TyperGroup):
     """The commands. At Ctrl-C Typer ends without a word, and a path that the system refuses would be a traceback."""
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from backdrop.app.exports import FORMATS
 from backdrop.app.pictures import Pictures
-from backdrop.app.reader import Found, find_subjects, frames_of
+from backdrop.app.reader import Found, Frame, find_subjects, frames_of
 from backdrop.app.records import (
     Ending,
     Record,
@@ -37,8 +37,9 @@ from backdrop.app.sources import LOCK, RESULT_FOLDERS, Source, costing_itself
 from backdrop.crf.dense import refine
 from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
+from backdrop.frames.regions import fits_frame
 from backdrop.io.files import show, sweep, sweep_below, writing
-from backdrop.io.masks import Mask
+from backdrop.io.masks import Mask, within_region
 from backdrop.run.locks import locked
 from backdrop.video.decode import Tally, damage, end_of_video, probe
 
@@ -103,6 +104,7 @@ def predict_source(job: Job, source: Source, progress: tqdm | None = None) -> in
 
 def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
     path, settings = records_path(job.out, source), job.settings
+    region = None if settings.roi is None else settings.roi.region(source.path)
     before, old = read_matching(path, source, settings)
     pictures = Pictures(job.out, source, job.pictures)
     if old and not agree(old, before.header):  # frames that are not segmented now would stay among the new ones
@@ -116,16 +118,26 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
         return 0
     count, linker, tally = 0, _linker_after(done), Tally()
     numbers = {record.frame for record in done}
-    waiting = (frame for frame in frames_of(source, settings.every, tally) if frame.number not in numbers)
+    frames = _checked(source, frames_of(source, settings.every, tally), settings, region)
+    waiting = (frame for frame in frames if frame.number not in numbers)
     with appended_records(path, before._replace(frames=done), lambda: _ending(source, tally)) as append:
-        for found in find_subjects(job.segmenter, waiting, job.batch, settings.instances):
-            record = _described(found, settings, linker)
+        for found in find_subjects(job.segmenter, waiting, job.batch, settings.instances, region):
+            record = _described(found, settings, linker, region)
             pictures.write(found, record)
             append(record)
             count += 1
             if progress is not None:
                 progress.update()
     return count
+
+
+def _checked(source: Source, frames: Iterator[Frame], settings: Settings, region: Mask | None) -> Iterator[Frame]:
+    """The frames, each with the proportions of the region of interest."""
+    for frame in frames:
+        if region is not None and settings.roi is not None:
+            size, name = (frame.image.shape[1], frame.image.shape[0]), f"{frame.number} of {show(source.path)}"
+            fits_frame(region, size, f"--roi {show(settings.roi.of(source.path))}", name)
+        yield frame
 
 
 def _pass_over(progress: tqdm, count: int) -> None:
@@ -167,9 +179,9 @@ def _linker_after(records: Sequence[Record]) -> Linker:
     return linker
 
 
-def _described(found: Found, settings: Settings, linker: Linker) -> Record:
+def _described(found: Found, settings: Settings, linker: Linker, region: Mask | None) -> Record:
     """The record of the next frame."""
-    mask = _mask(found, settings)
+    mask = within_region(_mask(found, settings), region)  # the CRF may reach beyond it
     if settings.instances is None:
         return record_of(found, mask)
     return record_of(found, mask, parts_of(found.prediction, mask, settings.instances, linker))

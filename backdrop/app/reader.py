@@ -11,6 +11,7 @@ import numpy as np
 from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source
 from backdrop.io.images import RGB, decode_image
+from backdrop.io.masks import Mask
 from backdrop.networks.predictor import Prediction
 from backdrop.run.threads import ahead
 from backdrop.video.decode import Tally, decode_video
@@ -51,7 +52,7 @@ def _batches(frames: Iterable[Frame], batch: int) -> Iterator[list[Frame]]:
 
 
 def find_subjects(
-    segmenter: Segmenter, frames: Iterable[Frame], batch: int, instances: int | None = None
+    segmenter: Segmenter, frames: Iterable[Frame], batch: int, instances: int | None = None, region: Mask | None = None
 ) -> Iterator[Found]:
     """The frames with what the networks find in them, in the same order.
 
@@ -61,7 +62,8 @@ def find_subjects(
     Args:
         batch: frames of a batch; two of them are in memory at a time.
         instances: how many parts may make a mask (`Segmenter.predict_batch`'s `subjects`).
+        region: of interest (`Segmenter.predict`).
     """
     for together in ahead(_batches(frames, batch)):
-        predictions = segmenter.predict_batch([frame.image for frame in together], instances)
+        predictions = segmenter.predict_batch([frame.image for frame in together], instances, region)
         yield from map(Found, together, predictions)

@@ -26,6 +26,7 @@ from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
 from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
+from backdrop.frames.regions import Regions
 from backdrop.io.files import atomic_path, show, writing
 from backdrop.io.masks import Box, Mask, box_pixels
 from backdrop.io.run_lengths import run_lengths
@@ -50,6 +51,7 @@ class Settings(NamedTuple):
     every: frames 0, every, 2 every, ... of a video.
     min_confidence: frames below it hold no subject, in [0, 1].
     instances: up to so many subjects, each with its number. None: the mask is one subject.
+    roi: the regions of interest. None: the whole of each frame.
     """
 
     model: str
@@ -58,6 +60,7 @@ class Settings(NamedTuple):
     every: int = 1
     min_confidence: float = 0.0
     instances: int | None = None
+    roi: Regions | None = None
 
     def header(self, source: Source) -> dict[str, Any]:
         """Where a source is, and what was asked of it, as JSON holds it."""
@@ -73,6 +76,7 @@ class Settings(NamedTuple):
             "every": self.every,
             "min_confidence": self.min_confidence,
             "instances": self.instances,
+            "roi": None if self.roi is None else self.roi.digest(source.path),
         }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from backdrop.io.images import RGB
+from backdrop.io.masks import Mask
 from backdrop.networks.predictor import Prediction, Predictor
 from backdrop.video.decode import decode_video
 
@@ -24,14 +25,19 @@ class Segmenter(Predictor):
     """
 
     def stream(
-        self, video: str | Path, every: int = 1, batch: int = 8, subjects: int | None = None
+        self,
+        video: str | Path,
+        every: int = 1,
+        batch: int = 8,
+        subjects: int | None = None,
+        region: Mask | None = None,
     ) -> Iterator[tuple[int, float, RGB, Prediction]]:
         """The frames of a video as they are decoded: number in the file, seconds since the first, image, prediction.
 
         Each frame is segmented by itself; a batch of them is held at a time, whatever the video's length.
 
         Args:
-            video: the file. every: frames 0, every, 2 every, ...
+            video: the file. every: frames 0, every, 2 every, ... region: of interest, as in `predict`.
 
         Raises:
             BackdropError: it cannot be read; what came before the fault has been given.
@@ -39,5 +45,6 @@ class Segmenter(Predictor):
         frames = decode_video(Path(video), every)
         while some := list(islice(frames, batch)):
             images = [np.ascontiguousarray(image) for _, _, image in some]
-            for (number, time, _), image, found in zip(some, images, self.predict_batch(images, subjects), strict=True):
+            predictions = self.predict_batch(images, subjects, region)
+            for (number, time, _), image, found in zip(some, images, predictions, strict=True):
                 yield number, time, image, found

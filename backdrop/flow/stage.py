@@ -19,6 +19,7 @@ from backdrop.io.archives import ArchiveWriter, PartWriter
 from backdrop.io.files import parts_folder
 from backdrop.io.frame_archive import FrameArchive, frame_counts
 from backdrop.io.index import usable_sequences
+from backdrop.io.masks import Mask
 from backdrop.motion.flow_field import encode_flow
 from backdrop.motion.homography import Images, load_homographies, warp
 from backdrop.run.chunks import by_sequence, cached_open
@@ -53,11 +54,18 @@ def pair_flow(
 
 
 def flow_sequence(
-    archive: Images, homographies: Mapping[str, np.ndarray], model: FlowModel, out_path: str | Path
+    archive: Images,
+    homographies: Mapping[str, np.ndarray],
+    model: FlowModel,
+    out_path: str | Path,
+    region: Mask | None = None,
 ) -> dict[str, int]:
     """Flow of every frame to its stabilized neighbor, one PNG per frame, into an archive.
 
     A frame whose pair failed gets zeros and is valid nowhere.
+
+    Args:
+        region: of interest, at the frames' size: outside flow is not valid. None: the whole image.
 
     Returns:
         {"frames": N, "valid": pairs with flow}.
@@ -65,12 +73,18 @@ def flow_sequence(
     Raises:
         BackdropError: archive and homographies are of different lengths, or a frame cannot be read.
     """
-    _write_flow(archive, range(len(archive)), homographies, model, ArchiveWriter(out_path))
+    _write_flow(archive, range(len(archive)), homographies, model, ArchiveWriter(out_path), region=region)
     return {"frames": len(archive), "valid": int(homographies["valid"].sum())}
 
 
 def _write_flow(
-    archive: Images, span: range, homographies: Mapping[str, np.ndarray], model: FlowModel, writer: ArchiveWriter
+    archive: Images,
+    span: range,
+    homographies: Mapping[str, np.ndarray],
+    model: FlowModel,
+    writer: ArchiveWriter,
+    *,
+    region: Mask | None,
 ) -> None:
     """The frames of `span` of `flow_sequence`."""
     if len(archive) != len(homographies["H"]):
@@ -86,7 +100,7 @@ def _write_flow(
                 flow, inside = pair_flow(target, image(int(homographies["neighbor"][t])), homographies["H"][t], model)
             else:
                 flow, inside = np.zeros((*target.shape[:2], 2), np.float32), np.zeros(target.shape[:2], bool)
-            writer.add(f"{t:06d}.png", encode_flow(flow, inside))
+            writer.add(f"{t:06d}.png", encode_flow(flow, inside if region is None else inside & region))
 
 
 def flow_all(folders: FlowFolders, params: FlowParams, workers: int = 0, device: str = "cpu") -> None:
@@ -130,7 +144,7 @@ def _network_file(name: str, folders: FlowFolders, params: FlowParams, device: s
     archive = FrameArchive(folders.frames / f"{name}.zip")
     homographies = load_homographies(folders.homographies / f"{name}.npz")
     model = _network(params.model, params.checkpoint, device)
-    flow_sequence(archive, homographies, model, folders.flow / f"{name}.zip")
+    flow_sequence(archive, homographies, model, folders.flow / f"{name}.zip", archive.region)
 
 
 def _flow_in_chunks(folders: FlowFolders, model: str, names: list[str], workers: int) -> None:
@@ -152,5 +166,6 @@ def _flow_chunk(name: str, span: range, folders: FlowFolders, model: str, parts_
     archive = cached_open(FrameArchive, folders.frames / f"{name}.zip")
     homographies = cached_open(load_homographies, folders.homographies / f"{name}.npz")
     part = parts_dir / f"{name}.{span.start}.zip"
-    _write_flow(archive, span, homographies, MODELS[model], PartWriter(part, folders.flow / f"{name}.zip"))
+    writer = PartWriter(part, folders.flow / f"{name}.zip")
+    _write_flow(archive, span, homographies, MODELS[model], writer, region=archive.region)
     return part

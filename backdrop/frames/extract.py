@@ -17,10 +17,11 @@ from backdrop.errors import BackdropError
 from backdrop.frames.layouts.listing import Sequence
 from backdrop.frames.names import safe_name
 from backdrop.frames.poses import PoseSource
+from backdrop.frames.regions import RegionSource
 from backdrop.frames.truth import MaskSource
 from backdrop.io.archives import ArchiveWriter
 from backdrop.io.files import show
-from backdrop.io.frame_archive import frames_table
+from backdrop.io.frame_archive import REGION, frames_table
 from backdrop.io.images import RGB, decode_image, encode_jpeg, encode_png, resize
 from backdrop.io.masks import Box
 from backdrop.io.pose_boxes import POSE_BOXES, encode_pose_boxes
@@ -142,18 +143,20 @@ def store_frames(
 ) -> tuple[list[bool], tuple[int, int]]:
     """Write the archive; which stored frames have a mask, and the size (width, height) of the source."""
     names, times, has_mask, boxes = [], [], [], []
-    poses = PoseSource(masks.sequence)
+    poses, regions = PoseSource(masks.sequence), RegionSource(masks.sequence)
 
     def encode(frame: SourceFrame) -> _Encoded:
         size = (frame.image.shape[1], frame.image.shape[0])
-        mask = masks.read(frame.number, size, frame_name(masks.sequence, frame.number))
+        name = frame_name(masks.sequence, frame.number)
+        regions.check(size, name)
+        mask = regions.void(masks.read(frame.number, size, name))
         jpeg = encode_jpeg(resize(frame.image, form.size), form.quality)
         return _Encoded(
             frame.time,
             frame.name,
             jpeg,
             None if mask is None else encode_png(mask),
-            poses.box(frame.number, size),
+            poses.box(frame.number, size, regions.at(size)),
             size,
         )
 
@@ -171,6 +174,9 @@ def store_frames(
         archive.add("frames.csv", frames_table(unique_frame_names(names), times, has_mask))
         if poses.given:
             archive.add(POSE_BOXES, encode_pose_boxes(np.stack(boxes)))
+        region = regions.png(form.size or source_size)
+        if region is not None:
+            archive.add(REGION, region)
     return has_mask, source_size
 
 

@@ -39,6 +39,8 @@ class DataParams(Section):
     root: str = Field(min_length=1)
     path: str
     labels: str = Field(min_length=1)
+    roi: Annotated[str, Field(min_length=1)] | None
+    roi_path: str = Field(min_length=1)
     size: Size | None
     every: Count
     limit: Annotated[int, Field(ge=2)] | None
@@ -67,6 +69,18 @@ class DataParams(Section):
             )
         if self.labels.startswith("~") and self.labels != self.path:
             raise ValueError(f"data.labels is {self.labels}: write the path out, as DVC, which watches it, knows no ~")
+        return self
+
+    @model_validator(mode="after")
+    def _path_of_roi(self) -> DataParams:
+        if self.roi is None:
+            return self
+        leads_out = ".." in Path(self.roi).parts and Path(self.roi_path).is_absolute()
+        if not leads_out and self.roi_path != os.path.expanduser(self.roi):
+            raise ValueError(
+                f"data.roi_path is {self.roi_path}, which is not where data.roi={self.roi} lies: it is composed from "
+                "data.roi; run `python -m backdrop.params` or `dvc exp run`, or change both"
+            )
         return self
 
     def place(self, project: Path) -> str:

@@ -13,7 +13,7 @@ from backdrop.errors import BackdropError
 from backdrop.frames.entries import nfc
 from backdrop.frames.layouts.listing import Sequence, stem_number
 from backdrop.io.files import show
-from backdrop.io.masks import Box
+from backdrop.io.masks import Box, Mask
 
 FORM = "a first line `frame,x0,y0,x1,y1,...`, then a line a frame, joints in pixels, empty where one is not seen"
 
@@ -88,10 +88,25 @@ class PoseSource:
         if poses and not self.joints:
             raise BackdropError(f"poses {show(sequence.poses)}: no line names a frame of {sequence.source}")
 
-    def box(self, index: int, size: tuple[int, int]) -> Box | None:
-        """The box of source frame `index`, whose size is (width, height); None where its pose is not known."""
+    def box(self, index: int, size: tuple[int, int], region: Mask | None = None) -> Box | None:
+        """The box of source frame `index`, whose size is (width, height); None where its pose is not known.
+
+        Args:
+            region: of interest, at that size: joints outside are not seen. None: the whole image.
+        """
         joints = self.joints.get(index)
-        return None if joints is None else pose_box(joints, size)
+        if joints is None:
+            return None
+        return pose_box(joints if region is None else _joints_within(joints, region), size)
+
+
+def _joints_within(joints: Float64[np.ndarray, "J 2"], region: Mask) -> Float64[np.ndarray, "J 2"]:
+    """The joints, NaN where one lies outside of a region."""
+    height, width = region.shape
+    x, y = np.nan_to_num(joints, nan=-1).T
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    inside[inside] = region[y[inside].astype(int), x[inside].astype(int)]
+    return np.where(inside[:, None], joints, np.nan)
 
 
 def _pose_places(sequence: Sequence) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from backdrop.frames.extract import FrameFormat, extract_sequence
 from backdrop.frames.layouts import list_sequences
 from backdrop.frames.layouts.listing import Sequence, skipped_row, warn
 from backdrop.frames.parameters import DataParams
+from backdrop.frames.regions import with_regions
 from backdrop.frames.splits import assign_splits, matching, require_both
 from backdrop.io.files import atomic_path, parts_folder, show
 from backdrop.io.index import STREAMED, index_table, read_index
@@ -45,10 +46,13 @@ def extract_all(data: DataParams, out_dir: Path | str, workers: int = 1) -> pd.D
 
     Raises:
         StrictError: `data.strict`, and a sequence is skipped or damaged; names all of them.
-        BackdropError: no sequence is usable, or held_out is left without train or test sequences.
+        BackdropError: no sequence is usable, `data.roi` is wrong (see `with_regions`), or held_out is left without
+            train or test sequences.
     """
     out_dir = Path(out_dir)
     sequences = list_sequences(data.layout, data.root)
+    if data.roi is not None:
+        sequences = with_regions(sequences, Path(data.roi_path))
     if data.only:
         sequences = matching(sequences, "data.only", data.only)
     sequences = assign_splits(sequences, data.protocol, data.val, data.test)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,10 @@ from backdrop.errors import BackdropError
 from backdrop.io.archives import ArchiveReader
 from backdrop.io.files import is_file_name, show
 from backdrop.io.images import RGB, Gray, decode_stored
+from backdrop.io.masks import Mask
+
+REGION = "region.png"
+"""The entry of an archive that holds the region of interest (`data.roi`), where there is one."""
 
 _FRAME_COLUMNS = ["frame", "name", "time_s", "has_mask"]
 
@@ -72,6 +77,16 @@ class FrameArchive(ArchiveReader):
         if image is None:
             raise self._damaged(f"frame {t}")
         return image  # type: ignore[return-value]
+
+    @cached_property
+    def region(self) -> Mask | None:
+        """The region of interest at the size of the stored frames, True inside; None: the whole image."""
+        if REGION not in self._entry_names():
+            return None
+        stored = decode_stored(self._read(REGION, "its region of interest"))
+        if stored is None or stored.ndim != 2 or stored.dtype != np.uint8:
+            raise self._damaged("its region of interest")
+        return stored > 127
 
     def pictured(self) -> Sequence[int]:
         """The frames that `picture` has at hand, in order."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Bool
 from PIL import Image
 
 from backdrop.errors import BackdropError
 from backdrop.io.files import show
-from backdrop.io.images import Gray, open_image
+from backdrop.io.images import Gray, decode_image, open_image
 from backdrop.io.masks import BACKGROUND, FOREGROUND, VOID
+
+TINT = 8
+"""Gray levels by which channels of a gray image may differ: JPEG tints by a little."""
 
 
 def decode_mask(source: bytes | Path, rule: str = "any", name: str | None = None) -> Gray:
@@ -53,6 +57,27 @@ def decode_mask(source: bytes | Path, rule: str = "any", name: str | None = None
     return mask
 
 
+def decode_region(source: bytes | Path, name: str | None = None) -> Bool[np.ndarray, "H W"]:
+    """A region of interest that somebody drew: True where the image is white (a gray level of 128 or more).
+
+    Any image will do: gray, with a palette, RGB with equal channels, 16 bits; alpha is ignored.
+
+    Raises:
+        BackdropError: unreadable, colored, or without a white pixel; the message names it.
+    """
+    name = name or (show(source) if isinstance(source, Path) else "region")
+    channels = decode_image(source, name)
+    if (channels.max(axis=2) - channels.min(axis=2)).max() > TINT:
+        raise BackdropError(f"{name} is colored; draw a region of interest in white, and black where nothing counts")
+    region = channels[:, :, 1] >= 128
+    if not region.any():
+        raise BackdropError(
+            f"{name} has no white pixel (a gray level of 128 or more), so nothing would be left: white is the region "
+            "of interest, black is ignored"
+        )
+    return region
+
+
 def _two_valued(foreground: np.ndarray) -> Gray:
     return np.where(foreground, FOREGROUND, BACKGROUND).astype(np.uint8)
 
@@ -67,6 +92,6 @@ def _labels(image: Image.Image, name: str) -> np.ndarray:
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L"))
     channels = np.asarray(image.convert("RGB")).astype(np.int16)
-    if np.ptp(channels, axis=2).max() > 8:  # JPEG may tint a gray by a little
+    if np.ptp(channels, axis=2).max() > TINT:
         raise BackdropError(f"mask {name} is colored; save it as gray (0 background, 255 foreground) or with a palette")
     return channels[:, :, 0]

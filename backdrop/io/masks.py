@@ -161,6 +161,20 @@ def resize_mask(mask: Mask, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
     return resize_soft(mask.astype(np.float32), size) > 0.5
 
 
+def resize_region(region: Mask, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """A region of interest at size (width, height): that of the nearest pixel, as its edge is nothing to average."""
+    if region.shape == (size[1], size[0]):
+        return region
+    return cv2.resize(region.view(np.uint8), size, interpolation=cv2.INTER_NEAREST_EXACT) > 0
+
+
+def within_region(values: np.ndarray, region: Mask | None) -> np.ndarray:
+    """The same (H, W) mask, soft or not, with 0 outside a region of any size; as it is without a region."""
+    if region is None:
+        return values
+    return np.where(resize_region(region, (values.shape[1], values.shape[0])), values, values.dtype.type(0))
+
+
 def split_truth(stored: UInt8[np.ndarray, "H W"]) -> tuple[Mask, Mask | None]:
     """Foreground and void pixels of stored ground truth (0, 128 = void, 255); None where nothing is void."""
     void = stored == VOID

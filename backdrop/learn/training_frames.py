@@ -26,6 +26,7 @@ from tqdm import tqdm
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import read_index
+from backdrop.io.masks import resize_region
 from backdrop.learn import ranks
 from backdrop.motion.flow_field import FlowArchive, flow_image
 from backdrop.networks.encoder import normalize
@@ -62,7 +63,7 @@ class TrainingFrames(Dataset):
     Args:
         size: (W, H) of the training resolution.
         flow_dir: folder of the flow archives; None: flow images are zero and invalid.
-        background: of a frame; None: nowhere known.
+        background: of a frame; None: nowhere known. Outside of the region of interest it is the frame itself.
     """
 
     def __init__(
@@ -102,17 +103,22 @@ class TrainingFrames(Dataset):
 
     def _decode(self, index: int) -> np.ndarray:
         sequence, t = self.items[index]
-        image = cv2.resize(self.frames[sequence].image(t), self.size, interpolation=cv2.INTER_AREA)
+        frames = self.frames[sequence]
+        image = cv2.resize(frames.image(t), self.size, interpolation=cv2.INTER_AREA)
         flow, known = np.full_like(image, 255), False
         if self.flows is not None:
             vectors, valid = self.flows[sequence].read(t)
-            known = bool(valid.mean() > 0.5)
+            known = bool((valid if frames.region is None else valid[frames.region]).mean() > 0.5)
             if known:
                 colored = (flow_image(vectors, valid).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
                 flow = cv2.resize(colored, self.size, interpolation=cv2.INTER_AREA)
         behind, seen = np.zeros_like(image), np.zeros(image.shape[:2], np.uint8)
         if self.background is not None:
-            behind, seen = self.background(self.frames[sequence], t)
+            behind, seen = self.background(frames, t)
+            if frames.region is not None:
+                # Outside, the image explains itself: a box there gains nothing, whatever moves in it.
+                region = resize_region(frames.region, self.size)
+                behind, seen = np.where(region[..., None], behind, image), seen | ~region
         planes = [picture.transpose(2, 0, 1).ravel() for picture in (image, flow, behind)]
         # The last byte says that the row is complete. It is written last: another process never reads half a row.
         return np.concatenate([*planes, seen.ravel().astype(np.uint8), [known, 1]])

@@ -13,8 +13,9 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+import cv2
 import numpy as np
-from jaxtyping import Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int
 
 BORDER_WIDTH = 0.12
 """Width of the border along the image's edges, a share of its sides."""
@@ -45,8 +46,7 @@ class Grid(NamedTuple):
 @lru_cache(maxsize=8)
 def _grid(size: tuple[int, int]) -> Grid:
     width, height = size
-    x, y = np.meshgrid(np.arange(width) / width * 2 - 1, np.arange(height) / height * 2 - 1)
-    monomials = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+    monomials = _monomials(size)
     edge = np.ones((height, width), bool)
     top, left = int(BORDER_WIDTH * height), int(BORDER_WIDTH * width)
     edge[top : height - top, left : width - left] = False
@@ -56,16 +56,41 @@ def _grid(size: tuple[int, int]) -> Grid:
     return Grid(monomials.astype(np.float32), monomials.reshape(-1, 6)[border], border)
 
 
-def border_layers(flow: Float32[np.ndarray, "H W 2"]) -> list[Float64[np.ndarray, "6 2"]]:
+def _monomials(size: tuple[int, int]) -> Float64[np.ndarray, "H W 6"]:
+    width, height = size
+    x, y = np.meshgrid(np.arange(width) / width * 2 - 1, np.arange(height) / height * 2 - 1)
+    return np.stack([np.ones_like(x), x, y, x * x, x * y, y * y], axis=-1)
+
+
+def _grid_within(region: Bool[np.ndarray, "H W"]) -> Grid:
+    """The grid whose border is that of a region of interest: along the edges of its bounding box, as far as inside."""
+    height, width = region.shape
+    left, top, w, h = cv2.boundingRect(region.view(np.uint8))
+    inner_x, inner_y = int(BORDER_WIDTH * w), int(BORDER_WIDTH * h)
+    sampled = np.zeros_like(region)
+    sampled[2::5, 2::5] = True
+    sampled[top + inner_y : top + h - inner_y, left + inner_x : left + w - inner_x] = False
+    border = np.flatnonzero((sampled & region).ravel())
+    return Grid(_grid((width, height)).quadratic, _monomials((width, height)).reshape(-1, 6)[border], border)
+
+
+def border_layers(
+    flow: Float32[np.ndarray, "H W 2"], region: Bool[np.ndarray, "H W"] | None = None
+) -> list[Float64[np.ndarray, "6 2"]]:
     """The background's layers, the one with most support first: coefficients of quadratic flow models.
 
     For each, an affine model by RANSAC on what the border leaves unexplained, then a weakly regularized quadratic on
     its inliers by reweighted least squares. Deterministic.
 
+    Args:
+        region: of interest: its border counts. None: the image's.
+
     Returns:
         Up to `MOST_LAYERS` models for `residuals`; none where no motion has support.
     """
-    grid = _grid((flow.shape[1], flow.shape[0]))
+    grid = _grid((flow.shape[1], flow.shape[0])) if region is None else _grid_within(region)
+    if not len(grid.border):
+        return []  # a region of a few pixels
     seen = flow.reshape(-1, 2)[grid.border].astype(np.float64)
     fastest = np.percentile(np.linalg.norm(seen, axis=1), 90)
     tolerance = max(TOLERANCE[0], TOLERANCE[1] * float(fastest))

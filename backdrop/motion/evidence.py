@@ -12,10 +12,14 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from backdrop.io.masks import resize_region
 from backdrop.motion.border_layers import border_layers, residuals
 from backdrop.motion.neighbors import NeighborView, median_background
 
 GrayImage = UInt8[np.ndarray, "H W"]
+
+Region = Bool[np.ndarray, "H W"] | None
+"""A region of interest at the working size; None: the whole image."""
 
 EVIDENCE_GAPS = (1, -1, 2, -2, 4, -4)
 """Neighbors that flow is computed to, in frames."""
@@ -63,7 +67,7 @@ def texture(gray: GrayImage) -> Float32[np.ndarray, "H W"]:
 
 
 def flow_evidence(
-    image: Callable[[int], GrayImage], t: int, count: int, longer: int = 1
+    image: Callable[[int], GrayImage], t: int, count: int, longer: int = 1, region: Region = None
 ) -> Float32[np.ndarray, "G C h w"]:
     """Residual flow from frame t to each of `EVIDENCE_GAPS`, against the background's layers.
 
@@ -71,6 +75,8 @@ def flow_evidence(
         image: frame number -> gray image at the working size.
         count: frames of the sequence.
         longer: factor on the gaps.
+        region: of interest, at the working size: nothing outside says how the background moves, or has evidence
+            itself. None: the whole image.
 
     Returns:
         (gaps, `FLOW_CHANNELS`, H / 2, W / 2).
@@ -83,7 +89,8 @@ def flow_evidence(
     for planes, gap in zip(found, EVIDENCE_GAPS, strict=True):
         if 0 <= t + gap * longer < count:
             source = image(t + gap * longer)
-            _against_layers(planes, target, source, search.calc(target, source, None))  # type: ignore[call-overload]
+            flow = search.calc(target, source, None)  # type: ignore[call-overload]
+            _against_layers(planes, target, source, flow, region)
     return found
 
 
@@ -94,10 +101,10 @@ def fastest_motion(evidence: Float32[np.ndarray, "G C h w"]) -> float:
 
 
 def _against_layers(
-    planes: np.ndarray, target: GrayImage, source: GrayImage, flow: Float32[np.ndarray, "H W 2"]
+    planes: np.ndarray, target: GrayImage, source: GrayImage, flow: Float32[np.ndarray, "H W 2"], region: Region
 ) -> None:
     """Fill the planes of one neighbor; they stay zero where no layer has support."""
-    models = border_layers(flow)
+    models = border_layers(flow, region)
     if not models:
         return
     left = residuals(flow, models)
@@ -106,10 +113,12 @@ def _against_layers(
     x = np.arange(width, dtype=np.float32)[None, :] + flow[..., 0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]
     warped = cv2.remap(source, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    scale = float(np.percentile(least, 98)) + LEAST_SCALE
+    scale = float(np.percentile(least if region is None else least[region], 98)) + LEAST_SCALE
     planes[0:2] = np.clip(halved(left[0]).transpose(2, 0, 1) / scale, -4, 4)
     planes[2] = np.clip(halved(least) / scale, 0, 4)
     planes[3] = np.clip(halved(cv2.absdiff(target, warped).astype(np.float32)) / 20, 0, 4)
+    if region is not None:
+        planes[0:4] *= resize_region(region, (planes.shape[2], planes.shape[1]))
     planes[4] = np.log(scale) / 2
     planes[5] = 1
 

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from backdrop.io.masks import Mask, resize_mask
+from backdrop.io.masks import Mask, resize_mask, within_region
 from backdrop.motion.blobs import clean, working_size
 from backdrop.motion.homography import Images, chain, resampling
 
@@ -77,11 +77,13 @@ class Mog2:
     Args:
         frames: the sequence.
         homographies: as in `backdrop.motion.homography`.
+        region: of interest, at the frames' size: foreground is found in it alone. None: anywhere.
     """
 
-    def __init__(self, frames: Images, homographies: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, frames: Images, homographies: Mapping[str, np.ndarray], region: Mask | None = None) -> None:
         self.frames = frames
         self.homographies = homographies
+        self.region = region
         height, width = frames.image(0).shape[:2]
         self.size = (width, height)
         self.small = working_size(self.size)
@@ -103,7 +105,7 @@ class Mog2:
         for image, inside in reversed(views):
             mosaic[inside] = image[inside]
         found = mixture_foreground(current, views, mosaic, variances)
-        return [clean(resize_mask(foreground, self.size)) for foreground in found]
+        return [clean(within_region(resize_mask(foreground, self.size), self.region)) for foreground in found]
 
     def _views(self, t: int) -> list[View]:
         """The window's frames laid over frame t, with the pixels they cover, in the order of time."""

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
+from backdrop.io.masks import Mask, resize_region
 from backdrop.motion.homography import Images, chain, resampling, warp
 
 Field = Float32[np.ndarray, "H W"]
@@ -55,6 +56,7 @@ class StabilizedSequence:
         size: (W, H), the working size in pixels.
         masks: soft masks of the subject, where an E-step has them.
         capacity: reduced frames that are held at a time.
+        region: of interest, of any size, True inside; None: the whole image.
     """
 
     def __init__(
@@ -64,6 +66,8 @@ class StabilizedSequence:
         size: tuple[int, int],
         masks: MaskOf | None = None,
         capacity: int = 96,
+        *,
+        region: Mask | None = None,
     ) -> None:
         self.frames, self.size, self.masks = frames, size, masks
         self.homographies = dict(homographies)
@@ -72,6 +76,7 @@ class StabilizedSequence:
         self._scale = resampling((stored[1], stored[0]), size)
         self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
         self._capacity = capacity
+        self.region: Valid | None = None if region is None else resize_region(region, size)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -91,9 +96,19 @@ class StabilizedSequence:
         H = chain(self.homographies, source, target)
         return None if H is None else self._scale @ H @ np.linalg.inv(self._scale)
 
+    def laid(self, u: int, H: Float64[np.ndarray, "3 3"]) -> tuple[UInt8[np.ndarray, "H W 3"], Valid]:
+        """Frame u laid over another one by `H`, and where it has pixels of the region of interest."""
+        image, inside = warp(self.image(u), H, self.size)
+        return image, inside if self.region is None else inside & lay_region(self.region, H, self.size)
+
     def subject(self, t: int) -> Field | None:
         """The soft mask of frame t, where there are masks."""
         return None if self.masks is None else self.masks(t)
+
+
+def lay_region(region: Valid, H: Float64[np.ndarray, "3 3"], size: tuple[int, int]) -> Bool[np.ndarray, "_ _"]:
+    """A frame's region of interest laid over another frame by `H`: no pixel that is in part outside."""
+    return cv2.warpPerspective(region.view(np.uint8) * 255, H, size) == 255
 
 
 def residual_flow(
@@ -166,7 +181,7 @@ def views(sequence: StabilizedSequence, t: int, neighbors: int, spacing: int, pa
 
 def _lay(sequence: StabilizedSequence, u: int, t: int, H: Float64[np.ndarray, "3 3"], parallax: bool) -> NeighborView:
     source, subject = sequence.image(u), sequence.subject(u)
-    image, inside = warp(source, H, sequence.size)
+    image, inside = sequence.laid(u, H)
     mask = None if subject is None else cv2.warpPerspective(subject, H, sequence.size)
     if mask is not None and parallax:
         flow, _ = residual_flow(sequence.image(t), source, H)

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 from backdrop.config.sections import Size
 from backdrop.errors import BackdropError
 from backdrop.io.images import RGB, decode_image, rgb
-from backdrop.io.masks import box_from_mask
+from backdrop.io.masks import Mask, box_from_mask, within_region
 from backdrop.motion.blobs import SPECK, subject_component
 from backdrop.networks import spatial
 from backdrop.networks.detector import Detector
@@ -167,47 +167,55 @@ class Predictor:
         threshold = None if self.student is None else self.student.threshold
         return BOX_LEVEL if threshold is None else min(BOX_LEVEL, threshold)
 
-    def predict(self, image: ImageLike, subjects: int | None = None) -> Prediction:
+    def predict(self, image: ImageLike, subjects: int | None = None, region: Mask | None = None) -> Prediction:
         """Box and mask of one image.
 
         Args:
             image: (H, W, 3) uint8 RGB, or whatever else `to_rgb` takes: a path, a Pillow image, a tensor.
             subjects: up to so many parts make the mask; None: as many as the student was trained for. Without a
                 student, a mask has the one subject that D chose.
+            region: of interest, (H, W) bool of any size, True inside: outside, the mask is 0, and no box has its center
+                (p is 0 there) as long as another one has it inside. None: the whole image.
 
         Raises:
             BackdropError: `image` is nothing that `to_rgb` takes.
         """
-        return self.predict_batch([image], subjects)[0]
+        return self.predict_batch([image], subjects, region)[0]
 
     @torch.inference_mode()
-    def predict_batch(self, images: Sequence[ImageLike], subjects: int | None = None) -> list[Prediction]:
-        """The same for several images, which may differ in size. Each is segmented by itself."""
+    def predict_batch(
+        self, images: Sequence[ImageLike], subjects: int | None = None, region: Mask | None = None
+    ) -> list[Prediction]:
+        """The same for several images, which may differ in size. Each is segmented by itself, all in one region."""
         pictures = [to_rgb(image) for image in images]
         if not pictures:
             return []
-        found = self._detect(pictures)
+        found = self._detect(pictures, region)
         if self.student is None:
-            return self._by_synthesis(pictures, found)
-        return self._by_student(pictures, found, subjects)
+            return self._by_synthesis(pictures, found, region)
+        return self._by_student(pictures, found, subjects, region)
 
     @torch.inference_mode()
-    def predict_both(self, images: Sequence[np.ndarray]) -> list[tuple[Prediction, Prediction]]:
+    def predict_both(
+        self, images: Sequence[np.ndarray], region: Mask | None = None
+    ) -> list[tuple[Prediction, Prediction]]:
         """Per image what `predict` gives, and what D and S find without the student. D runs once.
 
         The second has D's box as it is, not tightened to a mask. Without a student, both are the same.
 
         Args:
-            images: (H, W, 3) uint8 RGB each; sizes may differ.
+            images: (H, W, 3) uint8 RGB each; sizes may differ. region: as in `predict`.
         """
-        found = self._detect(images)
-        alone = self._by_synthesis(images, found)
-        return list(zip(alone if self.student is None else self._by_student(images, found), alone, strict=True))
+        found = self._detect(images, region)
+        alone = self._by_synthesis(images, found, region)
+        shipped = alone if self.student is None else self._by_student(images, found, None, region)
+        return list(zip(shipped, alone, strict=True))
 
     @torch.inference_mode()
-    def detect(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """The detector alone: the chosen boxes (B, 4), and the probabilities of their cells (B,)."""
-        found = self._detect(images)
+    def detect(self, images: Sequence[np.ndarray], region: Mask | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """The detector alone: the chosen boxes (B, 4), and the probabilities of their cells (B,). region: as in
+        `predict`."""
+        found = self._detect(images, region)
         return found.box.cpu().numpy(), found.p.amax(dim=1).cpu().numpy()
 
     @torch.inference_mode()
@@ -227,15 +235,18 @@ class Predictor:
         pixels = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).to(self.device)
         return normalize(pixels.float() / 255).contiguous(memory_format=torch.channels_last)
 
-    def _detect(self, images: Sequence[np.ndarray]) -> _Found:
+    def _detect(self, images: Sequence[np.ndarray], region: Mask | None = None) -> _Found:
         x = self._input(images)
         proposals = self.detector(x)
+        if region is not None:
+            proposals = proposals._replace(p=_within(proposals.p, proposals.box, region))
         cell, box = proposals.best()
         return _Found(x, box, cell, proposals.p, proposals.box)
 
-    def _by_synthesis(self, images: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
+    def _by_synthesis(self, images: Sequence[np.ndarray], found: _Found, region: Mask | None) -> list[Prediction]:
         """The mask of S, pasted into the image at D's box."""
-        return self._predictions(self._pasted(images, found.x, found.box), list(found.box.cpu().numpy()), found)
+        masks = [within_region(mask, region) for mask in self._pasted(images, found.x, found.box)]
+        return self._predictions(masks, list(found.box.cpu().numpy()), found)
 
     def _pasted(self, images: Sequence[np.ndarray], x: torch.Tensor, box: torch.Tensor) -> list[np.ndarray]:
         crops = self.synthesis(spatial.crop(x, box, self.synthesis.params.crop)).mask
@@ -244,11 +255,14 @@ class Predictor:
             for image, crop, one in zip(images, crops, box, strict=True)
         ]
 
-    def _by_student(self, images: Sequence[np.ndarray], found: _Found, subjects: int | None = None) -> list[Prediction]:
+    def _by_student(
+        self, images: Sequence[np.ndarray], found: _Found, subjects: int | None, region: Mask | None
+    ) -> list[Prediction]:
         """The student's mask, and D's box drawn to it."""
         assert self.student is not None  # both callers ask first
-        soft = self.student.soft(images, subjects)
+        soft = self.student.soft(images, subjects, region)
         masks = in_threads(partial(sharpen, guide=self.student.guide), images, soft)  # as `Student.masks`
+        masks = [within_region(mask, region) for mask in masks]
         boxes = in_threads(partial(tighten, level=self.box_level), list(found.box.cpu().numpy()), masks)
         return self._predictions(masks, boxes, found)
 
@@ -262,6 +276,19 @@ class Predictor:
         return [
             Prediction(mask, boxes[i], p[i], int(found.cell[i]), proposed[i], sure[i]) for i, mask in enumerate(masks)
         ]
+
+
+def _within(p: torch.Tensor, box: torch.Tensor, region: Mask) -> torch.Tensor:
+    """The probabilities (B, C) of cells with boxes (B, C, 4), 0 where a box has its center outside of the region.
+
+    They sum to 1 again. As they are in an image where no box has its center inside.
+    """
+    height, width = region.shape
+    x = ((box[..., 0] + 1) / 2 * width).long().clamp(0, width - 1)
+    y = ((box[..., 1] + 1) / 2 * height).long().clamp(0, height - 1)
+    inside = p * torch.from_numpy(region).to(p.device)[y, x]
+    total = inside.sum(dim=1, keepdim=True)
+    return torch.where(total > 0, inside / total.clamp_min(torch.finfo(p.dtype).tiny), p)
 
 
 def presence(mask: np.ndarray) -> float:

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from backdrop.config.sections import Count, Fraction, Size
-from backdrop.io.masks import within
+from backdrop.io.masks import Mask, within, within_region
 from backdrop.motion.blobs import near_subject
 from backdrop.networks.encoder import normalize
 from backdrop.networks.model_folders import with_weights
@@ -130,17 +130,20 @@ class Student:
         return cls(network, known.size, known.guide, device, subjects=known.subjects, threshold=known.threshold)
 
     @torch.inference_mode()
-    def soft(self, images: Sequence[np.ndarray], subjects: int | None = None) -> list[Float32[np.ndarray, "h w"]]:
+    def soft(
+        self, images: Sequence[np.ndarray], subjects: int | None = None, region: Mask | None = None
+    ) -> list[Float32[np.ndarray, "h w"]]:
         """Soft masks at the working size, float32 in [0, 1], 1 = foreground: as many components as there may be
         subjects.
 
         Args:
             images: (H, W, 3) uint8 RGB each, of any sizes. Each is segmented by itself.
             subjects: how many; None: those that the student was trained for.
+            region: of interest, of any size; outside is no subject, however much looks like one. None: the whole image.
         """
         level = 0.5 if self.threshold is None else self.threshold
         count = self.subjects if subjects is None else subjects
-        return [near_subject(soft, count, level) for soft in self.raw(images)]
+        return [near_subject(within_region(soft, region), count, level) for soft in self.raw(images)]
 
     @torch.inference_mode()
     def raw(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:

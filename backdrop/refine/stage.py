@@ -17,7 +17,7 @@ from backdrop.io.archives import ArchiveWriter, PartWriter, archive_entries
 from backdrop.io.files import atomic_folder, kept_folder
 from backdrop.io.images import encode_png
 from backdrop.io.index import is_streamed, read_videos
-from backdrop.io.masks import Predictions, entry, read_threshold, resize_mask, split_truth
+from backdrop.io.masks import Predictions, entry, read_threshold, resize_mask, split_truth, within_region
 from backdrop.learn.source_files import run_key
 from backdrop.measures import jaccard
 from backdrop.run.chunks import by_sequence, cached_open
@@ -194,6 +194,7 @@ def _refine_frames(
                 mask = refine(images.image(t), soft.soft(t), threshold, params)
         except BackdropError as fault:
             raise BackdropError(f"{predictions}, frame {t}: {fault}") from fault
+        mask = within_region(mask, images.region)  # the CRF may reach beyond it
         result.append(encode_png(mask.view(np.uint8) * 255))
     if part is not None:
         with PartWriter(part, folders.masks / f"{name}.zip") as archive:

@@ -132,7 +132,7 @@ def mog2_grid(chunk: Chunk, folders: ScoreFolders) -> np.ndarray:
     rows = np.zeros((len(chunk.frames), len(VARIANCES)))
     if homographies is None:
         return rows
-    mog2 = Mog2(frames, homographies)
+    mog2 = Mog2(frames, homographies, frames.region)
     for row, t in zip(rows, chunk.frames, strict=True):
         truth, void = _truth(frames, t)
         masks = mog2.masks(t, [float(variance) for variance in VARIANCES])
@@ -195,7 +195,7 @@ class ScoredMasks:
         }
         self.flow: FlowArchive | None = open_if_there(FlowArchive, folders.flow / f"{sequence}.zip")
         homographies = open_if_there(load_homographies, folders.homographies / f"{sequence}.npz")
-        self.mog2 = None if homographies is None else Mog2(frames, homographies)
+        self.mog2 = None if homographies is None else Mog2(frames, homographies, frames.region)
 
     def masks(self, t: int, size: tuple[int, int]) -> dict[str, tuple[Mask | None, float]]:
         """Result -> (mask at size (width, height), threshold); None where it is missing."""

@@ -19,7 +19,7 @@ from backdrop.io.files import copy_files, kept_folder, parts_folder
 from backdrop.io.frame_archive import FrameArchive, frame_counts
 from backdrop.io.images import encode_png
 from backdrop.io.index import is_streamed, read_videos
-from backdrop.io.masks import BOXES, entry, write_threshold
+from backdrop.io.masks import BOXES, Mask, entry, within_region, write_threshold
 from backdrop.io.pose_boxes import pose_boxes
 from backdrop.learn.source_files import run_key
 from backdrop.networks.predictor import Prediction, Predictor, tighten
@@ -223,7 +223,7 @@ def _segment_chunk(name: str, span: range, task: _Task) -> list[Path]:
             for path, (out, _) in zip(paths, task.outs, strict=True)
         ]
         seen = _predict(predictor, frames, span, task)
-        for t, found in _pool(seen, span, task.temporal, predictor.box_level):
+        for t, found in _pool(seen, span, task.temporal, predictor.box_level, frames.region):
             for archive, rows, prediction in zip(archives, facts, found, strict=True):
                 archive.add(entry(t), encode_png((prediction.mask * 255).round().astype(np.uint8)))
                 rows.append(prediction._replace(mask=_NO_MASK))
@@ -247,13 +247,13 @@ def _predict(predictor: Predictor, frames: FrameArchive, span: range, task: _Tas
         (t0, [frames.image(t) for t in range(t0, min(t0 + task.batch, end))]) for t0 in range(first, end, task.batch)
     )
     for start, images in ahead(batches):
-        found = _predict_kinds(predictor, images, len(task.outs))
+        found = _predict_kinds(predictor, images, len(task.outs), frames.region)
         for t, image, predictions in zip(range(start, end), images, found, strict=False):
             yield _Seen(t, image, predictions)
 
 
 def _pool(
-    seen: Iterable[_Seen], span: range, reach: int, box_level: float
+    seen: Iterable[_Seen], span: range, reach: int, box_level: float, region: Mask | None
 ) -> Iterator[tuple[int, tuple[Prediction, ...]]]:
     """The frames of the span, the first mask of each pooled over `reach` frames on each side, its box drawn to it."""
     if not reach:
@@ -267,6 +267,7 @@ def _pool(
         at = next(k for k, one in enumerate(around) if one.t == t)
         first, *others = around[at].predictions
         mask = pooled([one.image for one in around], [one.predictions[0].mask for one in around], at)
+        mask = within_region(mask, region)
         return t, (first._replace(mask=mask, box=tighten(first.box, mask, box_level)), *others)
 
     for one in seen:
@@ -278,8 +279,10 @@ def _pool(
     yield from (done(t) for t in waiting)
 
 
-def _predict_kinds(predictor: Predictor, images: Sequence[np.ndarray], kinds: int) -> Sequence[tuple[Prediction, ...]]:
+def _predict_kinds(
+    predictor: Predictor, images: Sequence[np.ndarray], kinds: int, region: Mask | None
+) -> Sequence[tuple[Prediction, ...]]:
     """Per image what ships; with two kinds also what D and S find alone."""
     if kinds == 1:
-        return [(prediction,) for prediction in predictor.predict_batch(images)]
-    return predictor.predict_both(images)
+        return [(prediction,) for prediction in predictor.predict_batch(images, region=region)]
+    return predictor.predict_both(images, region)

@@ -14,6 +14,7 @@ import numpy as np
 from backdrop.io.files import atomic_path
 from backdrop.io.frame_archive import FrameArchive, frame_counts
 from backdrop.io.index import usable_sequences
+from backdrop.io.masks import Mask
 from backdrop.motion.homography import (
     FIELDS,
     Homographies,
@@ -37,11 +38,16 @@ STABILIZE_CHUNK = 32
 """Frames per task. The keypoints of the `gap` frames after a chunk are found twice, in this task and in the next."""
 
 
-def stabilize_sequence(archive: Images, params: StabilizeParams, span: range | None = None) -> Homographies:
+def stabilize_sequence(
+    archive: Images, params: StabilizeParams, span: range | None = None, region: Mask | None = None
+) -> Homographies:
     """Homographies from each frame's neighbor to the frame, for the N frames of `span`; None: for all.
 
     Every frame is decoded once, and its keypoints are found once. The keypoints of only gap + 1 frames are held at a
     time.
+
+    Args:
+        region: of interest, at the frames' size; keypoints lie in it. None: anywhere.
 
     Returns:
         `H` (N, 3, 3) float64, `neighbor` (N,) int, `valid` (N,) bool, `matches` and `inliers` (N,) int,
@@ -58,7 +64,7 @@ def stabilize_sequence(archive: Images, params: StabilizeParams, span: range | N
     for t in sorted({*span, *(neighbor_of(t, count, gap) for t in span)}):
         image = archive.image(t)
         size = (image.shape[1], image.shape[0])
-        live[t] = keypoints(image, params.features)
+        live[t] = keypoints(image, params.features, region)
         before = t - gap
         if before not in live:
             continue
@@ -116,7 +122,8 @@ def stabilize_all(
 
 
 def _stabilize_chunk(name: str, span: range, frames_dir: Path, params: StabilizeParams) -> Homographies:
-    return stabilize_sequence(cached_open(FrameArchive, frames_dir / f"{name}.zip"), params, span)
+    archive = cached_open(FrameArchive, frames_dir / f"{name}.zip")
+    return stabilize_sequence(archive, params, span, archive.region)
 
 
 def _save_chunks(name: str, chunks: Iterable[Homographies], out: Path) -> dict[str, Any]:

@@ -9,14 +9,17 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
+from backdrop.io.masks import Mask
 from backdrop.motion.homography import Homographies, Images, Keypoints, estimate_homography, keypoints
 from backdrop.motion.neighbors import KNOWN, MaskOf
 from backdrop.motion.parameters import StabilizeParams
 
 
-def background_keypoints(image: UInt8[np.ndarray, "h w 3"], subject: np.ndarray, features: int) -> Keypoints:
-    """The keypoints that do not lie on the subject or right beside it (soft mask of any size)."""
-    found = keypoints(image, features)
+def background_keypoints(
+    image: UInt8[np.ndarray, "h w 3"], subject: np.ndarray, features: int, region: Mask | None = None
+) -> Keypoints:
+    """The keypoints that do not lie on the subject or right beside it (soft mask of any size), and in the region."""
+    found = keypoints(image, features, region)
     height, width = image.shape[:2]
     margin = 2 * max(1, subject.shape[0] // 48) + 1
     wide = cv2.dilate(np.ascontiguousarray(subject, np.float32), np.ones((margin, margin), np.uint8))
@@ -34,6 +37,8 @@ def refit(
     masks: MaskOf,
     params: StabilizeParams,
     span: range | None = None,
+    *,
+    region: Mask | None = None,
 ) -> Homographies:
     """The homographies anew, from the keypoints of the background alone.
 
@@ -41,6 +46,7 @@ def refit(
 
     Args:
         span: the frames to do; None: all. The others keep what they had.
+        region: of interest, at the frames' size; keypoints lie in it. None: anywhere.
     """
     result = {key: np.array(value) for key, value in homographies.items()}
     neighbor = result["neighbor"]
@@ -49,7 +55,8 @@ def refit(
     def background(t: int) -> tuple[Keypoints, tuple[int, int]]:
         if t not in live:
             image = frames.image(t)
-            live[t] = (background_keypoints(image, masks(t), params.features), (image.shape[1], image.shape[0]))
+            found = background_keypoints(image, masks(t), params.features, region)
+            live[t] = (found, (image.shape[1], image.shape[0]))
             if len(live) > 2 * params.gap + 2:
                 live.popitem(last=False)
         return live[t]

@@ -146,7 +146,8 @@ class Expectation:
             allocate(work.masks, (work.count, height, width), 0)
             out = np.load(work.masks, mmap_mode="r+")
             for span in spans(work.count, 8):
-                for t, soft in zip(span, student.soft([archive.image(t) for t in span]), strict=True):
+                found = student.soft([archive.image(t) for t in span], region=archive.region)
+                for t, soft in zip(span, found, strict=True):
                     out[t] = np.rint(soft * 255)
             out.flush()
         self.network.train()
@@ -175,7 +176,7 @@ class Expectation:
         agreements = []
         used = range(0, work.count, self.student.every)
         for span in (used[k : k + 16] for k in range(0, len(used), 16)):
-            boxes[span], confidence[span] = segmenter.detect([archive.image(t) for t in span])
+            boxes[span], confidence[span] = segmenter.detect([archive.image(t) for t in span], archive.region)
             windows = (box_window(boxes[t], self.student.size) for t in span)
             for t, window in zip(span, windows, strict=True):
                 fused = fuse(read_cues(evidence[t], self.student), self.student.size, weights)

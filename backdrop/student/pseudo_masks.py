@@ -156,7 +156,7 @@ def stabilized_frames(work: Work, size: tuple[int, int], params: StudentParams) 
     reader = None if masks is None else (lambda t: masks[t].astype(np.float32) / 255)
     reach = 2 * (params.neighbors // 2 + 1) * params.spacing + LABEL_CHUNK
     frames, homographies = cached_open(FrameArchive, work.frames), cached_open(load_homographies, work.homographies)
-    return StabilizedSequence(frames, homographies, size, reader, reach)
+    return StabilizedSequence(frames, homographies, size, reader, reach, region=frames.region)
 
 
 def fit_motion(work: Work, params: StudentParams) -> None:
@@ -210,6 +210,9 @@ def weigh_cues(work: Work, params: StudentParams) -> dict[str, float]:
 def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -> list[float]:
     """Pseudo-masks of some frames into `work.labels`: (N, H, W) uint8.
 
+    Outside of the region of interest they say that nothing is known. To call it background would teach the student
+    that what looks like the subject (the animal in the cage beside) is none.
+
     Returns:
         J of each frame's pseudo-mask with the student's mask of the round before; NaN where one of them is not there.
     """
@@ -241,6 +244,8 @@ def label_frames(work: Work, span: range, params: StudentParams, trust: Trust) -
             trust=trust.cues.get("median", 1.0),
             doubt=doubtful(sequence, t, params.every, moving) if params.resting else None,
         )
+        if sequence.region is not None:
+            known &= sequence.region  # the CRF and closed holes may reach beyond it
         out[t] = np.where(known, np.rint(soft * (IGNORED - 1)), IGNORED)
         if student is not None and (soft > 0.5).any():
             overlaps[i] = jaccard(student > 0.5, soft > 0.5)
@@ -270,7 +275,8 @@ def refit_chunk(work: Work, span: range, params: StabilizeParams) -> Homographie
     cv2.setNumThreads(1)
     masks = np.load(work.masks, mmap_mode="r")  # type: ignore[arg-type]
     frames, homographies = cached_open(FrameArchive, work.frames), cached_open(load_homographies, work.homographies)
-    fresh = refit(frames, homographies, lambda t: masks[t].astype(np.float32) / 255, params, span)
+    region = frames.region
+    fresh = refit(frames, homographies, lambda t: masks[t].astype(np.float32) / 255, params, span, region=region)
     return {key: value[span.start : span.stop] for key, value in fresh.items()}
 
 

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 from jaxtyping import UInt8
 
-from backdrop.motion.homography import warp
 from backdrop.motion.neighbors import Field, StabilizedSequence, Valid
 from backdrop.student.cues.cue import color_difference
 
@@ -60,7 +59,7 @@ def doubtful(sequence: StabilizedSequence, t: int, every: int, moving: Callable[
         H = sequence.motion(u, t)
         if H is None:
             continue
-        view, inside = warp(sequence.image(u), H, sequence.size)
+        view, inside = sequence.laid(u, H)
         moved = cv2.warpPerspective(cv2.dilate(moving(u), np.ones((5, 5), np.uint8)), H, sequence.size)
         still = inside & (moved < STILL)
         if not still.any():

@@ -24,6 +24,8 @@ import torch
 from tqdm import tqdm
 
 from backdrop.io.files import atomic_folder, copy_files
+from backdrop.io.images import encode_png
+from backdrop.io.masks import within_region
 from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.curves import log_row, open_live, progress
@@ -84,7 +86,7 @@ class SelfTraining:
         names = [path.as_posix() for path in files]  # those of masks say which frames they are of
         key = run_key(
             "student",
-            [params.seed, self.student, params.stabilize, *names],
+            [params.seed, self.student, params.stabilize, *names, *self._regions()],
             folders.frames / "index.csv",
             folders.joint / "model.safetensors",
             MOTION_WEIGHTS,
@@ -97,6 +99,12 @@ class SelfTraining:
         self.expectation = Expectation(
             params, folders, self.scratch, self.data.frames, self.network, device=device, labels=labels
         )
+
+    def _regions(self) -> list[bytes]:
+        """The regions of interest, where there are some. The models' weights, which stand for the frames, need not
+        depend on them."""
+        found = (archive.region for archive in self.data.frames)
+        return [b"" if one is None else encode_png(one.view(np.uint8)) for one in found]
 
     def _people(self) -> FrameLabels:
         """What people said of some frames; says what of it cannot be used."""
@@ -144,7 +152,7 @@ class SelfTraining:
             for t in some_frames(len(archive), most, self.student.every):
                 subject, unknown = stored[t] % IGNORED > IGNORED // 2, stored[t] == IGNORED
                 if subject.any():
-                    soft = student.raw([archive.image(t)])[0]
+                    soft = within_region(student.raw([archive.image(t)])[0], archive.region)
                     found = [near_subject(soft, self.student.subjects, level) > level for level in STUDENT_LEVELS]
                     rows.append([jaccard(mask, subject, unknown) for mask in found])
             grids += [np.array(rows)] if rows else []

@@ -106,7 +106,9 @@ class Backgrounds:
             factor = max(1, min(OVERSAMPLING, frames.size[0] // width, frames.size[1] // height))
             size = (factor * width, factor * height)
             capacity = max(1, FRAMES_BYTES // (3 * size[0] * size[1] * SEQUENCES))
-            self._sequences[path] = StabilizedSequence(frames, self._motions[path], size, capacity=capacity)
+            self._sequences[path] = StabilizedSequence(
+                frames, self._motions[path], size, capacity=capacity, region=frames.region
+            )
         self._sequences.move_to_end(path)
         if len(self._sequences) > SEQUENCES:
             self._sequences.popitem(last=False)

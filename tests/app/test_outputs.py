@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
@@ -173,9 +174,9 @@ def test_results_of_a_file_follow_its_new_name(predict: Command, monkeypatch: py
     batches: list[int] = []
     batch = Segmenter.predict_batch
 
-    def counting(self: Segmenter, images: list[np.ndarray], subjects: int | None = None):
+    def counting(self: Segmenter, images: list[np.ndarray], *rest: Any):
         batches.append(len(images))
-        return batch(self, images, subjects)
+        return batch(self, images, *rest)
 
     monkeypatch.setattr(Segmenter, "predict_batch", counting)
     assert predict("in", "-f", "masks", "-f", "overlay", "-f", "coco")[0] == 0

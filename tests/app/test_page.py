@@ -164,9 +164,9 @@ def test_memory_is_bounded_by_a_batch(
     sizes: list[int] = []
     batch = Segmenter.predict_batch
 
-    def counting(self: Segmenter, images: list[np.ndarray], subjects: int | None = None) -> Any:
+    def counting(self: Segmenter, images: list[np.ndarray], *rest: Any) -> Any:
         sizes.append(len(images))
-        return batch(self, images, subjects)
+        return batch(self, images, *rest)
 
     monkeypatch.setattr(Segmenter, "predict_batch", counting)
     segmented = segmented_file.segment_file(segmenter, material / "run.mp4", tmp_path)

@@ -185,11 +185,11 @@ def test_a_stopped_video_goes_on_where_it_was(
     seen: list[int] = []
     batch = Segmenter.predict_batch
 
-    def counting(self: Segmenter, images: list[np.ndarray], subjects: int | None = None):
+    def counting(self: Segmenter, images: list[np.ndarray], *rest: Any):
         if len(seen) == at:
             raise Killed
         seen.append(1)
-        return batch(self, images, subjects)
+        return batch(self, images, *rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(Segmenter, "predict_batch", counting)

@@ -188,7 +188,7 @@ class TwoSquares(Segmenter):
     def __init__(self) -> None:
         self.asked: list[int | None] = []
 
-    def predict_batch(self, images, subjects=None):  # noqa: ANN001, ANN201
+    def predict_batch(self, images, subjects=None, region=None):  # noqa: ANN001, ANN201
         self.asked.append(subjects)
         return [prediction({(3, 2): 1.0}, (np.asarray(i)[..., 0] > 180) & (np.asarray(i)[..., 2] < 90)) for i in images]
 

@@ -67,7 +67,7 @@ def colored(gray: np.ndarray) -> np.ndarray:
 
 def section(root: Path, **changed: object) -> DataParams:
     values = {"layout": "videos", "root": str(root), "path": str(root), "labels": str(root)}
-    values |= {"size": None, "every": 1, "limit": None}
+    values |= {"roi": None, "roi_path": str(root), "size": None, "every": 1, "limit": None}
     others = {"budget": BUDGET, "protocol": "self", "val": [], "test": [], "only": [], "strict": False, "quality": 90}
     return DataParams.model_validate({**values, **others, **changed})
 

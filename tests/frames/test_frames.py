@@ -37,6 +37,8 @@ def section(root: Path, **changed) -> DataParams:
         "root": str(root),
         "path": str(root),
         "labels": str(root),
+        "roi": None,
+        "roi_path": str(root),
         "size": None,
         "every": 1,
         "limit": None,

@@ -55,6 +55,8 @@ def _missing_for(params: Params, project: Path) -> Iterator[tuple[str, str]]:
         yield f"data.root={footage}", "write into conf/config.yaml where the footage lies"
     if params.data.labels != footage and not (project / params.data.labels).exists():
         yield f"data.labels={params.data.labels}", "name the folder of the labels, or take the key out"
+    if params.data.roi is not None and not (project / params.data.roi_path).exists():
+        yield f"data.roi={params.data.roi}", "name an image, or a folder with one for each video; or null"
     if params.flow.model != "dis" and checkpoint and "/" in checkpoint and not (project / checkpoint).is_file():
         yield f"flow.checkpoint={checkpoint}", "give a file that is there, or flow.model=dis, which needs none"
     for key, weights in params.encoder.model_dump().items():

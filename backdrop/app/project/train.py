@@ -81,6 +81,9 @@ def _bring_up_to_date(project: Path) -> None:
         raise BackdropError(
             f"{show(footage)} does not exist: set data.root in {show(project / SETTINGS)} to your footage"
         )
+    roi = after.get("data.roi")
+    if roi is not None and not (project / str(after["data.roi_path"])).exists():
+        raise BackdropError(f"data.roi {show(str(roi))} does not exist: mend it in {show(project / SETTINGS)}")
     news = [f"{key}={value}" for key, value in after.items() if key in before and before[key] != value]
     if news:
         print(f"params.yaml is composed from conf/ anew: {_some(news)}", file=sys.stderr)

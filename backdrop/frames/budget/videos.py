@@ -29,10 +29,11 @@ from backdrop.frames.extract import (
     unique_frame_names,
 )
 from backdrop.frames.layouts.listing import Sequence, skipped_row
+from backdrop.frames.regions import RegionSource
 from backdrop.frames.truth import MaskSource
 from backdrop.io.archives import ArchiveWriter
 from backdrop.io.files import show
-from backdrop.io.frame_archive import frames_table
+from backdrop.io.frame_archive import REGION, frames_table
 from backdrop.io.images import RGB, Gray, decode_image, encode_jpeg, encode_png, resize
 from backdrop.run.processes import each
 from backdrop.video.decode import Tally, decode_lazily, probe
@@ -169,7 +170,7 @@ def _watch(
         last: int | None = None
         for frame in frames:
             follows = last is None or frame.number == last + form.every
-            watcher.add(frame.picture.gray(GRAY_WIDTH), follows)
+            watcher.add(table.regions.only(frame.picture.gray(GRAY_WIDTH)), follows)
             table.add(frame, masks, archive)
             last = frame.number
         require_two(sequence, len(table.names))
@@ -190,6 +191,7 @@ class _Table:
         self.names: list[str] = []
         self.has_mask: list[bool] = []
         self.size = (0, 0)
+        self.regions = RegionSource(sequence)
         self._sequence, self._form = sequence, form
         self._times: list[float] = []
         self._pictures: list[tuple[int, bytes]] = []
@@ -200,7 +202,8 @@ class _Table:
         name = frame_name(self._sequence, frame.number)
         self.size = self.size if t else size
         require_size(size, self.size, name)
-        mask = masks.read(frame.number, size, name)
+        self.regions.check(size, name)
+        mask = self.regions.void(masks.read(frame.number, size, name))
         if archive is not None:
             if mask is not None:
                 archive.add(f"masks/{t:06d}.png", encode_png(mask))
@@ -214,6 +217,9 @@ class _Table:
             archive.add(f"images/{t:06d}.jpg", jpeg)
         archive.add("frames.csv", frames_table(unique_frame_names(self.names), self._times, self.has_mask))
         archive.add(SOURCE, source)
+        region = self.regions.png(self._form.size or self.size)
+        if region is not None:
+            archive.add(REGION, region)
 
     def _see(self, t: int, frame: _Lazy) -> None:
         """Keep every n-th frame, n such that there are `PREVIEWS` to twice as many."""

@@ -35,6 +35,7 @@ class Sequence:
         mask_rule: how mask values are read, see `decode_mask`.
         poses: a table of 2D poses (see `backdrop.frames.poses`), the truth of boxes; None: there is none.
         mask_scaled: masks may have another size than the frames, in the same proportions.
+        roi: an image of the region of interest; None: the whole frame.
         fps: of an image folder, which states none itself.
         fault: why it cannot be used, found while listing.
         note: what is worth a warning, found while listing.
@@ -50,6 +51,7 @@ class Sequence:
     mask_rule: str = "any"
     mask_scaled: bool = False
     poses: Path | None = None
+    roi: Path | None = None
     fps: float = 25.0
     fault: str = ""
     note: str = ""

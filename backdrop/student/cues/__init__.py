@@ -33,12 +33,14 @@ def frame_cues(
 ) -> dict[str, Cue]:
     """All cues of frame t that `params.cues` names and that its neighbors allow, in the order of `cue_names`.
 
+    Outside of the sequence's region of interest none of them knows anything.
+
     Args:
         network: of the cue motion, fitted to the sequence; None: as it comes.
     """
     frame = CueFrame(sequence, t, params, network)
     found = {name: CUES[name](frame) for name in cue_names(params)}
-    return {name: cue for name, cue in found.items() if cue is not None}
+    return {name: frame.in_region(cue) for name, cue in found.items() if cue is not None}
 
 
 def cue_names(params: StudentParams) -> list[str]:

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from backdrop.io.masks import resize_region
 from backdrop.motion.evidence import evidence_size, fastest_motion, flow_evidence
 from backdrop.motion.neighbors import (
     Background,
@@ -53,6 +54,15 @@ class CueFrame:
     params: StudentParams
     network: MotionNetwork | None = None
 
+    def in_region(self, cue: Cue) -> Cue:
+        """The cue, valid within the region of interest alone."""
+        region = self.sequence.region
+        return cue if region is None else Cue(cue.value * region, cue.valid & region)
+
+    def where(self, valid: Valid) -> Valid:
+        """Where of `valid` a cue may take its scale from: within the region of interest."""
+        return valid if self.sequence.region is None else valid & self.sequence.region
+
     @cached_property
     def views(self) -> list[NeighborView]:
         """The neighbors laid over the frame."""
@@ -77,9 +87,11 @@ class CueFrame:
         def gray(t: int) -> np.ndarray:
             return cv2.cvtColor(self.picture(t), cv2.COLOR_RGB2GRAY)
 
-        found = flow_evidence(gray, self.t, count)
+        whole = self.sequence.region
+        region = None if whole is None else resize_region(whole, self.evidence_size)
+        found = flow_evidence(gray, self.t, count, region=region)
         if found[:, 5].any() and fastest_motion(found) < SLOW_MOTION:
-            slow = flow_evidence(gray, self.t, count, LONGER)
+            slow = flow_evidence(gray, self.t, count, LONGER, region)
             found = slow if slow[:, 5].any() else found
         return found
 

@@ -34,4 +34,4 @@ def layers_cue(frame: CueFrame) -> Cue | None:
     raw = cv2.resize(cv2.GaussianBlur(least, (0, 0), 0.7), size, interpolation=cv2.INTER_LINEAR)
     trust = texture(cv2.cvtColor(frame.picture(frame.t), cv2.COLOR_RGB2GRAY))
     raw *= cv2.resize(trust, size, interpolation=cv2.INTER_LINEAR)
-    return scaled(raw, np.ones(raw.shape, bool), LAYERS_FLOOR)
+    return scaled(raw, frame.where(np.ones(raw.shape, bool)), LAYERS_FLOOR)

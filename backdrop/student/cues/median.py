@@ -17,4 +17,4 @@ def median_cue(frame: CueFrame) -> Cue | None:
         return None
     image = frame.sequence.image(frame.t)
     background, valid = frame.background
-    return scaled(color_difference(image, background), valid, COLOR_FLOOR)
+    return scaled(color_difference(image, background), frame.where(valid), COLOR_FLOOR)

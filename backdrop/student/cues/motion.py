@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 from jaxtyping import Float
 
-from backdrop.io.masks import resize_soft
+from backdrop.io.masks import resize_region, resize_soft
 from backdrop.motion.evidence import VIEW_OFFSETS, fastest_motion, halved, scene_evidence
 from backdrop.motion.homography import resampling, warp
-from backdrop.motion.neighbors import KNOWN, StabilizedSequence
+from backdrop.motion.neighbors import KNOWN, StabilizedSequence, lay_region
 from backdrop.networks.motion_network import MotionNetwork, fit_norms, motion_masks, shipped_motion_network
 from backdrop.run.chunks import one_thread
 from backdrop.student.cues.cue import SLOW_MOTION, Cue, CueFrame
@@ -68,6 +68,7 @@ def _half_views(frame: CueFrame) -> list[HalfView]:
     sequence, t = frame.sequence, frame.t
     half = (frame.evidence_size[0] // 2, frame.evidence_size[1] // 2)
     scale = resampling(sequence.size, half)
+    region = None if sequence.region is None else resize_region(sequence.region, half)
     found = []
     for offset in VIEW_OFFSETS:
         u = t + round(offset / sequence.gap) * sequence.gap
@@ -76,6 +77,8 @@ def _half_views(frame: CueFrame) -> list[HalfView]:
             continue
         H = scale @ H @ np.linalg.inv(scale)
         view, inside = warp(halved(frame.picture(u)), H, half)
+        if region is not None:
+            inside &= region & lay_region(region, H, half)
         subject = sequence.subject(u)
         if subject is not None:
             laid = cv2.warpPerspective(resize_soft(subject, half), H, half)

@@ -51,6 +51,9 @@ def take_labels(work: Work, labels: Mapping[int, FrameLabel], params: StudentPar
                 if taught.get(u) == t:
                     out[u] = moved
         out[t] = plane
+    if sequence.region is not None:
+        for u in taught:
+            out[u] = np.where(sequence.region, out[u], IGNORED)
     out.flush()
 
 

@@ -1,4 +1,5 @@
-"""What `dvc exp run` loads when it composes params.yaml: the resolvers `reach` and `labels_of` of conf/data/*.yaml.
+"""What `dvc exp run` loads when it composes params.yaml: the resolvers of conf/data/*.yaml: `reach`, `labels_of`
+and `roi_of`.
 
 Experiments of --temp and --queue run in checkouts of their own, where a path that leads out of the repository leads
 elsewhere. Composition still happens in the repository itself, so such a path is made absolute for them. In the
@@ -34,6 +35,14 @@ def labels_of(root: str) -> str:
     return str(beside) if there else reach(root)
 
 
+def roi_of(roi: str | None) -> str:
+    """Where `roi` lies, as `reach` has it; where there is none, this file.
+
+    DVC watches it, so it must be there, and DVC wants no path twice: the footage it watches already.
+    """
+    return Path(__file__).resolve().relative_to(REPOSITORY).as_posix() if roi is None else reach(roi)
+
+
 def _runs_elsewhere() -> bool:
     """Whether the command is a `dvc exp run` with --temp or --queue, which may be shortened."""
     words = [word for word in sys.argv[1:] if len(word) > len("--")]
@@ -42,3 +51,4 @@ def _runs_elsewhere() -> bool:
 
 OmegaConf.register_new_resolver("reach", reach, replace=True)
 OmegaConf.register_new_resolver("labels_of", labels_of, replace=True)
+OmegaConf.register_new_resolver("roi_of", roi_of, replace=True)
