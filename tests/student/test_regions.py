@@ -16,6 +16,7 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_png
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.learn.training_frames import TrainingFrames
+from backdrop.measures import jaccard
 from backdrop.motion.border_layers import border_layers
 from backdrop.motion.evidence import flow_evidence
 from backdrop.motion.flow_field import FlowArchive
@@ -27,19 +28,20 @@ from backdrop.networks.student import Student, StudentNetwork
 from backdrop.refine.stage import RefineFolders, refine_all
 from backdrop.score.table import score_all
 from backdrop.segment.stage import SegmentFolders, segment_all
-from backdrop.stabilize.stage import stabilize_all
+from backdrop.stabilize.stage import stabilize_all, stabilize_sequence
 from backdrop.student.camera import background_keypoints
 from backdrop.student.parameters import StudentFolders, StudentStage
 from backdrop.student.rounds import SelfTraining
 from backdrop.student.targets import IGNORED
 from backdrop.thresholds import choose_threshold
 from backdrop.train.background import Backgrounds
+from tests.frame_archives import ImageList
 from tests.frames.test_frames import section
 from tests.handmade_run import score_folders
 from tests.small_pipeline import small_params, write_model
 
 WIDTH, HEIGHT, FRAMES = 128, 80, 14
-LEFT, TOP = 84, 40
+LEFT, TOP = 36, 42
 """Where the corner with the distractor begins."""
 
 
@@ -56,11 +58,8 @@ def scene(t: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     image = cv2.GaussianBlur(rng.integers(0, 256, (HEIGHT, WIDTH, 3)).astype(np.float32), (0, 0), 2)
     image = np.clip((image - 128) * 5 + 128, 0, 255).astype(np.uint8)
     masks = []
-    step = abs(t % 8 - 4)
-    for left, top, side, color in (
-        (8 + 4 * t, 12, 14, (230, 30, 30)),
-        (LEFT + 4 + 4 * step, TOP + 6, 24, (30, 30, 230)),
-    ):
+    runs_to = LEFT + 6 + 6 * abs(t % 20 - 10)
+    for left, top, side, color in ((8 + 4 * t, 12, 14, (230, 30, 30)), (runs_to, TOP + 8, 24, (30, 30, 230))):
         mask = np.zeros((HEIGHT, WIDTH), bool)
         mask[top : top + side, left : left + side] = True
         image[mask] = color
@@ -74,10 +73,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("regions")
     for t in range(FRAMES):
         image, subject, distractor = scene(t)
-        files = {
-            f"videos/cage/{t:03d}.png": image,
-            f"videos/masks/cage/{t:03d}.png": (subject | distractor) * np.uint8(255),
-        }
+        truth = (subject | distractor) * np.uint8(255)
+        files = {f"videos/cage/{t:03d}.png": image, f"videos/masks/cage/{t:03d}.png": truth}
         for name, pixels in {**files, "roi.png": ~corner() * np.uint8(255)}.items():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_bytes(encode_png(pixels))
@@ -100,19 +97,14 @@ def pseudo_masks(run: Path, folder: Path, **changes: object) -> np.ndarray:
     """Those of the first round, (N, H, W) at the frames' size."""
     params = small_params()
     few = {"size": (WIDTH, HEIGHT), "cues": ["motion", "layers", "median", "mog2"], "neighbors": 6, "spacing": 2}
-    student = params.student.model_copy(update={**few, "every": 1, "gate": 0.0, **changes})
+    student = params.student.model_copy(update={**few, "every": 2, "gate": 0.0, **changes})
     compute = params.compute.model_copy(update={"workers": 1, "device": "cpu", "precision": "32"})
     stage = StudentStage.model_validate(
         {"data.labels": "none", "data.path": "none", "student": student, "stabilize": params.stabilize}
         | {"seed": 3, "compute": compute}
     )
-    folders = StudentFolders(
-        write_model(folder / "joint", student=False),
-        run / "frames",
-        run / "homographies",
-        folder / "log",
-        folder / "runs",
-    )
+    joint = write_model(folder / "joint", student=False)
+    folders = StudentFolders(joint, run / "frames", run / "homographies", folder / "log", folder / "runs")
     training = SelfTraining(stage, folders)
     training.scratch.mkdir(parents=True)
     return np.array(training.expectation.labels(0)[0])
@@ -121,16 +113,16 @@ def pseudo_masks(run: Path, folder: Path, **changes: object) -> np.ndarray:
 def test_pseudo_masks_hold_the_distractor_without_a_region_and_the_subject_with_one(
     runs: dict[str, Path], tmp_path: Path
 ) -> None:
-    overlap = {name: [] for name in runs}
+    overlap: dict[str, list[list[float]]] = {name: [] for name in runs}
     for name, run in runs.items():
         labels = pseudo_masks(run, tmp_path / name)
-        for t in range(3, FRAMES - 3):
+        for t in range(4, FRAMES - 2, 2):
             _, subject, distractor = scene(t)
             found = (labels[t] > 127) & (labels[t] != IGNORED)
-            overlap[name].append([(found & one).sum() / max((found | one).sum(), 1) for one in (subject, distractor)])
+            overlap[name].append([jaccard(found, one) for one in (subject, distractor)])
         if name == "region":
             assert (labels[:, corner()] == IGNORED).all()
-            assert (labels[:, ~corner()] != IGNORED).mean() > 0.9, "what is inside is learned"
+            assert (labels[::2, ~corner()] != IGNORED).mean() > 0.9, "what is inside is learned"
     whole, region = (np.mean(overlap[name], axis=0) for name in ("whole", "region"))
     assert whole[1] > 0.5 > 0.1 > whole[0]
     assert region[0] > 0.5
@@ -151,17 +143,13 @@ def test_keypoints_lie_inside_and_as_many_as_there_may_be(runs: dict[str, Path])
 
 def test_the_camera_is_found_by_the_region_alone() -> None:
     """Most of the picture is a screen on which another scene passes; the wall beside it stands."""
-    wall = scene(0)[0]
-    moved = np.roll(wall, 6, axis=1)
-    region = np.zeros((HEIGHT, WIDTH), bool)
-    region[:, :50] = True
-    shown = np.where(region[..., None], wall, moved)
-    from backdrop.stabilize.stage import stabilize_sequence  # noqa: PLC0415
-    from tests.frame_archives import ImageList  # noqa: PLC0415
-
+    wall = cv2.resize(scene(0)[0], (384, 240), interpolation=cv2.INTER_CUBIC)
+    region = np.zeros(wall.shape[:2], bool)
+    region[:, :110] = True
+    frames = ImageList([wall, np.where(region[..., None], wall, np.roll(wall, 18, axis=1))])
     params = small_params().stabilize
-    whole, inside = (stabilize_sequence(ImageList([wall, shown]), params, region=one)["H"][0] for one in (None, region))
-    assert abs(whole[0, 2]) > 4
+    whole, inside = (stabilize_sequence(frames, params, region=one)["H"][0] for one in (None, region))
+    assert abs(whole[0, 2]) > 15
     np.testing.assert_allclose(inside, np.eye(3), atol=0.05)
 
 
@@ -215,7 +203,7 @@ def test_a_box_outside_gains_nothing_in_training(runs: dict[str, Path]) -> None:
     assert (image != behind)[:, ~outside].any()
     assert known[0, outside].all()
     assert flow_valid
-    assert flow[:, outside[:, :]].min() > 240
+    assert flow[:, outside].min() > 240
 
 
 def test_a_subject_inside_counts_though_more_speaks_for_one_outside(monkeypatch: pytest.MonkeyPatch) -> None:
