@@ -336,3 +336,20 @@ def test_dvc_watches_the_folder_in_which_labels_lie(tmp_path: Path) -> None:
     student = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["student"]
     assert "${data.labels}" in student["deps"]
     assert "data.labels" in student["params"]
+
+
+def test_dvc_watches_the_region_of_interest(tmp_path: Path) -> None:
+    """Where there is none, a file that is always there, and no path of the stage's twice."""
+    plain = read(composed(tmp_path, "data=videos")).data
+    assert plain.roi is None
+    assert (ROOT / plain.roi_path).is_file()
+    given = read(composed(tmp_path, "data=videos", "data.roi=/elsewhere/roi.png")).data
+    assert (given.roi, given.roi_path) == ("/elsewhere/roi.png", "/elsewhere/roi.png")
+    assert read(composed(tmp_path, "data.roi='~/roi'")).data.roi_path == str(Path.home() / "roi")
+    with pytest.raises(BackdropError, match=r"data\.roi_path is .*is not where data\.roi=roi\.png lies"):
+        validate(small_values({"data.roi": "roi.png"}))
+    with pytest.raises(BackdropError, match=r"data\.roi"):
+        composed(tmp_path, "data.roi=''")
+    frames = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]["frames"]
+    assert "${data.roi_path}" in frames["deps"]
+    assert plain.roi_path not in frames["deps"]

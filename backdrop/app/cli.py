@@ -30,6 +30,7 @@ from backdrop.app.commands import (
     check_out,
     load_model,
     name_faults,
+    read_regions,
     say_nothing,
     say_results,
     warn_of_damage,
@@ -165,16 +166,14 @@ def predict(
     from backdrop.app.records import Settings
     from backdrop.app.sources import find_sources
     from backdrop.frames.layouts.listing import warn
-    from backdrop.frames.regions import Regions
 
     chosen = [one.value for one in formats or [Format.masks]]
     check_out(out, inputs=inputs)
-    regions = None if roi is None else Regions(roi, "--roi")
     sources = find_sources(inputs, out, say_nothing if quiet else warn)
     segmenter = load_model(model, device, None if quiet else sources)
     crf = needed_crf(model, params) if refinement is Refinement.crf else None
     level = threshold_of(segmenter, model, crf is not None) if threshold is None else threshold
-    settings = Settings(identity(model), level, crf, every, min_confidence, instances, regions)
+    settings = Settings(identity(model), level, crf, every, min_confidence, instances, read_regions(roi))
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
     with alone_in(out):
         faults = predict_all(job, sources, quiet)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # see cli
     from backdrop.app.exports.common import Recorded
     from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import Source
+    from backdrop.frames.regions import RegionImages
 
 MOST_NAMED = 5
 """Files with doubtful masks, and stretches of frames of each, that are named, at most."""
@@ -141,6 +142,17 @@ def check_out(out: Path, folder: bool = True, inputs: Sequence[str] = ()) -> Non
     above = next((parent for parent in out.parents if os.path.exists(parent)), None)
     if above is not None and not above.is_dir():
         raise BackdropError(f"-o {out} would lie in {above}, which is a file; name another place")
+
+
+def read_regions(roi: Path | None) -> RegionImages | None:
+    """The regions of interest of --roi, if it is given.
+
+    Raises:
+        BackdropError: see `RegionImages`.
+    """
+    from backdrop.frames.regions import RegionImages
+
+    return None if roi is None else RegionImages(roi, "--roi")
 
 
 def say_nothing(_: str) -> None:

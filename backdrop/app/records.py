@@ -26,7 +26,7 @@ from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
 from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
-from backdrop.frames.regions import Regions
+from backdrop.frames.regions import RegionImages
 from backdrop.io.files import atomic_path, show, writing
 from backdrop.io.masks import Box, Mask, box_pixels
 from backdrop.io.run_lengths import run_lengths
@@ -60,7 +60,7 @@ class Settings(NamedTuple):
     every: int = 1
     min_confidence: float = 0.0
     instances: int | None = None
-    roi: Regions | None = None
+    roi: RegionImages | None = None
 
     def header(self, source: Source) -> dict[str, Any]:
         """Where a source is, and what was asked of it, as JSON holds it."""

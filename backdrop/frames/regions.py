@@ -1,4 +1,4 @@
-"""Regions of interest that a user draws (`data.roi`): white counts, black is ignored from stabilization to scores.
+"""RegionImages of interest that a user draws (`data.roi`): white counts, black is ignored from stabilization to scores.
 
 Each sequence's region is stored in its archive, where all later stages find it (`FrameArchive.region`).
 """
@@ -25,7 +25,7 @@ DEFAULT = "default"
 """The stem of the image, in a folder of them, for videos that have none of their own."""
 
 
-class Regions:
+class RegionImages:
     """The images of a user's regions of interest: one for all videos, or a folder with one for each.
 
     Args:
@@ -88,18 +88,18 @@ def with_regions(sequences: list[Sequence], roi: Path) -> list[Sequence]:
     no sequence, if it lies among the footage.
 
     Raises:
-        BackdropError: see `Regions`; or `roi` lies among the frames.
+        BackdropError: see `RegionImages`; or `roi` lies among the frames.
     """
-    regions = Regions(roi, "data.roi")
+    regions = RegionImages(roi, "data.roi")
     if regions.one_for_all:
         _keep_apart(sequences, roi)
         return [replace(one, roi=roi) for one in sequences]
     found = []
     for one in sequences:
-        if any(_below(path, roi) for path in (*one.images, *([one.video] if one.video else []))):
+        if any(_lies_in(path, roi) for path in (*one.images, *([one.video] if one.video else []))):
             continue
         try:
-            found.append(replace(one, roi=regions.image(*_names(one))))
+            found.append(replace(one, roi=regions.image(*_image_names(one))))
         except BackdropError as fault:
             found.append(replace(one, fault=one.fault or str(fault)))
     used = {one.roi for one in found}
@@ -176,13 +176,13 @@ def fits_frame(region: Mask, size: tuple[int, int], name: str, frame: str) -> No
         )
 
 
-def _names(sequence: Sequence) -> list[str]:
+def _image_names(sequence: Sequence) -> list[str]:
     """The names by which an image may be a sequence's: as its file is called without the suffix first."""
     source = Path(sequence.source).name
     return list(dict.fromkeys([Path(source).stem if sequence.video else source, sequence.name, source]))
 
 
-def _below(path: Path, folder: Path) -> bool:
+def _lies_in(path: Path, folder: Path) -> bool:
     return Path(os.path.abspath(path)).is_relative_to(os.path.abspath(folder))
 
 

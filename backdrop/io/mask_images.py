@@ -13,7 +13,7 @@ from backdrop.io.files import show
 from backdrop.io.images import Gray, decode_image, open_image
 from backdrop.io.masks import BACKGROUND, FOREGROUND, VOID
 
-TINT = 8
+GRAY_TINT = 8
 """Gray levels by which channels of a gray image may differ: JPEG tints by a little."""
 
 
@@ -67,7 +67,7 @@ def decode_region(source: bytes | Path, name: str | None = None) -> Bool[np.ndar
     """
     name = name or (show(source) if isinstance(source, Path) else "region")
     channels = decode_image(source, name)
-    if (channels.max(axis=2) - channels.min(axis=2)).max() > TINT:
+    if (channels.max(axis=2) - channels.min(axis=2)).max() > GRAY_TINT:
         raise BackdropError(f"{name} is colored; draw a region of interest in white, and black where nothing counts")
     region = channels[:, :, 1] >= 128
     if not region.any():
@@ -92,6 +92,6 @@ def _labels(image: Image.Image, name: str) -> np.ndarray:
     if image.mode in ("1", "L", "LA"):
         return np.asarray(image.convert("L"))
     channels = np.asarray(image.convert("RGB")).astype(np.int16)
-    if np.ptp(channels, axis=2).max() > TINT:
+    if np.ptp(channels, axis=2).max() > GRAY_TINT:
         raise BackdropError(f"mask {name} is colored; save it as gray (0 background, 255 foreground) or with a palette")
     return channels[:, :, 0]

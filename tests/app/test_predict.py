@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from backdrop.app.records import Record, Settings, encoded, read_records, record
 from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source, find_sources
 from backdrop.errors import BackdropError
+from backdrop.frames.regions import RegionImages
 from backdrop.io.masks import Mask
 from backdrop.networks import student
 from backdrop.video.decode import decode_video
@@ -656,3 +658,42 @@ def test_ctrl_c_says_what_to_do(material: Path, model: Path, tmp_path: Path, mon
     status, text = call("predict", material, "-o", tmp_path / "out", "--model", model, "--refine", "none", "-q")
     assert status == 130
     assert text == "stopped; run the same command again to go on\n"
+
+
+def test_a_region_of_interest_keeps_masks_to_itself_and_makes_results_anew(
+    material: Path, segmenter: Segmenter, tmp_path: Path
+) -> None:
+    """One for each input, or the default one; an input of other proportions is named, and costs itself alone."""
+    height, width = cv2.imread(str(material / "a10.png")).shape[:2]
+    region = np.zeros((height, width), bool)
+    region[:, : width // 3] = True
+    folder = tmp_path / "roi"
+    folder.mkdir()
+    for name, drawn in (("a10", region), ("default", ~region)):
+        Image.fromarray(drawn).save(folder / f"{name}.png")
+    Image.new("RGB", (50, 50)).save(material / "square.png")
+    sources, low = find_sources([material]), PLAIN._replace(threshold=0.1)
+    whole = Job(segmenter, tmp_path / "out", low)
+    assert not predict_all(whole, sources, quiet=True)
+    for roi, of_video in ((folder, ~region), (folder / "a10.png", region)):
+        job = Job(segmenter, tmp_path / "out", low._replace(roi=RegionImages(roi, "--roi")))
+        ((wrong, fault),) = predict_all(job, sources, quiet=True)
+        assert wrong.name == "square"
+        assert re.search(r"--roi .*\.png is \d+x\d+, frame 0 of .*square.png is 50x50: give it the proport", str(fault))
+        for name, inside in (("a10", region), ("run", of_video)):
+            (source,) = (one for one in sources if one.name == name)
+            records = read_records(records_path(tmp_path / "out", source))
+            assert records is not None
+            for record in records.frames:
+                assert record.decoded().any()
+                assert not record.decoded()[~inside].any()
+    assert predict_all(job, [source], quiet=True) == []
+
+
+def test_a_missing_region_is_one_clear_error(material: Path, model: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match="--roi .*nowhere.png does not exist"):
+        RegionImages(tmp_path / "nowhere.png", "--roi")
+    (tmp_path / "roi").mkdir()
+    Image.new("L", (4, 4), 255).save(tmp_path / "roi" / "b.png")
+    with pytest.raises(BackdropError, match=r"--roi .*roi holds no a10\.png, and no default\.png"):
+        RegionImages(tmp_path / "roi", "--roi").region(material / "a10.png")
