@@ -1,4 +1,4 @@
-"""RegionImages of interest that a user draws (`data.roi`): white counts, black is ignored from stabilization to scores.
+"""Regions of interest that a user draws (`data.roi`): white counts, black is ignored from stabilization to scores.
 
 Each sequence's region is stored in its archive, where all later stages find it (`FrameArchive.region`).
 """
