@@ -45,7 +45,7 @@ class Edges(NamedTuple):
 
     def scaled(self, share: float) -> Edges:
         """In pixels of an image reduced to this share."""
-        return Edges(*(share * edge for edge in self[:4]), self.score)
+        return Edges(share * self.left, share * self.top, share * self.right, share * self.bottom, self.score)
 
 
 def edges_of(found: BoxFindings | None, size: tuple[int, int]) -> list[Edges]:

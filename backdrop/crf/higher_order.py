@@ -59,10 +59,10 @@ def clique(image: Num[np.ndarray, "H W 3"], box: Edges) -> Bool[np.ndarray, "H W
     if min(right - left, bottom - top) < LEAST_SIDE or whole:
         return np.zeros((height, width), bool)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    label, models = np.zeros(size[::-1], np.uint8), [np.zeros((1, 65)) for _ in range(2)]
+    label, backs, fores = np.zeros(size[::-1], np.uint8), np.zeros((1, 65)), np.zeros((1, 65))
     cv2.setRNGSeed(0)  # its colors are clustered from random starts
     place = (left, top, right - left, bottom - top)
-    cv2.grabCut(small, label, place, *models, CUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
+    cv2.grabCut(small, label, place, backs, fores, CUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
     return cv2.resize(label & 1, (width, height), interpolation=cv2.INTER_NEAREST) > 0
 
 

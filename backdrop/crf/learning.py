@@ -16,7 +16,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch.nn import functional
 
 from backdrop.crf.dense import reach, unary_energy
@@ -54,8 +54,8 @@ class Example(NamedTuple):
 
 def example(
     image: np.ndarray,
-    soft: Float[np.ndarray, "H W"],
-    target: Bool[np.ndarray, "H W"],
+    soft: np.ndarray,
+    target: np.ndarray,
     params: CRFParams,
     *,
     threshold: float = 0.5,
@@ -65,7 +65,8 @@ def example(
     """A frame of any size, reduced to `LEARNED_PIXELS`.
 
     Args:
-        image: RGB, (H, W, 3) uint8. threshold: of the soft mask. known: where the target is; None: everywhere.
+        image: RGB, (H, W, 3) uint8. soft: (H, W) in [0, 1]. target: (H, W) bool. threshold: of the soft mask.
+        known: where the target is; None: everywhere.
 
     Raises:
         BackdropError: sizes that do not fit.
