@@ -3,10 +3,10 @@
     python -m benchmarks.structured runs/sequences/*                  # finished runs of benchmarks.sequences
     python -m benchmarks.structured --near /path/to/DAVIS2016-train   # error and time against pydensecrf2
 
-The first reads soft masks, boxes, frames and truth of finished runs and prints J and F of the masks: of the unary alone,
-of each choice of terms with the weights of params.yaml (`GIVEN` where these are 0), and with weights that were learned
-from the truth of the other runs. Nothing in the library learns from truth: this is what pseudo-masks could bring at
-best. The second makes soft masks from the truth of ten sequences, a frame each, blurred, moved and disturbed, at
+The first reads soft masks, boxes, frames and truth of finished runs and prints J and F of the masks: of the unary
+alone, of each choice of terms with the weights of params.yaml (`GIVEN` where these are 0), and with weights that were
+learned from the truth of the other runs. Nothing in the library learns from truth: this is what pseudo-masks could
+bring at best. The second makes soft masks from the truth of ten sequences, a frame each, blurred, moved and disturbed, at
 640 x 360. Times are CPU milliseconds of one thread.
 """
 
@@ -47,6 +47,9 @@ ROWS: dict[str, tuple[str, ...]] = {
     "all": (*PAIRWISE, *SUPERPIXELS, "detection"),
 }
 """As in the paper's table: pairwise terms everywhere but in the first row."""
+
+LEARNED = ("all", "+ pairwise", "+ superpixels", "+ detections")
+"""Rows that are made with learned weights, too. A weight of the unary alone moves no mask."""
 
 OWN_BOX = ("+ detections", "all")
 """These rows are made once more with D's own box: what ships is the extent of the student's subject."""
@@ -102,9 +105,9 @@ def choices(params: CRFParams) -> dict[str, tuple[CRFParams, bool]]:
     return found | {f"{row}, D's own box": (with_terms(params, ROWS[row]), True) for row in OWN_BOX}
 
 
-def learned(row: CRFParams, others: list[Case], own: bool, steps: int) -> CRFParams:
+def learned(row: CRFParams, others: list[Case], steps: int) -> CRFParams:
     """The row's parameters with weights that were learned from these cases' truth."""
-    examples = [as_example(case, row, case.own if own else case.box) for case in others]
+    examples = [as_example(case, row, case.box) for case in others]
     return with_weights_of(row, learn_weights(examples, weights_of(row), row.iterations, steps=steps))
 
 
@@ -130,17 +133,14 @@ def ablate(runs: dict[str, list[Case]], params: CRFParams, steps: int, taught: i
     for row, (values, own) in choices(params).items():
         result["rows"][row] = {run: score(found, values, own) for run, found in runs.items()}
         print(row, result["rows"][row], flush=True)
-        if values.kind == "dense" or len(runs) < 2:
-            continue
-        name = f"{row}, learned"
+    for row in LEARNED if len(runs) > 1 else ():
+        values, name = with_terms(params, ROWS[row]), f"{row}, learned"
         result["rows"][name], result["weights"][name] = {}, {}
         for run, found in runs.items():
-            others = [
-                case for other, its in runs.items() if other != run for case in its[:: max(1, len(its) // taught)]
-            ]
-            fitted = learned(values, others, own, steps)
+            rest = [its[:: max(1, len(its) // taught)] for other, its in runs.items() if other != run]
+            fitted = learned(values, [case for its in rest for case in its], steps)
             result["weights"][name][run] = {k: round(float(v), 3) for k, v in weights_of(fitted)._asdict().items()}
-            result["rows"][name][run] = score(found, fitted, own)
+            result["rows"][name][run] = score(found, fitted, False)
         print(name, result["rows"][name], result["weights"][name], flush=True)
     return result
 

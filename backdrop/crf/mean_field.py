@@ -30,7 +30,7 @@ from backdrop.errors import BackdropError
 TAPS_PER_REACH = 5
 """A wide kernel is sampled so often per reach (its sigma) in each direction; a narrow one at each pixel."""
 
-CUT = 1.5
+CUT = 1.3
 """The bilateral kernel ends here, in units of its reach. On ten frames of DAVIS the masks were nearest to those of
 pydensecrf with few taps per time if these lie dense rather than far: see docs/structured.md."""
 
