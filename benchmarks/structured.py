@@ -6,8 +6,8 @@
 The first reads soft masks, boxes, frames and truth of finished runs and prints J and F of the masks: of the unary
 alone, of each choice of terms with the weights of params.yaml (`GIVEN` where these are 0), and with weights that were
 learned from the truth of the other runs. Nothing in the library learns from truth: this is what pseudo-masks could
-bring at best. The second makes soft masks from the truth of ten sequences, a frame each, blurred, moved and disturbed, at
-640 x 360. Times are CPU milliseconds of one thread.
+bring at best. The second makes soft masks from the truth of ten sequences, a frame each, blurred, moved and disturbed,
+at 640 x 360. Times are CPU milliseconds of one thread.
 """
 
 from __future__ import annotations

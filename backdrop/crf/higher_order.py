@@ -29,11 +29,11 @@ CUT_PIXELS = 160 * 90
 
 CUT_ITERATIONS = 2
 
-LEAST_SIDE = 4
+LEAST_CUT_SIDE = 4
 """Pixels at GrabCut's size. A box that is smaller there, or that leaves no background, has no foreground to cut out."""
 
 
-def superpixels(image: Num[np.ndarray, "H W 3"], side: int) -> Int64[np.ndarray, "H W"]:
+def slic_superpixels(image: Num[np.ndarray, "H W 3"], side: int) -> Int64[np.ndarray, "H W"]:
     """Numbers of SLIC superpixels of about `side` x `side` pixels (Achanta et al., 2012).
 
     Args:
@@ -56,7 +56,7 @@ def clique(image: Num[np.ndarray, "H W 3"], box: Edges) -> Bool[np.ndarray, "H W
     left, top = (max(0, round(edge)) for edge in edges[:2])
     right, bottom = (min(limit, round(edge)) for edge, limit in zip(edges[2:], size, strict=True))
     whole = (right - left) * (bottom - top) >= size[0] * size[1]
-    if min(right - left, bottom - top) < LEAST_SIDE or whole:
+    if min(right - left, bottom - top) < LEAST_CUT_SIDE or whole:
         return np.zeros((height, width), bool)
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     label, backs, fores = np.zeros(size[::-1], np.uint8), np.zeros((1, 65)), np.zeros((1, 65))
@@ -82,7 +82,7 @@ def frame_terms(
         kernel = BilateralKernel(pixels, reaches[1], params.bilateral_srgb)
         terms = terms._replace(bilateral=Normalized(kernel, like))
     if params.superpixel_background or params.superpixel_foreground:
-        terms = terms._replace(superpixels=torch.from_numpy(superpixels(image, params.superpixel_side))[None])
+        terms = terms._replace(superpixels=torch.from_numpy(slic_superpixels(image, params.superpixel_side))[None])
     if params.detection and boxes:
         cliques = np.stack([clique(image, box) for box in boxes]).astype(np.float32)
         scores = torch.tensor([[box.score for box in boxes]])

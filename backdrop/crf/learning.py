@@ -33,7 +33,7 @@ from backdrop.run.chunks import one_thread
 LEARNED_PIXELS = 427 * 240
 """Frames are learned from at this size: kernels and superpixels shrink with them, and kernels are normalized."""
 
-KEYS = {
+WEIGHT_KEYS = {
     "unary": "unary_weight",
     "gaussian": "gaussian_compat",
     "bilateral": "bilateral_compat",
@@ -132,7 +132,7 @@ def learn_weights(
 
 def with_weights_of(params: CRFParams, weights: Weights) -> CRFParams:
     """The parameters of the CRF of higher order with these weights."""
-    values = {key: float(getattr(weights, name)) for name, key in KEYS.items()}
+    values = {key: float(getattr(weights, name)) for name, key in WEIGHT_KEYS.items()}
     return CRFParams.model_validate({**params.model_dump(), "kind": "higher_order", **values})
 
 
@@ -160,7 +160,7 @@ def stored_examples(frames: Path, predictions: Path, targets: Path, params: CRFP
     return found
 
 
-def main() -> None:
+def print_learned_weights() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("frames", "predictions", "targets"):
         parser.add_argument(f"--{name}", type=Path, required=True)
@@ -172,9 +172,9 @@ def main() -> None:
     with one_thread():
         found = stored_examples(arguments.frames, arguments.predictions, arguments.targets, params, arguments.count)
         weights = learn_weights(found, weights_of(params), params.iterations, steps=arguments.steps)
-    for name, key in KEYS.items():
+    for name, key in WEIGHT_KEYS.items():
         print(f"-S crf.{key}={getattr(weights, name):.4g}")
 
 
 if __name__ == "__main__":
-    main()
+    print_learned_weights()

@@ -30,7 +30,7 @@ from backdrop.errors import BackdropError
 TAPS_PER_REACH = 5
 """A wide kernel is sampled so often per reach (its sigma) in each direction; a narrow one at each pixel."""
 
-CUT = 1.3
+BILATERAL_CUT = 1.3
 """The bilateral kernel ends here, in units of its reach. On ten frames of DAVIS the masks were nearest to those of
 pydensecrf with few taps per time if these lie dense rather than far: see docs/structured.md."""
 
@@ -40,7 +40,7 @@ GAUSSIAN_CUT = 3.0
 LEAST_EXPONENT = -60.0
 """Kernel values below exp of this are raised to it: CPUs compute slowly with numbers that are nearly 0."""
 
-SURE = 1e-4
+SUREST_SCORE = 1e-4
 """No detection is surer than this, in either direction."""
 
 
@@ -84,7 +84,7 @@ def taps(sxy: float) -> list[tuple[int, int]]:
     pixel would be joined only to those of its own phase. Up to a reach of 7 pixels these are all pixels.
     """
     stride, rng, found = tap_stride(sxy), np.random.default_rng(0), []
-    count = int(CUT * sxy / stride)
+    count = int(BILATERAL_CUT * sxy / stride)
     for row in range(count + 1):
         for column in range(-count, count + 1):
             dy, dx = (stride * place + int(rng.integers(stride)) - stride // 2 for place in (row, column))
@@ -213,7 +213,7 @@ def mean_field(logit: torch.Tensor, weights: Weights, terms: Terms, iterations: 
             if kernel is not None:
                 update = update + weight * _Symmetric.apply(lean, kernel)
         if terms.superpixels is not None:
-            agree_0, agree_1 = agreement(found, terms.superpixels)
+            agree_0, agree_1 = unanimity(found, terms.superpixels)
             update = update + weights.foreground * agree_1 - weights.background * agree_0
         if terms.cliques is not None and terms.scores is not None:
             strength = weights.detection * terms.scores
@@ -223,7 +223,7 @@ def mean_field(logit: torch.Tensor, weights: Weights, terms: Terms, iterations: 
     return found
 
 
-def agreement(logit: torch.Tensor, superpixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def unanimity(logit: torch.Tensor, superpixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """For each pixel the probability that all OTHERS of its superpixel are background, and that all are foreground.
 
     The products of Q are taken as sums of logarithms, which do not underflow.
@@ -248,7 +248,7 @@ def acceptance(lean: torch.Tensor, cliques: torch.Tensor, scores: torch.Tensor, 
     Args:
         lean: 2 Q(x_i = 1) - 1, (B, H, W). cliques: (B, K, H, W). scores, strength: (B, K); strength is v s_d.
     """
-    prior = scores.clamp(SURE, 1 - SURE).logit()
+    prior = scores.clamp(SUREST_SCORE, 1 - SUREST_SCORE).logit()
     return (prior + strength * torch.einsum("bhw,bkhw->bk", lean, cliques)).sigmoid()
 
 

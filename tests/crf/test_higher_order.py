@@ -13,7 +13,7 @@ from backdrop.app.project.models import ModelNote
 from backdrop.crf import dense, learning
 from backdrop.crf.dense import refine
 from backdrop.crf.findings import BoxFindings, best_finding, edges_of
-from backdrop.crf.higher_order import clique, infer_higher_order, superpixels, weights_of
+from backdrop.crf.higher_order import clique, infer_higher_order, slic_superpixels, weights_of
 from backdrop.crf.learning import example, learn_weights, stored_examples, with_weights_of
 from backdrop.crf.mean_field import Weights
 from backdrop.crf.parameters import OLDER_CRF, CRFParams
@@ -99,12 +99,12 @@ def test_a_large_image_and_its_box_are_reduced(scene: tuple[np.ndarray, ...], mo
 
 def test_superpixels_cover_the_image_and_keep_to_edges(scene: tuple[np.ndarray, ...]) -> None:
     image, truth, _ = scene
-    numbers = superpixels(image, 8)
+    numbers = slic_superpixels(image, 8)
     assert numbers.shape == truth.shape
     assert 40 < len(np.unique(numbers)) < 200
     inside = np.bincount(numbers.ravel(), truth.ravel()) / np.bincount(numbers.ravel())
     assert np.minimum(inside, 1 - inside).mean() < 0.03
-    assert not superpixels(image[:9, :9], 8).any()
+    assert not slic_superpixels(image[:9, :9], 8).any()
 
 
 def test_a_clique_is_the_subject_in_the_box_not_the_box(scene: tuple[np.ndarray, ...]) -> None:
@@ -188,9 +188,9 @@ def test_the_command_prints_settings(
     folders = ["--frames", "frames", "--predictions", "predictions", "--targets", "masks"]
     places = [part if part.startswith("--") else str(tmp_path / part) for part in folders]
     monkeypatch.setattr("sys.argv", ["learning", *places, "--count", "2", "--steps", "2"])
-    learning.main()
+    learning.print_learned_weights()
     said = capsys.readouterr().out.splitlines()
-    assert [line.split("=")[0] for line in said] == [f"-S crf.{key}" for key in learning.KEYS.values()]
+    assert [line.split("=")[0] for line in said] == [f"-S crf.{key}" for key in learning.WEIGHT_KEYS.values()]
     crf = small_params().crf
     assert len(stored_examples(tmp_path / "frames", tmp_path / "predictions", tmp_path / "masks", crf, 2)) == 4
     (tmp_path / "none").mkdir()

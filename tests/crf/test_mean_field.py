@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from backdrop.crf.mean_field import (
-    CUT,
+    BILATERAL_CUT,
     BilateralKernel,
     GaussianKernel,
     Normalized,
@@ -178,7 +178,7 @@ def test_a_false_box_loses_and_a_true_one_wins() -> None:
 def test_kernels_equal_their_formula() -> None:
     image = 255 * rand(1, 3, 5, 7)
     kernel, gaussian = BilateralKernel(image, 3.0, 60.0), GaussianKernel(1.0)
-    colors, reach = image[0].flatten(1).T / 60, int(CUT * 3)
+    colors, reach = image[0].flatten(1).T / 60, int(BILATERAL_CUT * 3)
     y, x = (axis.flatten() for axis in torch.meshgrid(torch.arange(5), torch.arange(7), indexing="ij"))
     apart = [(axis[:, None] - axis[None]).abs() for axis in (y, x)]
     far = (apart[0] ** 2 + apart[1] ** 2).double()
@@ -197,7 +197,7 @@ def test_no_pair_is_joined_twice_and_all_phases_are_met(sxy: float) -> None:
     assert len({*found, *((-dy, -dx) for dy, dx in found)}) == 2 * len(found)
     assert (0, 0) not in found
     if tap_stride(sxy) == 1:
-        assert len(found) == ((2 * int(CUT * sxy) + 1) ** 2 - 1) // 2
+        assert len(found) == ((2 * int(BILATERAL_CUT * sxy) + 1) ** 2 - 1) // 2
     else:
         assert len({(dy % tap_stride(sxy), dx % tap_stride(sxy)) for dy, dx in found}) > 5
 
