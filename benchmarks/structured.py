@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,7 +207,7 @@ def _least_ms(call: Callable[[], Any]) -> tuple[Any, float]:
 
 def nearness(root: Path, params: CRFParams) -> dict[str, Any]:
     """Differences of the pairwise terms from pydensecrf2, and times of the whole image, side by side."""
-    rows = []
+    rows: list[dict[str, Any]] = []
     pair, full = with_terms(params, ROWS["+ pairwise"]), with_terms(params, ROWS["all"])
     reaches = (params.gaussian_sxy, params.bilateral_sxy)
     for name, image, truth, soft in near_cases(root):
@@ -214,9 +215,9 @@ def nearness(root: Path, params: CRFParams) -> dict[str, Any]:
         logit, pixels = (energy[0] - energy[1]).reshape(soft.shape), np.ascontiguousarray(image)
         y, x = np.nonzero(truth)
         box = [Edges(float(x.min()), float(y.min()), float(x.max()) + 1, float(y.max()) + 1, 0.9)]
-        q, dense_ms = _least_ms(lambda e=energy, i=pixels: dense_probability(i, e, params))
-        z, pair_ms = _least_ms(lambda u=logit, i=pixels: infer_higher_order(i, u, pair, reaches, []))
-        every, full_ms = _least_ms(lambda u=logit, i=pixels, b=box: infer_higher_order(i, u, full, reaches, b))
+        q, dense_ms = _least_ms(partial(dense_probability, pixels, energy, params))
+        z, pair_ms = _least_ms(partial(infer_higher_order, pixels, logit, pair, reaches, []))
+        every, full_ms = _least_ms(partial(infer_higher_order, pixels, logit, full, reaches, box))
         own = 1 / (1 + np.exp(-z.astype(np.float64)))
         unsure = (soft > 0.05) & (soft < 0.95)
         rows.append(

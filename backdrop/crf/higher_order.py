@@ -15,6 +15,7 @@ from backdrop.crf.findings import Edges
 from backdrop.crf.mean_field import BilateralKernel, GaussianKernel, Normalized, Terms, Weights, mean_field
 from backdrop.crf.parameters import CRFParams
 from backdrop.io.masks import within
+from backdrop.run.chunks import one_thread
 
 SLIC_ITERATIONS = 3
 
@@ -114,7 +115,7 @@ def infer_higher_order(
     Args:
         image: RGB, uint8. logit: the unary's energy of background less that of foreground.
     """
-    with torch.no_grad():
+    with one_thread(), torch.no_grad():
         terms = frame_terms(image, params, reaches, boxes)
         unary = torch.from_numpy(np.ascontiguousarray(logit, np.float32))[None]
         return mean_field(unary, weights_of(params), terms, params.iterations)[0].numpy()
