@@ -124,16 +124,23 @@ def score(found: list[Case], params: CRFParams, own: bool) -> dict[str, float]:
     return {"J": round(float(j), 4), "F": round(float(f), 4), "ms": round(1000 * spent / len(found))}
 
 
-def ablate(runs: dict[str, list[Case]], params: CRFParams, steps: int, taught: int) -> dict[str, Any]:
+def ablate(
+    runs: dict[str, list[Case]],
+    params: CRFParams,
+    steps: int,
+    taught: int,
+    keep: Callable[[dict[str, Any]], object] = lambda result: None,
+) -> dict[str, Any]:
     """All rows for all runs: {row: {run: figures}}, and the learned weights.
 
     Args:
-        taught: frames of each other run from which weights are learned.
+        taught: frames of each other run from which weights are learned. keep: is given what is there after each row.
     """
     result: dict[str, Any] = {"rows": {}, "weights": {}}
     for row, (values, own) in choices(params).items():
         result["rows"][row] = {run: score(found, values, own) for run, found in runs.items()}
         print(row, result["rows"][row], flush=True)
+        keep(result)
     for row in LEARNED if len(runs) > 1 else ():
         values, name = with_terms(params, ROWS[row]), f"{row}, learned"
         result["rows"][name], result["weights"][name] = {}, {}
@@ -143,6 +150,7 @@ def ablate(runs: dict[str, list[Case]], params: CRFParams, steps: int, taught: i
             result["weights"][name][run] = {k: round(float(v), 3) for k, v in weights_of(fitted)._asdict().items()}
             result["rows"][name][run] = score(found, fitted, False)
         print(name, result["rows"][name], result["weights"][name], flush=True)
+        keep(result)
     return result
 
 
@@ -252,19 +260,23 @@ def main() -> None:
     arguments = parser.parse_args()
     params = read(ROOT / "params.yaml").crf
     result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.is_file() else {}
+
+    def keep(part: dict[str, Any]) -> None:
+        arguments.out.write_text(json.dumps(result | part, indent=1) + "\n", encoding="utf-8")
+
     with one_thread():
         cv2.setNumThreads(1)
         if arguments.near:
             result["near"] = nearness(arguments.near, params)
+            keep({})
             print(json.dumps(result["near"]["mean"], indent=1))
         finished = [run for run in arguments.runs if (run / "result.json").is_file()]
         if arguments.runs and not finished:
             raise BackdropError("none of these runs is finished: each needs its result.json")
         if finished:
             found = {run.resolve().name: list(cases(run, arguments.frames)) for run in finished}
-            result["ablation"] = ablate(found, params, arguments.steps, arguments.taught)
-            print("\n".join(lines(result["ablation"])))
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            rest = params, arguments.steps, arguments.taught, lambda rows: keep({"ablation": rows})
+            print("\n".join(lines(ablate(found, *rest))))
 
 
 if __name__ == "__main__":
