@@ -35,6 +35,7 @@ from backdrop.app.records import (
 from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import LOCK, RESULT_FOLDERS, Source, costing_itself
 from backdrop.crf.dense import refine
+from backdrop.crf.findings import best_finding
 from backdrop.crf.instances import Linker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.frames.regions import fits_frame
@@ -194,7 +195,8 @@ def _mask(found: Found, settings: Settings) -> Mask:
         return np.zeros(prediction.mask.shape, bool)
     if settings.crf is None:
         return prediction.mask > settings.threshold
-    return refine(found.frame.image, prediction.mask, settings.threshold, settings.crf)  # type: ignore[arg-type] # a Literal
+    box = best_finding(prediction.box, prediction.p)
+    return refine(found.frame.image, prediction.mask, settings.threshold, settings.crf, box)  # type: ignore[arg-type] # a Literal
 
 
 def rename_results(out: Path, sources: Sequence[Source]) -> None:

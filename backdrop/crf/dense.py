@@ -1,4 +1,4 @@
-"""The dense CRF that sharpens soft masks (stage refine).
+"""The CRF that sharpens soft masks (stage refine): the dense one, or that of higher order (`crf.kind`).
 
 Fully connected pairwise terms after Kraehenbuehl and Koltun, "Efficient Inference in Fully
 Connected CRFs with Gaussian Edge Potentials" (NIPS 2011), by pydensecrf2. The papers take the
@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
+from backdrop.crf.findings import BoxFindings, Edges, edges_of
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.masks import resize_mask, within
@@ -68,7 +69,9 @@ def reach(sxy: float, size: tuple[int, int], reference: float | None) -> float:
     return max(min(1.0, sxy), sxy * round(float(np.hypot(*size)) / reference, 2))
 
 
-def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFParams) -> Bool[np.ndarray, "H W"]:
+def refine(
+    image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFParams, found: BoxFindings | None = None
+) -> Bool[np.ndarray, "H W"]:
     """The mask after the CRF, True = foreground.
 
     A thresholded mask that is empty or full comes back as it is: it holds no edge to move, and
@@ -78,11 +81,13 @@ def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFPar
         image: RGB, (H, W, 3) uint8.
         soft: (H, W), probability of foreground in [0, 1].
         threshold: foreground is above it.
+        found: what D found, of which only the kind "higher_order" makes use.
 
     Raises:
         BackdropError: sizes, types or values that the CRF cannot take.
     """
     _check_input(image, soft, threshold)
+    boxes = edges_of(found, (soft.shape[1], soft.shape[0])) if params.kind == "higher_order" else []
     mask = np.asarray(soft > threshold)
     if not params.enabled or not mask.any() or mask.all():
         return mask
@@ -91,15 +96,20 @@ def refine(image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFPar
     used = [
         sxy for sxy, weight in zip(reaches, (params.gaussian_compat, params.bilateral_compat), strict=True) if weight
     ]
-    window = _crf_window(soft, threshold, max(used, default=1.0))
+    window = _crf_window(soft, threshold, max(used, default=1.0), boxes)
     refined = np.zeros(mask.shape, bool)
-    refined[window] = _refine_bounded(image[window], soft[window], threshold, params, (reaches[0], reaches[1]))
+    inside = [box.within(window) for box in boxes]
+    refined[window] = _refine_bounded(
+        image[window], soft[window], threshold, params, (reaches[0], reaches[1]), boxes=inside
+    )
     return refined
 
 
-def _crf_window(soft: Float[np.ndarray, "H W"], threshold: float, widest: float) -> tuple[slice, slice]:
-    """The part of the image in which the CRF can change anything: where the soft mask comes near the threshold, and as
-    far around as the kernels reach.
+def _crf_window(
+    soft: Float[np.ndarray, "H W"], threshold: float, widest: float, boxes: list[Edges]
+) -> tuple[slice, slice]:
+    """The part of the image in which the CRF can change anything: where the soft mask comes near the threshold, or
+    something was detected, and as far around as the kernels reach.
 
     The rest is background. The lattice on which the CRF computes lies differently in a part than in the complete image.
     So half a percent of the mask's pixels differ, for better as often as for worse (seven sequences; a larger margin
@@ -110,6 +120,9 @@ def _crf_window(soft: Float[np.ndarray, "H W"], threshold: float, widest: float)
     """
     margin = int(np.ceil(CRF_MARGIN * widest))
     near = soft > NEAR * threshold
+    for box in boxes:
+        left, top, right, bottom = (max(0, round(edge)) for edge in box[:4])
+        near[top:bottom, left:right] = True
     spans = []
     for axis in (1, 0):
         found = np.flatnonzero(near.any(axis=axis))
@@ -118,17 +131,29 @@ def _crf_window(soft: Float[np.ndarray, "H W"], threshold: float, widest: float)
 
 
 def _refine_bounded(
-    image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFParams, reaches: tuple[float, float]
+    image: np.ndarray,
+    soft: np.ndarray,
+    threshold: float,
+    params: CRFParams,
+    reaches: tuple[float, float],
+    *,
+    boxes: list[Edges],
 ) -> Bool[np.ndarray, "H W"]:
     """The CRF on at most `PIXELS`: what is larger is refined smaller, and the mask enlarged."""
     height, width = soft.shape
+    higher = params.kind == "higher_order"
     if soft.size <= PIXELS:
+        if higher:
+            return _infer_boxes(image, soft, threshold, params, (*reaches, boxes))
         return _infer(image, soft, threshold, params, reaches)
     size = within((width, height), PIXELS)
     share = size[0] / width
     small = [cv2.resize(np.asarray(a), size, interpolation=cv2.INTER_AREA) for a in (image, soft.astype(np.float32))]
     shrunk = (share * reaches[0], share * reaches[1])
-    return resize_mask(_infer(small[0], small[1].clip(0, 1), threshold, params, shrunk), (width, height))
+    rest = small[0], small[1].clip(0, 1), threshold, params
+    scaled = [box.scaled(share) for box in boxes]
+    mask = _infer_boxes(*rest, (*shrunk, scaled)) if higher else _infer(*rest, shrunk)
+    return resize_mask(mask, (width, height))
 
 
 def _infer(
@@ -149,6 +174,17 @@ def _infer(
         )
     background, foreground = np.array(crf.inference(params.iterations)).reshape(2, height, width)
     return foreground > background
+
+
+def _infer_boxes(
+    image: np.ndarray, soft: np.ndarray, threshold: float, params: CRFParams, rest: tuple[float, float, list[Edges]]
+) -> Bool[np.ndarray, "H W"]:
+    """Args: rest: reaches of the kernels in pixels, and what was detected."""
+    from backdrop.crf.higher_order import infer_higher_order  # PyTorch takes seconds, and the dense CRF needs none
+
+    background, foreground = unary_energy(soft, threshold, params)
+    logit = (background - foreground).reshape(soft.shape)
+    return infer_higher_order(image, logit, params, rest[:2], rest[2]) > 0
 
 
 def _check_input(image: np.ndarray, soft: np.ndarray, threshold: float) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from backdrop.crf.dense import refine
+from backdrop.crf.findings import best_finding
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.archives import ArchiveWriter, PartWriter, archive_entries
@@ -106,9 +107,9 @@ def _refined_grid(frames: Path, predictions: Path, some: list[int], params: CRFP
         if stored is None or not soft.has(t):
             continue
         truth, void = split_truth(stored)
-        image, probability = images.image(t), soft.soft(t)
+        image, probability, box = images.image(t), soft.soft(t), best_finding(soft.box[t], soft.p[t])
         for k, level in enumerate(CRF_LEVELS):
-            mask = refine(image, probability, float(level), params)
+            mask = refine(image, probability, float(level), params, box)
             row[k] = jaccard(resize_mask(mask, (truth.shape[1], truth.shape[0])), truth, void)
     return rows
 
@@ -191,7 +192,8 @@ def _refine_frames(
         try:
             mask = soft.soft(t) > threshold
             if params.enabled:  # else a video that is not stored need not be decoded
-                mask = refine(images.image(t), soft.soft(t), threshold, params)
+                box = best_finding(soft.box[t], soft.p[t])
+                mask = refine(images.image(t), soft.soft(t), threshold, params, box)
         except BackdropError as fault:
             raise BackdropError(f"{predictions}, frame {t}: {fault}") from fault
         mask = within_region(mask, images.region)  # the CRF may reach beyond it

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from backdrop.crf import dense
 from backdrop.crf.dense import reach, refine, unary_energy
-from backdrop.crf.parameters import CRFParams
+from backdrop.crf.parameters import OLDER_CRF, CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions, box_from_mask, read_threshold, write_threshold
@@ -36,6 +36,7 @@ PAPERS = {
     "bilateral_srgb": 13,
     "bilateral_compat": 10,
     "reference_diagonal": None,
+    **OLDER_CRF,
 }
 PLAIN = {"gaussian_compat": 0, "bilateral_compat": 0}  # no pairwise term
 

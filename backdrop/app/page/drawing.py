@@ -14,6 +14,7 @@ from backdrop.app.exports.cutouts import cut_out
 from backdrop.app.page.segmented_file import Progress, SegmentedFile
 from backdrop.app.reader import Found
 from backdrop.crf.dense import refine
+from backdrop.crf.findings import best_finding
 from backdrop.crf.parameters import CRFParams
 from backdrop.draw import RED, Picture, draw_detection, draw_mask
 from backdrop.io.archives import ArchiveWriter
@@ -40,7 +41,8 @@ def draw_frame(found: Found, threshold: float, crf: CRFParams | None = None) -> 
     """
     image, prediction = found.frame.image, found.prediction
     soft, box = prediction.mask, prediction.box
-    mask = soft > threshold if crf is None else refine(image, soft, threshold, crf)  # type: ignore[arg-type] # a Literal
+    found_box = best_finding(box, prediction.p)
+    mask = soft > threshold if crf is None else refine(image, soft, threshold, crf, found_box)  # type: ignore[arg-type] # a Literal
     return FrameView(
         draw_box(draw_mask(image, mask), box), mask, draw_detection(image, box, prediction.cell, prediction.p)
     )

@@ -12,12 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, field_validator
 
 from backdrop.app.project.trained import trained_frames, trained_sequences
 from backdrop.config.reading import load_yaml
 from backdrop.config.sections import CountOrZero, Fraction
-from backdrop.crf.parameters import CRFParams
+from backdrop.crf.parameters import OLDER_CRF, CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_folder, atomic_path, copy_files, show, writing
 from backdrop.io.masks import THRESHOLD, read_threshold
@@ -57,6 +57,12 @@ class ModelNote(BaseModel):
     threshold_crf: Fraction | None = None
     crf: CRFParams
     weights: str = ""
+
+    @field_validator("crf", mode="before")
+    @classmethod
+    def _older(cls, value: object) -> object:
+        """Notes of before there was a choice of CRF mean the dense one."""
+        return {**OLDER_CRF, **value} if isinstance(value, dict) else value
 
     def words(self) -> str:
         """In a line."""
