@@ -18,6 +18,7 @@ from backdrop.app.commands import (
     Formats,
     Instances,
     MinArea,
+    MinQuality,
     ModelFolder,
     ParamsFile,
     Refinement,
@@ -200,6 +201,7 @@ def export(
     *,
     images: WithImages = False,
     min_area: MinArea = None,
+    min_quality: MinQuality = 0.0,
     split: SplitChoice = False,
     url_prefix: UrlPrefix = "",
     background: BackgroundChoice = "white",
@@ -229,7 +231,7 @@ def export(
     found = recorded(folder, faults=faults)
     damaged = warn_of_damage(found)
     chosen = [one.value for one in formats] if found else []
-    choices = ExportChoices(min_area, images, split, url_prefix, background, webm)
+    choices = ExportChoices(min_area, images, split, url_prefix, background, webm, min_quality)
     with alone_in(target):
         written, left_out = export_all(found, target, chosen, choices)
     for name, files in written.items():

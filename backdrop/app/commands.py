@@ -44,6 +44,10 @@ class Format(StrEnum):
     labelstudio_video = "labelstudio-video"
 
 
+MinQuality = Annotated[
+    float,
+    typer.Option(help="Leave out frames with a lower expected J, and those where it is not known.", min=0, max=1),
+]
 MinArea = Annotated[
     int | None,
     typer.Option(help="Drop parts of a mask below so many pixels; by default below 0.01 % of the frame.", min=0),
@@ -207,6 +211,9 @@ def tell_model(model: Path, sources: Sequence[Source]) -> None:
 def say_results(found: Sequence[Recorded], where: str) -> None:
     """Print how many frames were segmented, and which of them to look at. where: the end of the first line."""
     typer.echo(f"{sum(len(records.frames) for _, records in found)} frames of {len(found)} files {where}")
+    told = [record.expected for _, records in found for record in records.frames if record.expected is not None]
+    if told:
+        typer.echo(f"expected J of the masks: {sum(told) / len(told):.2f} (told without truth: docs/cli.md, doubts)")
     for line in name_doubtful(found):
         typer.echo(line)
 

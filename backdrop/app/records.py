@@ -24,7 +24,7 @@ from backdrop.app.reader import Found
 from backdrop.app.sources import Source
 from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
-from backdrop.doubts import sureness
+from backdrop.doubts import expected_j, sureness
 from backdrop.errors import BackdropError
 from backdrop.frames.regions import RegionImages
 from backdrop.io.files import atomic_path, show, writing
@@ -32,7 +32,7 @@ from backdrop.io.masks import Box, Mask, box_pixels
 from backdrop.io.run_lengths import run_lengths
 from backdrop.networks.predictor import Prediction
 
-VERSION = 5
+VERSION = 6
 """Of the format of the records. Records of another version are made anew."""
 
 PLACE = ("source", "file", "bytes", "modified")
@@ -100,6 +100,8 @@ class Record(NamedTuple):
     box: left, top, width, height in pixels.
     confidence: that there is a subject (`predictor.presence`), in [0, 1].
     sure: how sure the model is of the whole mask (`doubts.sureness`), in [0, 1].
+    expected: the J that such masks have (`doubts.expected_j`), in [0, 1]. None: the mask is empty, or there is no
+    student.
     mask: COCO's compressed RLE.
     instances: the subjects that make up the mask. None: the mask was not divided.
     """
@@ -112,6 +114,7 @@ class Record(NamedTuple):
     sure: float
     mask: dict[str, Any]
     instances: tuple[SubjectRecord, ...] | None = None
+    expected: float | None = None
 
     def decoded(self) -> Mask:
         """(H, W) bool, True = foreground."""
@@ -205,7 +208,10 @@ def record_of(found: Found, mask: Mask, parts: tuple[SubjectRecord, ...] | None 
     box = inner_box(found.prediction.box, (width, height))
     prediction = found.prediction
     presence, sure = round(prediction.presence, 4), round(sureness(prediction.mask, mask), 4)
-    return Record(frame.number, round(frame.time, 6), (width, height), box, presence, sure, encoded(mask), parts)
+    told = expected_j(prediction.stability) if mask.any() else None
+    expected = None if told is None else round(told, 4)
+    shape, time = (width, height), round(frame.time, 6)
+    return Record(frame.number, time, shape, box, presence, sure, encoded(mask), parts, expected)
 
 
 def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[SubjectRecord, ...]:

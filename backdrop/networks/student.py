@@ -24,6 +24,9 @@ GUIDE_EPSILON = 1e-2
 """Guided filter: variance of colors in [0, 1] below which a window counts as flat. (At 1e-3 and below, OpenCV's filter
 loses its way on gray images, whose three channels are one.)"""
 
+BLUR = 0.0035
+"""`Student.stability` blurs images by a Gaussian of this deviation, as a share of their width."""
+
 GUIDED_PIXELS = 3840 * 2160
 """The guided filter needs some eighty bytes a pixel: larger images are filtered at this size."""
 
@@ -144,6 +147,30 @@ class Student:
         level = 0.5 if self.threshold is None else self.threshold
         count = self.subjects if subjects is None else subjects
         return [near_subject(within_region(soft, region), count, level) for soft in self.raw(images)]
+
+    def stability(
+        self,
+        images: Sequence[np.ndarray],
+        found: Sequence[Float32[np.ndarray, "h w"]],
+        subjects: int | None = None,
+        region: Mask | None = None,
+    ) -> list[float]:
+        """J of each image's mask with that of the same image slightly blurred, in [0, 1]; NaN where there is no mask.
+
+        A mask that hangs on the finest detail is more often wrong: of what can be told without truth, this goes best
+        with the mask's J (docs/cli.md).
+
+        Args:
+            found: what `soft` gave for the same arguments.
+        """
+        level = 0.5 if self.threshold is None else self.threshold
+        again = self.soft([self._blurred(image) for image in images], subjects, region)
+        pairs = [(mask > level, other > level) for mask, other in zip(found, again, strict=True)]
+        return [float((a & b).sum() / (a | b).sum()) if a.any() else float("nan") for a, b in pairs]
+
+    def _blurred(self, image: np.ndarray) -> np.ndarray:
+        small = cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)
+        return cv2.GaussianBlur(small, (0, 0), BLUR * self.size[0])
 
     @torch.inference_mode()
     def raw(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from backdrop.app.exports.coco import write_coco
-from backdrop.app.exports.common import DEFAULTS, Export, ExportChoices, Faults, Recorded, without_specks
+from backdrop.app.exports.common import DEFAULTS, Export, ExportChoices, Faults, Recorded, good_frames, without_specks
 from backdrop.app.exports.cutouts import write_alpha, write_background, write_cutout
 from backdrop.app.exports.davis import write_davis
 from backdrop.app.exports.labelstudio import write_labelstudio
@@ -42,7 +42,8 @@ def export_all(
     """
     written: dict[str, list[Path]] = {}
     faults: Faults = []
-    swept = without_specks(found, choices.min_area) if formats else []
+    good = good_frames(found, choices.min_quality) if choices.min_quality else found
+    swept = without_specks(good, choices.min_area) if formats else []
     for name in formats:
         try:
             written[name] = FORMATS[name](swept, folder, choices, faults)

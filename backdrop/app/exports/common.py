@@ -47,6 +47,7 @@ class ExportChoices(NamedTuple):
     url_prefix: labelstudio, labelstudio-video: what stands before the name of an image or a video.
     background: of what is written as background: a color, or the path of an image.
     webm: alpha: VP9 in a .webm instead of ProRes 4444 in a .mov.
+    min_quality: frames whose expected J is lower, or not known, are left out.
     """
 
     min_area: int | None = None
@@ -55,6 +56,7 @@ class ExportChoices(NamedTuple):
     url_prefix: str = ""
     background: str = "white"
     webm: bool = False
+    min_quality: float = 0.0
 
 
 DEFAULTS = ExportChoices()
@@ -150,6 +152,14 @@ def write_each(
         return written
 
     return [path for written in each_source(found, faults, write_all) for path in written]
+
+
+def good_frames(found: Sequence[Recorded], min_quality: float) -> list[Recorded]:
+    """The same, without the frames whose expected J (`doubts.expected_j`) is lower or not known; 0: all frames."""
+    return [
+        (source, records._replace(frames=[r for r in records.frames if (r.expected or 0.0) >= min_quality]))
+        for source, records in found
+    ]
 
 
 def without_specks(found: Sequence[Recorded], min_area: int | None = None) -> list[Recorded]:

@@ -20,7 +20,8 @@ _COLUMNS = {
     "video": "str", "frame": "Int64", "time_s": "Float64", "identity": "Int64", "area": "Int64",
     "centroid_x": "Float64", "centroid_y": "Float64",
     "box_left": "Int64", "box_top": "Int64", "box_width": "Int64", "box_height": "Int64",
-    "presence": "Float64", "sure": "Float64", "doubts": "str", "image_width": "Int64", "image_height": "Int64",
+    "presence": "Float64", "sure": "Float64", "expected_j": "Float64", "doubts": "str",
+    "image_width": "Int64", "image_height": "Int64",
 }  # fmt: skip
 
 
@@ -42,7 +43,8 @@ def write_csv(
 def _rows(source: Source, records: Records) -> list[dict[str, Any]]:
     return [
         {"video": source.name, "frame": record.frame, "time_s": record.time, **row}
-        | {"sure": record.sure, "doubts": " ".join(why), "image_width": record.size[0], "image_height": record.size[1]}
+        | {"sure": record.sure, "expected_j": record.expected, "doubts": " ".join(why)}
+        | {"image_width": record.size[0], "image_height": record.size[1]}
         for record, why in zip(records.frames, doubts_of(records), strict=True)
         for row in _subject_rows(record)
     ]
