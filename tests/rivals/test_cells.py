@@ -58,6 +58,21 @@ def test_a_manifest_holds_the_test_videos_or_says_why_there_are_none(project: Pa
     assert davis.reason.startswith("BACKDROP_REAL_DATA is unset: set it to the folder that holds data/DAVIS2016-train")
 
 
+def test_footage_outside_is_extracted_from_the_folder_that_the_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKDROP_REAL_DATA", str(tmp_path))
+    images, masks = scene(3)
+    for folder, ending, pictures in (("JPEGImages", "jpg", images), ("Annotations", "png", masks)):
+        place = tmp_path / "data/DAVIS2016-train" / folder / "480p/swing"
+        place.mkdir(parents=True)
+        for t, picture in enumerate(pictures):
+            cv2.imwrite(str(place / f"{t:05d}.{ending}"), picture.astype(np.uint8) * (255 if ending == "png" else 1))
+    manifest = write_manifest("davis", tmp_path / "davis.json")
+    assert manifest.reason == ""
+    assert list(manifest.sequences) == ["swing"]
+
+
 def test_a_cell_is_measured_and_not_run_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [result] = run_cell("grabcut", "embedded", ["good"])
     assert result["J"] > 0.5
