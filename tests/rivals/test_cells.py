@@ -14,9 +14,9 @@ import pytest
 
 from backdrop.errors import BackdropError
 from backdrop.io.masks import MaskArchive
-from backdrop.rivals import cells, summary
+from backdrop.rivals import cells, ours, summary
 from backdrop.rivals.cells import RivalParams, checked, rival_params, run_cell
-from backdrop.rivals.footage import FOOTAGE, read_manifest, write_manifest
+from backdrop.rivals.footage import FOOTAGE, Manifest, read_manifest, write_manifest
 from backdrop.rivals.registry import RIVALS, load_rival
 from backdrop.rivals.scores import score_sequence, sequence_otsu
 from backdrop.rivals.spent import note_peak, peak_mb
@@ -117,6 +117,30 @@ def test_a_failed_cell_is_marked_and_the_table_goes_on(project: Path, monkeypatc
     assert sheet is not None
     summary.write_summary()
     assert page.read_text() == text
+
+
+def test_ours_stands_beside_the_rivals_on_the_sequences_that_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = ours.RECORDS["davis"]
+    path.parent.mkdir()
+    record = [
+        {"sequence": name, "overrides": [], "cpu_minutes": 10, "scores": {"method": {"J_mean": j, "F_mean": 0.5}}}
+        for name, j in (("boat", 0.4), ("swing", 0.8))
+    ]
+    path.write_text(json.dumps(record))
+    rows = [{"sequence": "boat", "cpu_minutes": 0.1, "memory_mb": 9.0} | dict.fromkeys(summary.MEASURED, 0.45)]
+    manifest = Manifest("frames", {"boat": "1", "swing": "2"}, "")
+    text = summary.tables({"davis": {"nlc": rows}}, {"davis": manifest})
+    assert "| **ours** | no | 0.600 / 0.500 |  | 10.0 |  | 2 |" in text
+    assert "| NLC | no | 0.450 / 0.450 | 0.450 / 0.450 | 0.10 | 9 | 1 (ours there: 0.400 / 0.500) |" in text
+    assert "| boat | 0.40 | **0.45** |" in text
+    assert "| swing |" not in text
+    path.write_text("[1]")
+    with pytest.raises(BackdropError, match=r"sequences_davis2016_train\.json is no record of benchmarks\.sequences"):
+        ours.own_scores("davis")
+    assert ours.own_scores("embedded") == {}
 
 
 def test_a_page_without_markers_is_named(project: Path) -> None:

@@ -48,8 +48,8 @@ WARM_UP, ROUNDS, CIS_BATCH, CIS_RATE = 30, 150, 6, 0.005
 """Iterations of the inpainter alone, on rectangles; then iterations of each network, by turns."""
 
 LEAST_ERROR = 0.01
-"""Added to the error from the image alone, mean over the image, in flow's unit: else a mask of next to nothing could have
-the best of ratios (the original's epsilon)."""
+"""Added to the error from the image alone, mean over the image, in flow's unit: else a mask of next to nothing could
+have the best of ratios (the original's epsilon)."""
 
 FIRST_LOGIT = -1.0
 """Of the mask: most of the image begins outside, so that the two sides are not alike."""
