@@ -42,6 +42,7 @@ RIVALS: dict[str, RivalEntry] = {
     "dilate_unet": RivalEntry("learned.dilate_unet", "Unsup-DilateU-Net", "no", "standing camera"),
     "cis": RivalEntry("learned.cis", "CIS", "no", "any camera"),
     "cis_crf": RivalEntry("learned.cis", "CIS, CRF", "no", "any camera", trained_as="cis"),
+    "copy_paste": RivalEntry("learned.copy_paste", "Copy-paste GAN", "no", "standing camera"),
     "u2netp": RivalEntry("learned.u2netp", "U2-Net, light", "saliency masks", "a bright thing before a plain ground"),
     "instance_model": RivalEntry("learned.instance_model", "Instance model", "as its makers say", "a made model"),
 }

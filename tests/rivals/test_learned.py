@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from backdrop.errors import BackdropError
 from backdrop.rivals.cells import scratch_folder
-from backdrop.rivals.learned import cis
+from backdrop.rivals.learned import cis, copy_paste
 from backdrop.rivals.learned import dilate_unet as unet
 from backdrop.rivals.learned.instance_model import instance_model
 from backdrop.rivals.learned.u2netp import u2netp
@@ -176,3 +176,41 @@ def test_the_side_at_the_border_is_the_background(monkeypatch: pytest.MonkeyPatc
     soft = cis.subject_of(network, torch.zeros(3, 32, 48), torch.zeros(2, 32, 48))
     assert soft[16, 24] > 0.9
     assert soft[0].max() < 0.1
+
+
+@pytest.mark.slow
+def test_the_copy_paste_gan_works_where_the_camera_stands(tmp_path: Path) -> None:
+    assert works(copy_paste.copy_paste, quiet(frames=24), tmp_path) >= 0.5
+
+
+def test_the_copy_paste_gan_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PASTE_WIDTH": 48, "PASTE_ITERATIONS": 2, "PASTE_BATCH": 2, "EMPTY_VIEWS": 1}.items():
+        monkeypatch.setattr(copy_paste, name, value)
+    clip = quiet(frames=3)
+    first = list(copy_paste.copy_paste(material(clip, tmp_path)))
+    again = list(copy_paste.copy_paste(material(clip, tmp_path)))
+    assert spent_seconds(tmp_path) > 0
+    np.testing.assert_array_equal(first[2], again[2])
+
+
+def test_nothing_is_copied_from_the_border_and_only_what_the_mask_holds() -> None:
+    network, generator = copy_paste.CopyPaste(), torch.Generator().manual_seed(0)
+    mask = network.mask(torch.zeros(1, 3, 32, 48))
+    assert mask[..., : copy_paste.FRAME_BAND, :].max() == mask[..., -1].max() == 0
+    assert mask[..., 16, 24].item() > 0
+    shapes = copy_paste.random_shapes(torch.Size((32, 3, 32, 48)), generator)
+    assert shapes[:, :, 0].max() == 0
+    assert shapes.amax(dim=(1, 2, 3)).unique().tolist()[-1] == pytest.approx(1)
+    source, ground = torch.ones(32, 3, 32, 48), torch.zeros(32, 3, 32, 48)
+    picture = copy_paste.pasted(copy_paste.PasteBatch(source, ground, source, shapes), shapes)
+    torch.testing.assert_close(picture[:, :1], shapes)
+
+
+def test_judge_and_generator_learn_by_turns() -> None:
+    network, plain = copy_paste.CopyPaste(), torch.zeros(2, 3, 32, 48)
+    batch = copy_paste.PasteBatch(plain, plain, plain, torch.zeros(2, 1, 32, 48))
+    for turn, learning in (("judge", network.judge), ("masker", network.masker)):
+        network.zero_grad(set_to_none=True)
+        network(batch, turn).backward()
+        moved = {part for part in (network.masker, network.judge) for p in part.parameters() if p.grad is not None}
+        assert moved == {learning}
