@@ -18,11 +18,11 @@ RECORDS = {"davis": Path("benchmarks/sequences_davis2016_train.json")}
 
 
 class OwnScores(NamedTuple):
-    """Of one sequence. J, F in [0, 1]; CPU minutes of the whole pipeline, training included."""
+    """Of one sequence. J, F in [0, 1]; CPU minutes of the whole pipeline, training included, None where not noted."""
 
     J: float
     F: float
-    cpu_minutes: float
+    cpu_minutes: float | None
 
 
 def own_scores(footage: str) -> dict[str, OwnScores]:

@@ -137,8 +137,10 @@ def _own_row(ours: dict[str, OwnScores], sequences: list[str]) -> str:
     own = [ours[name] for name in sequences if name in ours]
     if not own:
         return "| **ours** | no | not run |  |  |  | 0 |"
-    means = np.mean(own, axis=0)
-    return f"| **ours** | no | {means[0]:.3f} / {means[1]:.3f} |  | {means[2]:.1f} |  | {len(own)} |"
+    spent = [one.cpu_minutes for one in own if one.cpu_minutes is not None]
+    minutes = f"{np.mean(spent):.1f}" if spent else ""
+    pair = f"{np.mean([one.J for one in own]):.3f} / {np.mean([one.F for one in own]):.3f}"
+    return f"| **ours** | no | {pair} |  | {minutes} |  | {len(own)} |"
 
 
 def _own_on_the_same(rows: list[dict[str, Any]], ours: dict[str, OwnScores]) -> str:

@@ -126,8 +126,8 @@ def test_ours_stands_beside_the_rivals_on_the_sequences_that_they_have(
     path = ours.RECORDS["davis"]
     path.parent.mkdir()
     record = [
-        {"sequence": name, "overrides": [], "cpu_minutes": 10, "scores": {"method": {"J_mean": j, "F_mean": 0.5}}}
-        for name, j in (("boat", 0.4), ("swing", 0.8))
+        {"sequence": name, "overrides": [], "cpu_minutes": spent, "scores": {"method": {"J_mean": j, "F_mean": 0.5}}}
+        for name, j, spent in (("boat", 0.4, 10), ("swing", 0.8, None))
     ]
     path.write_text(json.dumps(record))
     rows = [{"sequence": "boat", "cpu_minutes": 0.1, "memory_mb": 9.0} | dict.fromkeys(summary.MEASURED, 0.45)]
