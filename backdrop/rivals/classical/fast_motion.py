@@ -40,7 +40,7 @@ STEEP = 0.5
 INSIDE_VOTES = 5
 """Rays of eight that must say inside."""
 
-SURE = 98
+SUREST_PERCENTILE = 98
 """Percentile of the location priors of the sequence that counts as certain. Where things nearer than the ground cross
 the subject few superpixels are inside by most rays; against a fixed one half all of them would be background."""
 
@@ -156,6 +156,6 @@ def carried_votes(
 
 
 def relative_priors(priors: list[Float[np.ndarray, " _"]]) -> list[Float[np.ndarray, " _"]]:
-    """Location priors of all frames in shares of their percentile `SURE`, clipped to [0, 1]."""
-    shares = stretched(np.concatenate(priors), SURE)
+    """Location priors of all frames in shares of their percentile `SUREST_PERCENTILE`, clipped to [0, 1]."""
+    shares = stretched(np.concatenate(priors), SUREST_PERCENTILE)
     return np.split(shares, np.cumsum([len(one) for one in priors])[:-1])
