@@ -152,7 +152,7 @@ def test_a_page_without_markers_is_named(project: Path) -> None:
 
 def test_the_limit_of_minutes_ends_a_sequence_and_says_so(project: Path) -> None:
     Path("rivals/params.yaml").write_text("cpu_minutes: 0.02\ninstance_model: null\n")
-    [result] = run_cell("video_pca", "embedded", ["good"])
+    [result] = run_cell("dilate_unet", "embedded", ["good"])
     assert result["failed"] == "took more than 0.02 CPU minutes"
 
 
