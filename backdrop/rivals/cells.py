@@ -31,7 +31,7 @@ from backdrop.learn.source_files import reached_from
 from backdrop.params import Params, read
 from backdrop.rivals.footage import TEST_VIDEOS, Manifest, read_manifest
 from backdrop.rivals.material import Material, RivalSettings
-from backdrop.rivals.registry import load_rival, rival_file
+from backdrop.rivals.registry import load_rival, rival_file, trained_as
 from backdrop.rivals.scores import score_sequence
 from backdrop.rivals.spent import forget_try, note_peak, peak_mb, spent_seconds
 
@@ -57,6 +57,11 @@ class RivalParams(Section):
 def cell_folder(rival: str, footage: str) -> Path:
     """Where a cell's results lie."""
     return WORK / "cells" / rival / footage
+
+
+def scratch_folder(rival: str, footage: str, sequence: str) -> Path:
+    """Where a sequence's checkpoints lie."""
+    return cell_folder(trained_as(rival), footage) / "checkpoints" / sequence
 
 
 def manifest_of(footage: str) -> Manifest:
@@ -136,7 +141,7 @@ def _run_sequence(rival: str, footage: str, name: str) -> dict[str, Any]:
     """
     folder = cell_folder(rival, footage)
     command = [sys.executable, "-m", "backdrop.rivals", "sequence", rival, footage, name]
-    scratch = folder / "checkpoints" / name
+    scratch = scratch_folder(rival, footage, name)
     forget_try(scratch)
     with (folder / f"{name}.log").open("w") as log:
         # wait4 gives the time and memory of this child alone, whatever runs beside it
@@ -182,7 +187,7 @@ def run_sequence(rival: str, footage: str, name: str) -> None:
     import resource  # not on Windows, where rivals are not run
 
     known, folder = rival_params(), cell_folder(rival, footage)
-    scratch = folder / "checkpoints" / name
+    scratch = scratch_folder(rival, footage, name)
     seconds = max(1, round(60 * known.cpu_minutes))
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
     frames = FrameArchive(Path(manifest_of(footage).frames) / f"{name}.zip")

@@ -108,5 +108,6 @@ def _data(source: Outside, root: str) -> dict[str, Any]:
     """As `conf/data/davis2016.yaml` and `cdnet2014.yaml` have it: every frame, at its own size."""
     whole = {"size": None, "every": 1, "limit": None, "budget": 0, "protocol": "self", "strict": False, "quality": 95}
     names: dict[str, Any] = {"val": [], "test": [], "only": list(source.only)}
+    # labels: root says that there are none
     places = {"layout": source.layout, "root": root, "path": root, "labels": root, "roi": None, "roi_path": root}
     return names | whole | places

@@ -21,12 +21,14 @@ class RivalEntry(NamedTuple):
         title: in tables.
         supervised: "no", or what labels made by people went into it.
         works: where it is known to work, by a test on a scene rendered for it.
+        trained_as: another rival, whose checkpoints it goes on from and adds to, as its training is the same; "": none.
     """
 
     module: str
     title: str
     supervised: str
     works: str
+    trained_as: str = ""
 
 
 RIVALS: dict[str, RivalEntry] = {
@@ -38,6 +40,9 @@ RIVALS: dict[str, RivalEntry] = {
     "nlc": RivalEntry("classical.nlc", "NLC", "no", "any camera"),
     "arp": RivalEntry("classical.arp", "ARP", "no", "standing camera"),
     "dilate_unet": RivalEntry("learned.dilate_unet", "Unsup-DilateU-Net", "no", "standing camera"),
+    "cis": RivalEntry("learned.cis", "CIS", "no", "any camera"),
+    "cis_crf": RivalEntry("learned.cis", "CIS, CRF", "no", "any camera", trained_as="cis"),
+    "copy_paste": RivalEntry("learned.copy_paste", "Copy-paste GAN", "no", "standing camera"),
     "u2netp": RivalEntry("learned.u2netp", "U2-Net, light", "saliency masks", "a bright thing before a plain ground"),
     "instance_model": RivalEntry("learned.instance_model", "Instance model", "as its makers say", "a made model"),
 }
@@ -50,6 +55,11 @@ def load_rival(name: str) -> Rival:
         BackdropError: there is no such rival; names those there are.
     """
     return getattr(import_module(f"backdrop.rivals.{_entry(name).module}"), name)
+
+
+def trained_as(name: str) -> str:
+    """The rival by whose name its checkpoints lie: itself, or one whose training is the same."""
+    return _entry(name).trained_as or name
 
 
 def rival_file(name: str) -> Path:

@@ -20,6 +20,7 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, split_truth
 from backdrop.rivals.cells import cell_folder, manifest_of
 from backdrop.rivals.footage import FOOTAGE, Manifest
+from backdrop.rivals.ours import OwnScores, own_scores
 from backdrop.rivals.registry import RIVALS
 
 METRICS = Path("metrics/rivals.json")
@@ -103,20 +104,60 @@ def tables(found: Results, manifests: dict[str, Manifest]) -> str:
             continue
         if not rivals:
             continue
+        ours = own_scores(footage)
         lines = [f"**{footage}**, {len(manifests[footage].sequences)} sequences", ""]
         lines += ["| rival | labels by people | J / F | J / F, oracle threshold | CPU min | MB | sequences |"]
-        lines += ["|---|---|---|---|---|---|---|", *(_table_row(rival, rows) for rival, rows in rivals.items())]
+        lines += ["|---|---|---|---|---|---|---|", *(_table_row(rival, rows, ours) for rival, rows in rivals.items())]
+        lines += [_own_row(ours, list(manifests[footage].sequences))] if ours else []
         notes = [note for rival, rows in rivals.items() for note in _notes(rival, rows)]
         parts.append("\n".join([*lines, *(["", *notes] if notes else [])]))
+        if ours:
+            parts.append(sequence_table(rivals, list(manifests[footage].sequences), ours))
     return "\n\n".join(parts)
 
 
-def _table_row(rival: str, rows: list[dict[str, Any]]) -> str:
+def sequence_table(rivals: dict[str, list[dict[str, Any]]], sequences: list[str], ours: dict[str, OwnScores]) -> str:
+    """Markdown: J of each sequence by each rival, bold where it is above ours; a dash where it was not run."""
+    names = [name for name in sequences if any(row["sequence"] == name for rows in rivals.values() for row in rows)]
+    lines = ["J by sequence; bold: above ours.", ""]
+    lines += ["| sequence | ours | " + " | ".join(RIVALS[rival].title for rival in rivals) + " |"]
+    lines += ["|" + "---|" * (2 + len(rivals))]
+    for name in names:
+        own = ours.get(name)
+        cells = [f"{own.J:.2f}" if own else "-"]
+        for rows in rivals.values():
+            found = next((row["J"] for row in rows if row["sequence"] == name and "J" in row), None)
+            shown = "-" if found is None else f"{found:.2f}"
+            cells.append(f"**{shown}**" if own and found is not None and found > own.J else shown)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _own_row(ours: dict[str, OwnScores], sequences: list[str]) -> str:
+    own = [ours[name] for name in sequences if name in ours]
+    if not own:
+        return "| **ours** | no | not run |  |  |  | 0 |"
+    spent = [one.cpu_minutes for one in own if one.cpu_minutes is not None]
+    minutes = f"{np.mean(spent):.1f}" if spent else ""
+    pair = f"{np.mean([one.J for one in own]):.3f} / {np.mean([one.F for one in own]):.3f}"
+    return f"| **ours** | no | {pair} |  | {minutes} |  | {len(own)} |"
+
+
+def _own_on_the_same(rows: list[dict[str, Any]], ours: dict[str, OwnScores]) -> str:
+    """Ours on the sequences that a rival was scored on, where these are fewer than all of ours."""
+    own = [ours[row["sequence"]] for row in rows if "J" in row and row["sequence"] in ours]
+    if not own or len(own) == len(ours):
+        return ""
+    return f" (ours there: {np.mean([one.J for one in own]):.3f} / {np.mean([one.F for one in own]):.3f})"
+
+
+def _table_row(rival: str, rows: list[dict[str, Any]], ours: dict[str, OwnScores]) -> str:
     cell = _pooled_cell(rows)
     pairs = [
         f"{cell[f'J{kind}']:.3f} / {cell[f'F{kind}']:.3f}" if "J" in cell else "failed" for kind in ("", "_oracle")
     ]
     counted = f"{cell['sequences']}" + (f", {cell['failed']} failed" if cell["failed"] else "")
+    counted += _own_on_the_same(rows, ours)
     mark = "" if RIVALS[rival].supervised == "no" else " (supervised)"
     shown = [RIVALS[rival].title + mark, RIVALS[rival].supervised, *pairs, f"{cell['cpu_minutes']:.2f}"]
     return "| " + " | ".join([*shown, f"{cell['memory_mb']:.0f}", counted]) + " |"

@@ -14,9 +14,9 @@ import pytest
 
 from backdrop.errors import BackdropError
 from backdrop.io.masks import MaskArchive
-from backdrop.rivals import cells, summary
+from backdrop.rivals import cells, ours, summary
 from backdrop.rivals.cells import RivalParams, checked, rival_params, run_cell
-from backdrop.rivals.footage import FOOTAGE, read_manifest, write_manifest
+from backdrop.rivals.footage import FOOTAGE, Manifest, read_manifest, write_manifest
 from backdrop.rivals.registry import RIVALS, load_rival
 from backdrop.rivals.scores import score_sequence, sequence_otsu
 from backdrop.rivals.spent import note_peak, peak_mb
@@ -56,6 +56,21 @@ def test_a_manifest_holds_the_test_videos_or_says_why_there_are_none(project: Pa
     davis = read_manifest(Path("runs/rivals/footage/davis.json"))
     assert not davis.sequences
     assert davis.reason.startswith("BACKDROP_REAL_DATA is unset: set it to the folder that holds data/DAVIS2016-train")
+
+
+def test_footage_outside_is_extracted_from_the_folder_that_the_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BACKDROP_REAL_DATA", str(tmp_path))
+    images, masks = scene(3)
+    for folder, ending, pictures in (("JPEGImages", "jpg", images), ("Annotations", "png", masks)):
+        place = tmp_path / "data/DAVIS2016-train" / folder / "480p/swing"
+        place.mkdir(parents=True)
+        for t, picture in enumerate(pictures):
+            cv2.imwrite(str(place / f"{t:05d}.{ending}"), picture.astype(np.uint8) * (255 if ending == "png" else 1))
+    manifest = write_manifest("davis", tmp_path / "davis.json")
+    assert manifest.reason == ""
+    assert list(manifest.sequences) == ["swing"]
 
 
 def test_a_cell_is_measured_and_not_run_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +119,30 @@ def test_a_failed_cell_is_marked_and_the_table_goes_on(project: Path, monkeypatc
     assert page.read_text() == text
 
 
+def test_ours_stands_beside_the_rivals_on_the_sequences_that_they_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = ours.RECORDS["davis"]
+    path.parent.mkdir()
+    record = [
+        {"sequence": name, "overrides": [], "cpu_minutes": spent, "scores": {"method": {"J_mean": j, "F_mean": 0.5}}}
+        for name, j, spent in (("boat", 0.4, 10), ("swing", 0.8, None))
+    ]
+    path.write_text(json.dumps(record))
+    rows = [{"sequence": "boat", "cpu_minutes": 0.1, "memory_mb": 9.0} | dict.fromkeys(summary.MEASURED, 0.45)]
+    manifest = Manifest("frames", {"boat": "1", "swing": "2"}, "")
+    text = summary.tables({"davis": {"nlc": rows}}, {"davis": manifest})
+    assert "| **ours** | no | 0.600 / 0.500 |  | 10.0 |  | 2 |" in text
+    assert "| NLC | no | 0.450 / 0.450 | 0.450 / 0.450 | 0.10 | 9 | 1 (ours there: 0.400 / 0.500) |" in text
+    assert "| boat | 0.40 | **0.45** |" in text
+    assert "| swing |" not in text
+    path.write_text("[1]")
+    with pytest.raises(BackdropError, match=r"sequences_davis2016_train\.json is no record of benchmarks\.sequences"):
+        ours.own_scores("davis")
+    assert ours.own_scores("embedded") == {}
+
+
 def test_a_page_without_markers_is_named(project: Path) -> None:
     Path("docs").mkdir()
     Path("docs/rivals.md").write_text("nothing\n")
@@ -113,7 +152,7 @@ def test_a_page_without_markers_is_named(project: Path) -> None:
 
 def test_the_limit_of_minutes_ends_a_sequence_and_says_so(project: Path) -> None:
     Path("rivals/params.yaml").write_text("cpu_minutes: 0.02\ninstance_model: null\n")
-    [result] = run_cell("video_pca", "embedded", ["good"])
+    [result] = run_cell("dilate_unet", "embedded", ["good"])
     assert result["failed"] == "took more than 0.02 CPU minutes"
 
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from backdrop.measures import box_iou
-from backdrop.rivals.classical.fast_motion import inside_votes
-from backdrop.rivals.material import Material
+from backdrop.measures import box_iou, jaccard
+from backdrop.rivals.classical.fast_motion import INSIDE_VOTES, inside_votes, motion_boundaries, relative_priors
+from backdrop.rivals.material import Material, ResidualFlow
 from backdrop.rivals.registry import load_rival
 from tests.frame_archives import ImageList
 from tests.rivals.scenes import PlainGround, material, quiet, settings, works
@@ -67,3 +67,22 @@ def test_a_ray_that_enters_once_is_inside() -> None:
     votes = inside_votes(boundary > 0)
     assert votes[20, 30] == 8
     assert votes[2, 2] == 0
+
+
+@pytest.mark.parametrize("speed", [2.0, 8.0, 30.0])
+def test_rough_flow_inside_a_fast_subject_is_no_boundary(speed: float) -> None:
+    subject = np.zeros((96, 160), np.float32)
+    cv2.ellipse(subject, (80, 48), (40, 28), 0, 0, 360, 1, -1)
+    rough = np.random.default_rng(0).normal(size=(*subject.shape, 2)).astype(np.float32)
+    rough = cv2.GaussianBlur(rough, (0, 0), 3) * 2  # about a fifth of the speed, over a few pixels
+    flow = cv2.GaussianBlur(subject, (0, 0), 1.5)[..., None] * speed * (np.float32([1, 0.3]) + rough)
+    votes = inside_votes(motion_boundaries(ResidualFlow(flow.astype(np.float32), np.ones(subject.shape, bool))))
+    assert jaccard(votes >= INSIDE_VOTES, subject > 0) > 0.6
+
+
+def test_priors_count_against_the_surest_of_the_sequence() -> None:
+    priors = relative_priors([np.array([0.0, 0.35, 0.1]), np.array([0.4, 0.02])])
+    assert [len(one) for one in priors] == [3, 2]
+    assert priors[0][1] > 0.8
+    assert priors[0][2] < 0.3
+    assert max(one.max() for one in priors) == 1

@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from backdrop.errors import BackdropError
+from backdrop.rivals.cells import scratch_folder
+from backdrop.rivals.learned import cis, copy_paste
 from backdrop.rivals.learned import dilate_unet as unet
 from backdrop.rivals.learned.instance_model import instance_model
 from backdrop.rivals.learned.u2netp import u2netp
@@ -77,8 +80,6 @@ def test_a_model_that_is_missing_damaged_or_of_another_kind_is_named(tmp_path: P
 
 
 def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
-    import torch
-
     torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
     with pytest.raises(BackdropError, match=r"other\.pth is no checkpoint .*: lacks 'roi_heads"):
         found(tmp_path / "other.pth", tmp_path)
@@ -86,7 +87,6 @@ def test_a_checkpoint_of_another_network_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_checkpoint_of_torchvision_is_read_with_its_own_number_of_classes(tmp_path: Path) -> None:
-    import torch
     from torchvision.models.detection import maskrcnn_resnet50_fpn
 
     network = maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=5)
@@ -124,3 +124,93 @@ def test_the_better_half_of_the_soft_masks_teaches() -> None:
     softs = [np.full((4, 6), value, np.float32) for value in (0.0, 0.9, 0.3, 0.6)]
     assert sorted(unet.better(softs)) == [1, 3]
     assert settings(Path()).model is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["static", "ptz"])
+def test_cis_works_where_nothing_else_moves(mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CIS_WIDTH": 80, "ROUNDS": 110}.items():
+        monkeypatch.setattr(cis, name, value)
+    assert works(cis.cis, quiet(mode, frames=20), tmp_path) >= 0.5
+
+
+def test_cis_with_the_crf_goes_on_from_the_networks_of_cis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CIS_WIDTH": 48, "WARM_UP": 1, "ROUNDS": 1, "CIS_BATCH": 2}.items():
+        monkeypatch.setattr(cis, name, value)
+    clip = quiet(frames=3)
+    soft = list(cis.cis(material(clip, tmp_path)))
+    assert spent_seconds(tmp_path) == 0
+    hard = list(cis.cis_crf(material(clip, tmp_path)))
+    assert spent_seconds(tmp_path) > 0
+    assert soft[1].shape == hard[1].shape == (SIZE[1], SIZE[0])
+    assert set(np.unique(hard)) <= {0.0, 1.0}
+    assert scratch_folder("cis_crf", "davis", "swing") == scratch_folder("cis", "davis", "swing")
+
+
+def test_each_network_of_cis_learns_from_its_own_loss_alone() -> None:
+    network, generator = cis.Separation(), torch.Generator().manual_seed(0)
+    batch = cis.changed_at_random(torch.zeros(2, 3, 32, 48), torch.ones(2, 2, 32, 48), generator)
+    for turn, learning in (
+        ("warm_up", network.inpainter),
+        ("inpainter", network.inpainter),
+        ("masker", network.masker),
+    ):
+        network.zero_grad(set_to_none=True)
+        network(batch, turn).backward()
+        moved = {part for part in (network.masker, network.inpainter) for p in part.parameters() if p.grad is not None}
+        assert moved == {learning}
+
+
+def test_the_context_says_nothing_of_a_part_that_moves_by_itself_and_all_of_one_that_moves_along() -> None:
+    blind, part = torch.full((1, 1, 4, 4), 0.8), torch.zeros(1, 1, 4, 4)
+    part[..., :2] = 1
+    assert cis.context_share(blind, blind, part).item() > 0.95
+    assert cis.context_share(0 * blind, blind, part).item() == 0
+    assert cis.context_share(blind, blind, 0 * part).item() == 0
+
+
+def test_the_side_at_the_border_is_the_background(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, level = cis.Separation().eval(), torch.full((1, 1, 32, 48), 3.0)
+    level[..., 8:24, 12:36] = -3
+    monkeypatch.setattr(network, "logits", lambda image, flow: level.expand(len(image), -1, -1, -1))
+    soft = cis.subject_of(network, torch.zeros(3, 32, 48), torch.zeros(2, 32, 48))
+    assert soft[16, 24] > 0.9
+    assert soft[0].max() < 0.1
+
+
+@pytest.mark.slow
+def test_the_copy_paste_gan_works_where_the_camera_stands(tmp_path: Path) -> None:
+    assert works(copy_paste.copy_paste, quiet(frames=24), tmp_path) >= 0.5
+
+
+def test_the_copy_paste_gan_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PASTE_WIDTH": 48, "PASTE_ITERATIONS": 2, "PASTE_BATCH": 2, "EMPTY_VIEWS": 1}.items():
+        monkeypatch.setattr(copy_paste, name, value)
+    clip = quiet(frames=3)
+    first = list(copy_paste.copy_paste(material(clip, tmp_path)))
+    again = list(copy_paste.copy_paste(material(clip, tmp_path)))
+    assert spent_seconds(tmp_path) > 0
+    np.testing.assert_array_equal(first[2], again[2])
+
+
+def test_nothing_is_copied_from_the_border_and_only_what_the_mask_holds() -> None:
+    network, generator = copy_paste.CopyPaste(), torch.Generator().manual_seed(0)
+    mask = network.mask(torch.zeros(1, 3, 32, 48))
+    assert mask[..., : copy_paste.FRAME_BAND, :].max() == mask[..., -1].max() == 0
+    assert mask[..., 16, 24].item() > 0
+    shapes = copy_paste.random_shapes(torch.Size((32, 3, 32, 48)), generator)
+    assert shapes[:, :, 0].max() == 0
+    assert shapes.amax(dim=(1, 2, 3)).unique().tolist()[-1] == pytest.approx(1)
+    source, ground = torch.ones(32, 3, 32, 48), torch.zeros(32, 3, 32, 48)
+    picture = copy_paste.pasted(copy_paste.PasteBatch(source, ground, source, shapes), shapes)
+    torch.testing.assert_close(picture[:, :1], shapes)
+
+
+def test_judge_and_generator_learn_by_turns() -> None:
+    network, plain = copy_paste.CopyPaste(), torch.zeros(2, 3, 32, 48)
+    batch = copy_paste.PasteBatch(plain, plain, plain, torch.zeros(2, 1, 32, 48))
+    for turn, learning in (("judge", network.judge), ("masker", network.masker)):
+        network.zero_grad(set_to_none=True)
+        network(batch, turn).backward()
+        moved = {part for part in (network.masker, network.judge) for p in part.parameters() if p.grad is not None}
+        assert moved == {learning}

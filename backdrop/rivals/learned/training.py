@@ -23,21 +23,32 @@ TrainingStep = Callable[[int, nn.Module, torch.Generator], Tensor]
 
 
 def train_network(
-    material: Material, network: nn.Module, step: TrainingStep, *, name: str, total: int, rate: float, clock: Clock
+    material: Material,
+    network: nn.Module,
+    step: TrainingStep,
+    *,
+    name: str,
+    total: int,
+    rate: float,
+    clock: Clock,
+    momentum: float = 0.9,
 ) -> nn.Module:
     """Train to the end, from the last checkpoint if there is one; the network, ready to predict.
 
     Args:
         name: of the training, among those of this rival.
         total: iterations. rate: of the first one; it falls along half a cosine.
+        momentum: AdamW's first; networks that are set against each other want less.
 
     Raises:
         BackdropError: a loss or a gradient is not finite.
     """
     params = material.settings.params
     fabric = make_fabric(params.compute)
-    learner = Learner(fabric, network, torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=1e-4))
-    key = run_key("rivals", [name, total, rate, params.seed, params.student.size, params.stabilize])
+    betas = (momentum, 0.999)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, betas=betas, weight_decay=1e-4)
+    learner = Learner(fabric, network, optimizer)
+    key = run_key("rivals", [name, total, rate, momentum, params.seed, params.student.size, params.stabilize])
     checkpoints = Checkpoints(material.settings.scratch, f"{name}-{key}")
     state: dict[str, Any] | None = checkpoints.load()
     start = 0
