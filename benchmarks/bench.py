@@ -298,11 +298,11 @@ def data_waits(folder: Path) -> tuple[Side, Side]:
 
 def material(folder: Path, frames: int) -> None:
     """Frames, homographies and flow of a rendered clip, by the stages' own functions."""
-    from backdrop.flow.dis import dense_inverse_search
     from backdrop.flow.stage import flow_sequence
     from backdrop.io.archives import ArchiveWriter
     from backdrop.io.frame_archive import FrameArchive, frames_table
     from backdrop.io.images import encode_jpeg
+    from backdrop.motion.flow_field import dense_inverse_search
     from backdrop.motion.homography import save_homographies
     from backdrop.stabilize.stage import stabilize_sequence
 

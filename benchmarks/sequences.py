@@ -52,10 +52,13 @@ BEFORE_STUDENT = (
 SHIPPED = "what ships"
 ABLATION: dict[str, list[str]] = {
     SHIPPED: [],
-    "without the motion network": ["student.cues=[layers,median,mog2]"],
-    "without layers": ["student.cues=[motion,median,mog2]"],
-    "without the median": ["student.cues=[motion,layers,mog2]"],
-    "without MOG2": ["student.cues=[motion,layers,median]"],
+    "without the motion network": ["student.cues=[layers,median,mog2,fast_motion,nlc]"],
+    "without layers": ["student.cues=[motion,median,mog2,fast_motion,nlc]"],
+    "without the median": ["student.cues=[motion,layers,mog2,fast_motion,nlc]"],
+    "without MOG2": ["student.cues=[motion,layers,median,fast_motion,nlc]"],
+    "without fast motion segmentation": ["student.cues=[motion,layers,median,mog2,nlc]"],
+    "without non-local consensus voting": ["student.cues=[motion,layers,median,mog2,fast_motion]"],
+    "without both": ["student.cues=[motion,layers,median,mog2]"],
     "cues weigh alike": ["student.consensus=0"],
     "one round": ["student.rounds=1"],
     "D is not asked": ["student.gate=0"],

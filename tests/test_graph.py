@@ -121,7 +121,6 @@ def test_the_standard_library_finds_the_same_files(name: str) -> None:
         ("backdrop/frames/layouts/__init__.py", {"frames"}),
         ("backdrop/video/decode.py", {"frames", "segment", "refine", "score", "report"}),
         ("backdrop/video/encode.py", {"render"}),
-        ("backdrop/flow/dis.py", {"flow"}),
         ("backdrop/train/losses.py", {"train"}),
         ("backdrop/student/cues/layers.py", {"student"}),
         ("backdrop/networks/motion_network.safetensors", {"student"}),

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from backdrop.flow.dis import dense_inverse_search
 from backdrop.flow.ptlflow import PtlflowModel, load_ptlflow
+from backdrop.motion.flow_field import dense_inverse_search
 
 FlowModel = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """(target RGB uint8 (H, W, 3), source of the same shape) -> flow (H, W, 2) float32 in pixels, x then y.

@@ -7,33 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import UInt8
 
-from backdrop.flow.dis import dense_inverse_search
 from backdrop.io.masks import Box, Soft, box_from_mask
 from backdrop.motion.blobs import otsu
-from backdrop.motion.homography import Images, neighbor_of, warp
+from backdrop.motion.homography import Images
 from backdrop.motion.mog2 import Mog2
 from backdrop.motion.moving import flow_mask, flow_soft
 from backdrop.motion.neighbors import StabilizedSequence
+from backdrop.motion.regions.stretch import ResidualFlow, Stretch
 from backdrop.params import Params
 from backdrop.stabilize.stage import stabilize_sequence
-
-FIELDS_HELD = 64
-"""Flow fields that are held at a time."""
-
-
-class ResidualFlow(NamedTuple):
-    """Flow of a frame to its neighbor, stabilized: pixels, zero where the background is; and where it is known."""
-
-    flow: Float32[np.ndarray, "H W 2"]
-    valid: Bool[np.ndarray, "H W"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,6 @@ class Material:
     def __init__(self, frames: Images, settings: RivalSettings) -> None:
         self.frames, self.settings = frames, settings
         self.size: tuple[int, int] = settings.params.student.size
-        self.flow = lru_cache(FIELDS_HELD)(self._flow)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -78,17 +66,14 @@ class Material:
         found = stabilize_sequence(self.frames, self.settings.params.stabilize)
         return StabilizedSequence(self.frames, found, self.size)
 
-    def _flow(self, t: int) -> ResidualFlow:
-        """DIS flow of frame t to its neighbor laid over it; nothing is known where no homography was found."""
-        sequence = self.stabilized
-        other = neighbor_of(t, len(self), sequence.gap)
-        H = sequence.motion(other, t) if other != t else None
-        if H is None:
-            shape = (self.size[1], self.size[0])
-            return ResidualFlow(np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
-        target = sequence.image(t)
-        warped, inside = warp(sequence.image(other), H, self.size)
-        return ResidualFlow(dense_inverse_search(target, np.where(inside[..., None], warped, target)), inside)
+    @cached_property
+    def stretch(self) -> Stretch:
+        """All frames, with the flow between them."""
+        return Stretch(self.stabilized, range(len(self)))
+
+    def flow(self, t: int) -> ResidualFlow:
+        """Stabilized flow of frame t to its neighbor."""
+        return self.stretch.flow(t)
 
     def speed(self, t: int) -> Soft:
         """How fast each pixel moves against the background (`motion.moving.flow_soft`)."""
@@ -109,14 +94,3 @@ class Material:
 
 Rival = Callable[[Material], Iterable[Soft]]
 """Frames and motion -> a soft mask a frame, in order."""
-
-
-def stretched(soft: np.ndarray, percentile: float = 99) -> Float32[np.ndarray, "..."]:
-    """A non-negative map in shares of its percentile, clipped to [0, 1]."""
-    largest = float(np.percentile(soft, percentile)) or float(soft.max()) or 1.0
-    return np.minimum(soft / largest, 1).astype(np.float32)
-
-
-def blurred(field: np.ndarray, share: float) -> np.ndarray:
-    """Gaussian blur by a share of the image's diagonal."""
-    return cv2.GaussianBlur(field.astype(np.float32), (0, 0), max(0.5, share * float(np.hypot(*field.shape[:2]))))

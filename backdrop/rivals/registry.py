@@ -33,11 +33,11 @@ class RivalEntry(NamedTuple):
 
 RIVALS: dict[str, RivalEntry] = {
     "video_pca": RivalEntry("classical.video_pca", "VideoPCA", "no", "standing camera"),
-    "fast_motion": RivalEntry("classical.fast_motion", "Fast motion segmentation", "no", "any camera"),
+    "fast_motion": RivalEntry("classical.regions", "Fast motion segmentation", "no", "any camera"),
     "grabcut": RivalEntry("classical.grabcut", "GrabCut from boxes", "no", "true boxes"),
     "plain_inpaint": RivalEntry("classical.plain_inpaint", "cv2.inpaint in a box", "no", "true boxes, plain ground"),
     "em_motion": RivalEntry("classical.em_motion", "EM motion segmentation", "no", "standing camera"),
-    "nlc": RivalEntry("classical.nlc", "NLC", "no", "any camera"),
+    "nlc": RivalEntry("classical.regions", "NLC", "no", "any camera"),
     "arp": RivalEntry("classical.arp", "ARP", "no", "standing camera"),
     "dilate_unet": RivalEntry("learned.dilate_unet", "Unsup-DilateU-Net", "no", "standing camera"),
     "cis": RivalEntry("learned.cis", "CIS", "no", "any camera"),

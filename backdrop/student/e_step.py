@@ -16,6 +16,7 @@ from backdrop.networks.student import Student, StudentNetwork
 from backdrop.run.chunks import spans
 from backdrop.run.processes import collect, pool
 from backdrop.student.cues import cue_names
+from backdrop.student.cues.regions import REGION_CUES
 from backdrop.student.fusion import fuse
 from backdrop.student.labels.applied import take_labels
 from backdrop.student.labels.checked import FrameLabels
@@ -28,6 +29,7 @@ from backdrop.student.pseudo_masks import (
     agreement,
     allocate,
     box_window,
+    find_regions,
     fit_motion,
     gather_cues,
     label_frames,
@@ -97,6 +99,10 @@ class Expectation:
         missing = [(work, self.student) for work in works if not work.motion.exists()]  # round 2 takes those of round 1
         if missing and "motion" in self.student.cues:
             collect(fit_motion, missing, workers, title="motion network fitted", unit="sequence")
+        chosen = [cue for cue in REGION_CUES if cue in self.student.cues]
+        absent = [(work, cue, self.student) for work in works for cue in chosen if not work.regions(cue).exists()]
+        if absent:
+            collect(find_regions, absent, workers, title="cues of whole sequences", unit="cue")
         chunks = [(work, span) for work in works for span in spans(work.count, LABEL_CHUNK)]
         tasks: list[tuple] = [(*chunk, self.student) for chunk in chunks]
         collect(gather_cues, tasks, workers, title=f"cues, round {number + 1}", unit="chunk")

@@ -26,7 +26,7 @@ class StudentParams(Section):
     decay: bool
     every: Count
     subjects: Annotated[int, Field(ge=1, le=16)]
-    cues: list[Literal["motion", "layers", "median", "mog2", "prior"]] = Field(min_length=1)
+    cues: list[Literal["motion", "layers", "median", "mog2", "fast_motion", "nlc", "prior"]] = Field(min_length=1)
     prior: str | None
     consensus: Annotated[float, Field(ge=0, le=8)]
     neighbors: Annotated[int, Field(ge=2)]

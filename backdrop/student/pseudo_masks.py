@@ -27,6 +27,7 @@ from backdrop.student.camera import refit
 from backdrop.student.cues import cue_names, frame_cues
 from backdrop.student.cues.cue import Cue
 from backdrop.student.cues.motion import FIT_FRAMES, fitted_network
+from backdrop.student.cues.regions import REGION_CUES, region_masks
 from backdrop.student.fusion import consensus, fuse
 from backdrop.student.parameters import StudentParams
 from backdrop.student.resting import FAR_FRAMES, doubtful, resting_evidence
@@ -145,6 +146,10 @@ class Work(NamedTuple):
     count: int  # type: ignore[assignment]
     labeled: frozenset[int] = frozenset()
 
+    def regions(self, cue: str) -> Path:
+        """The file of a cue that is computed for the whole sequence (`cues.regions`)."""
+        return self.motion.with_name(f"{cue}.npy")
+
     def uses(self, t: int, every: int) -> bool:
         """Whether frame t gets a pseudo-mask."""
         return t % every == 0 or t in self.labeled
@@ -167,6 +172,18 @@ def fit_motion(work: Work, params: StudentParams) -> None:
         temporary.write_bytes(save(network.state_dict()))
 
 
+def find_regions(work: Work, cue: str, params: StudentParams) -> None:
+    """Write a cue that is computed for the whole sequence to `work.regions(cue)`: (N, H, W) uint8."""
+    cv2.setNumThreads(1)
+    width, height = params.size
+    with atomic_path(work.regions(cue)) as temporary:
+        allocate(temporary, (work.count, height, width), IGNORED)
+        out = np.load(temporary, mmap_mode="r+")
+        for t, plane in enumerate(region_masks(stabilized_frames(work, params.size, params), cue)):
+            out[t] = plane
+        out.flush()
+
+
 def some_frames(count: int, most: int, every: int = 1) -> list[int]:
     """At most so many of the frames 0, `every`, ..., spread over a sequence."""
     used = np.arange(0, count, every)
@@ -179,10 +196,12 @@ def gather_cues(work: Work, span: range, params: StudentParams) -> None:
     sequence = stabilized_frames(work, params.size, params)
     network = cached_open(load_motion_network, work.motion) if "motion" in params.cues else None
     out = np.load(work.evidence, mmap_mode="r+")
+    chosen = [cue for cue in cue_names(params) if cue in REGION_CUES]
+    regions: dict[str, np.ndarray] = {cue: np.load(work.regions(cue), mmap_mode="r") for cue in chosen}
     for t in span:
         if not work.uses(t, params.every):
             continue
-        cues = frame_cues(sequence, t, params, network)
+        cues = frame_cues(sequence, t, params, network, regions)
         for plane, name in zip(out[t], cue_names(params), strict=True):
             if name in cues:
                 plane[:] = np.where(cues[name].valid, np.rint(cues[name].value * (IGNORED - 1)), IGNORED)

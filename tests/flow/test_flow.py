@@ -22,13 +22,19 @@ from backdrop.flow import correlation
 from backdrop.flow import ptlflow as flow_ptlflow
 from backdrop.flow import stage as flow_stage
 from backdrop.flow.correlation import row_correlation, use_row_correlation
-from backdrop.flow.dis import dense_inverse_search
 from backdrop.flow.models import load_flow_model
 from backdrop.flow.parameters import FlowParams
 from backdrop.flow.ptlflow import PtlflowModel
 from backdrop.flow.stage import FlowFolders, flow_all, flow_sequence, pair_flow
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.motion.flow_field import FlowArchive, decode_flow, encode_flow, flow_image, magnitude
+from backdrop.motion.flow_field import (
+    FlowArchive,
+    decode_flow,
+    dense_inverse_search,
+    encode_flow,
+    flow_image,
+    magnitude,
+)
 from backdrop.motion.homography import load_homographies, save_homographies
 from tests.frame_archives import ImageList, damage_frame, write_sequences
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from backdrop.measures import box_iou, jaccard
-from backdrop.rivals.classical.fast_motion import INSIDE_VOTES, inside_votes, motion_boundaries, relative_priors
-from backdrop.rivals.material import Material, ResidualFlow
+from backdrop.motion.regions.fast_motion import INSIDE_VOTES, inside_votes, motion_boundaries, relative_priors
+from backdrop.motion.regions.stretch import ResidualFlow
+from backdrop.rivals.material import Material
 from backdrop.rivals.registry import load_rival
 from tests.frame_archives import ImageList
 from tests.rivals.scenes import PlainGround, material, quiet, settings, works

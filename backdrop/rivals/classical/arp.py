@@ -18,8 +18,9 @@ from jaxtyping import Bool, Float
 
 from backdrop.io.masks import Soft
 from backdrop.motion.blobs import clean, otsu
-from backdrop.rivals.classical.superpixels import borders, superpixels
-from backdrop.rivals.material import Material, blurred
+from backdrop.motion.regions.stretch import blurred
+from backdrop.motion.regions.superpixels import borders, superpixels
+from backdrop.rivals.material import Material
 
 ARP_REGIONS = 200
 

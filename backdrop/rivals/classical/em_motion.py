@@ -17,7 +17,8 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from backdrop.io.masks import Soft
-from backdrop.rivals.material import Material, ResidualFlow, blurred
+from backdrop.motion.regions.stretch import ResidualFlow, blurred
+from backdrop.rivals.material import Material
 
 EM_MODELS = 3
 

@@ -13,8 +13,9 @@ import cv2
 import numpy as np
 
 from backdrop.io.masks import Soft
+from backdrop.motion.regions.stretch import blurred, stretched
 from backdrop.rivals.classical.grabcut import box_edges
-from backdrop.rivals.material import Material, blurred, stretched
+from backdrop.rivals.material import Material
 
 RADIUS = 3
 """Pixels around a painted one that count."""

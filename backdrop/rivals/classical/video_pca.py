@@ -12,19 +12,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from backdrop.io.masks import Soft
 from backdrop.motion.neighbors import views
-from backdrop.rivals.material import Material, blurred, stretched
+from backdrop.motion.regions.stretch import blurred, stretched
+from backdrop.motion.regions.superpixels import BINS, color_bins
+from backdrop.rivals.material import Material
 
 COMPONENTS = 3
 
 WINDOW, PCA_SPACING = 16, 4
 """Neighbors in the window, and frames between two of them."""
-
-BINS = 16
-"""Of the histograms, a color channel."""
 
 RESIDUAL_BLUR = 0.015
 """Blur of the residual, share of the diagonal."""
@@ -66,9 +65,3 @@ def reproduced(image: Float[np.ndarray, "H W 3"], rows: Float[np.ndarray, "N H W
     kept = np.flatnonzero(values > 1e-6 * max(float(values.max()), 1e-6))[-COMPONENTS:]
     basis = vectors[:, kept].T @ centered / np.sqrt(values[kept])[:, None]
     return (mean + (basis @ (image.ravel() - mean)) @ basis).reshape(image.shape).astype(np.float32)
-
-
-def color_bins(image: UInt8[np.ndarray, "H W 3"]) -> np.ndarray:
-    """(H, W) the number of each pixel's color bin."""
-    step = image.astype(np.int64) * BINS // 256
-    return (step[..., 0] * BINS + step[..., 1]) * BINS + step[..., 2]

@@ -6,7 +6,9 @@ a line in `CUES`, and its name in `StudentParams.cues`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+
+import numpy as np
 
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.networks.motion_network import MotionNetwork
@@ -16,6 +18,7 @@ from backdrop.student.cues.median import median_cue
 from backdrop.student.cues.mog2 import mog2_cue
 from backdrop.student.cues.motion import motion_cue
 from backdrop.student.cues.prior import prior_cue
+from backdrop.student.cues.regions import fast_motion_cue, nlc_cue
 from backdrop.student.parameters import StudentParams
 
 CUES: dict[str, Callable[[CueFrame], Cue | None]] = {
@@ -23,13 +26,19 @@ CUES: dict[str, Callable[[CueFrame], Cue | None]] = {
     "layers": layers_cue,
     "median": median_cue,
     "mog2": mog2_cue,
+    "fast_motion": fast_motion_cue,
+    "nlc": nlc_cue,
     "prior": prior_cue,
 }
 """Name of a cue, as `student.cues` has it -> what computes it; None where there is nothing to compare with."""
 
 
 def frame_cues(
-    sequence: StabilizedSequence, t: int, params: StudentParams, network: MotionNetwork | None = None
+    sequence: StabilizedSequence,
+    t: int,
+    params: StudentParams,
+    network: MotionNetwork | None = None,
+    regions: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, Cue]:
     """All cues of frame t that `params.cues` names and that its neighbors allow, in the order of `cue_names`.
 
@@ -37,8 +46,9 @@ def frame_cues(
 
     Args:
         network: of the cue motion, fitted to the sequence; None: as it comes.
+        regions: of `cues.regions`, by name, the stored planes of all frames; None: those cues are left out.
     """
-    frame = CueFrame(sequence, t, params, network)
+    frame = CueFrame(sequence, t, params, network, regions or {})
     found = {name: CUES[name](frame) for name in cue_names(params)}
     return {name: frame.in_region(cue) for name, cue in found.items() if cue is not None}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -47,12 +48,14 @@ class CueFrame:
 
     Attributes:
         network: of the cue motion; None: the one that comes with the package.
+        regions: of the cues that were computed for the whole sequence: name -> their planes (`cues.regions`).
     """
 
     sequence: StabilizedSequence
     t: int
     params: StudentParams
     network: MotionNetwork | None = None
+    regions: Mapping[str, UInt8[np.ndarray, "N H W"]] = field(default_factory=dict)
 
     def in_region(self, cue: Cue) -> Cue:
         """The cue, valid within the region of interest alone."""

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 
-from backdrop.rivals.classical.superpixels import Regions
+from backdrop.motion.regions.superpixels import Regions
 
 COLOR_CONTRAST = 20.0
 """Difference of mean colors, of 255, at which a border costs a third."""

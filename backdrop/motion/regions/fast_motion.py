@@ -1,4 +1,4 @@
-"""Rival fast_motion: fast segmentation of moving things (Papazoglou and Ferrari, ICCV 2013: "Fast object segmentation
+"""Fast segmentation of moving things (Papazoglou and Ferrari, ICCV 2013: "Fast object segmentation
 in unconstrained video").
 
 Motion boundaries enclose the subject: a pixel from which a ray crosses them an odd number of times is inside, and eight
@@ -18,10 +18,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from backdrop.io.masks import Soft
-from backdrop.rivals.classical.cut import Joints, min_cut
-from backdrop.rivals.classical.superpixels import borders, links, superpixels
-from backdrop.rivals.classical.video_pca import BINS, color_bins
-from backdrop.rivals.material import Material, ResidualFlow, blurred, stretched
+from backdrop.motion.regions.cut import Joints, min_cut
+from backdrop.motion.regions.stretch import ResidualFlow, Stretch, blurred, stretched
+from backdrop.motion.regions.superpixels import BINS, borders, color_bins, links, superpixels
 
 STRENGTH = 2.8
 """Of a change of flow per pixel: what share of a boundary it makes (the original's lambda_m, on other flow)."""
@@ -53,21 +52,21 @@ BORDER_COST, CHANGE_COST = 4.0, 2.0
 """Cost of a border between neighbors in a frame of one color, and of a change from one frame to the next."""
 
 
-def fast_motion(material: Material) -> Iterator[Soft]:
+def fast_motion_masks(stretch: Stretch) -> Iterator[Soft]:
     """Soft masks: the cut's mask, its staircase blurred."""
-    frames = [superpixels(material.image(t), REGIONS) for t in range(len(material))]
+    frames = [superpixels(stretch.image(t), REGIONS) for t in range(len(stretch))]
     inside, joints, counts = [], Joints(frames), np.full((2, BINS**3), 0.01)
     ways: list[tuple[np.ndarray, np.ndarray]] = []
     for t, regions in enumerate(frames):
-        field, image = material.flow(t), material.image(t)
+        field, image = stretch.flow(t), stretch.image(t)
         votes = inside_votes(motion_boundaries(field)) >= INSIDE_VOTES
         inside.append(regions.mean(votes & field.valid))
         joints.neighbors(t, *borders(regions), regions.mean(image.astype(np.float32)), BORDER_COST)
         if t + 1 < len(frames):
-            ways.append(links(regions, frames[t + 1], image_motion(material, t)))
+            ways.append(links(regions, frames[t + 1], image_motion(stretch, t)))
             joints.following(t, *ways[-1], CHANGE_COST)
     prior = relative_priors(carried_votes(inside, ways))
-    codes = [color_bins(material.image(t)) for t in range(len(frames))]
+    codes = [color_bins(stretch.image(t)) for t in range(len(frames))]
     for regions, location, code in zip(frames, prior, codes, strict=True):
         for which, weight in enumerate((1 - location, location)):
             counts[which] += np.bincount(code.ravel(), weight[regions.labels].ravel(), minlength=BINS**3)
@@ -124,11 +123,11 @@ def _crossings(boundary: Bool[np.ndarray, "h w"], slant: int) -> Int[np.ndarray,
     return count
 
 
-def image_motion(material: Material, t: int) -> Float32[np.ndarray, "H W 2"]:
+def image_motion(stretch: Stretch, t: int) -> Float32[np.ndarray, "H W 2"]:
     """Where each pixel of frame t lies in frame t + 1, less its own place: camera and subject together."""
-    field, back = material.flow(t), material.stabilized.motion(t, t + 1)
+    field, back = stretch.flow(t), stretch.onward(t)
     height, width = field.valid.shape
-    if back is None or material.stabilized.gap != 1:
+    if back is None:
         return np.zeros((height, width, 2), np.float32)
     y, x = np.mgrid[:height, :width].astype(np.float32)
     here = np.dstack([x, y])

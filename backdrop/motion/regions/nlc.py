@@ -1,4 +1,4 @@
-"""Rival nlc: non-local consensus voting (Faktor and Irani, BMVC 2014: "Video segmentation by non-local consensus
+"""Non-local consensus voting (Faktor and Irani, BMVC 2014: "Video segmentation by non-local consensus
 voting").
 
 Superpixels first vote by how unlike the background they move. Then each takes the mean vote of those of the whole video
@@ -18,8 +18,8 @@ from scipy.sparse import coo_matrix, csr_matrix
 from scipy.spatial import cKDTree
 
 from backdrop.io.masks import Soft
-from backdrop.rivals.classical.superpixels import Regions, superpixels
-from backdrop.rivals.material import Material, blurred, stretched
+from backdrop.motion.regions.stretch import Stretch, blurred, stretched
+from backdrop.motion.regions.superpixels import Regions, superpixels
 
 NLC_REGIONS = 250
 
@@ -41,13 +41,13 @@ PLACE_WEIGHT = 0.6
 ANGLES = 6
 
 
-def nlc(material: Material) -> Iterator[Soft]:
+def nlc_masks(stretch: Stretch) -> Iterator[Soft]:
     """Soft masks: the superpixels' votes after the last round, in shares of the frames' largest."""
     frames, votes, looks = [], [], []
-    for t in range(len(material)):
-        image = material.image(t)
+    for t in range(len(stretch)):
+        image = stretch.image(t)
         frames.append(superpixels(image, NLC_REGIONS))
-        votes.append(frames[-1].mean(material.speed(t)))
+        votes.append(frames[-1].mean(stretch.speed(t)))
         looks.append(describe_regions(image, frames[-1]))
     first = np.concatenate(votes)
     ways = listening(np.concatenate(looks))

@@ -1,4 +1,4 @@
-"""Superpixels (SLIC, Achanta et al. 2012) and what joins them, for the rivals that work on regions."""
+"""Superpixels (SLIC, Achanta et al. 2012), what joins them, and bins of colors."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from jaxtyping import Float, Float32, Int, Int32, UInt8
 
 RULER = 15.0
 """SLIC's weight of nearness against color."""
+
+
+BINS = 16
+"""Of the histograms, a color channel."""
 
 
 class Regions(NamedTuple):
@@ -71,3 +75,9 @@ def links(
     pairs = np.stack([here.labels[inside], there.labels[y2[inside], x2[inside]]], axis=1).astype(np.int64)
     found, shared = np.unique(pairs, axis=0, return_counts=True)
     return found, shared.astype(np.float64)
+
+
+def color_bins(image: UInt8[np.ndarray, "H W 3"]) -> np.ndarray:
+    """(H, W) the number of each pixel's color bin."""
+    step = image.astype(np.int64) * BINS // 256
+    return (step[..., 0] * BINS + step[..., 1]) * BINS + step[..., 2]
