@@ -199,7 +199,7 @@ def test_an_unlisted_import_is_found(tmp_path: Path) -> None:
 
 LAYERS = [
     {"app", "rivals"},
-    {*STAGES, "collage"},
+    {*STAGES, "collage", "adjust"},
     {"crf", "learn", "draw", "thresholds"},
     {"networks", "measures", "doubts"},
     {"motion"},

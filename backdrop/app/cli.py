@@ -24,6 +24,7 @@ from backdrop.app.commands import (
     Refinement,
     RoiChoice,
     SplitChoice,
+    SteadyChoice,
     Threshold,
     UrlPrefix,
     WebM,
@@ -206,6 +207,7 @@ def export(
     url_prefix: UrlPrefix = "",
     background: BackgroundChoice = "white",
     webm: WebM = False,
+    steady: SteadyChoice = False,
 ) -> None:
     """Carry masks into other tools, without segmenting again.
 
@@ -231,7 +233,7 @@ def export(
     found = recorded(folder, faults=faults)
     damaged = warn_of_damage(found)
     chosen = [one.value for one in formats] if found else []
-    choices = ExportChoices(min_area, images, split, url_prefix, background, webm, min_quality)
+    choices = ExportChoices(min_area, images, split, url_prefix, background, webm, steady, min_quality)
     with alone_in(target):
         written, left_out = export_all(found, target, chosen, choices)
     for name, files in written.items():

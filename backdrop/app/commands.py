@@ -66,6 +66,11 @@ BackgroundChoice = Annotated[str, typer.Option(help="background: a color, or an 
 WebM = Annotated[bool, typer.Option("--webm", help="alpha: VP9 (.webm) instead of ProRes 4444 (.mov).")]
 
 
+SteadyChoice = Annotated[
+    bool, typer.Option("--steady", help="cvat, labelstudio-video, csv: steady a video's boxes and numbers.")
+]
+
+
 class Refinement(StrEnum):
     """What makes a mask out of a soft mask: the CRF, or the threshold alone."""
 

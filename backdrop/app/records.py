@@ -164,12 +164,17 @@ class Ending(NamedTuple):
 
 
 class Records(NamedTuple):
-    """What a records file holds: its header, its frames in order, and whether these are all that can be read."""
+    """What a records file holds: its header, its frames in order, and whether these are all that can be read.
+
+    boxes: no file holds them. For each frame a subject's number -> its steadied box (`exports.tracks.steadied`), left,
+    top, right, bottom in pixels. None: boxes are the masks' extents.
+    """
 
     header: dict[str, Any]
     frames: list[Record]
     complete: bool
     ending: Ending = Ending()
+    boxes: list[dict[int, tuple[float, float, float, float]]] | None = None
 
 
 def encoded(mask: Mask) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from backdrop.app.exports.cutouts import write_alpha, write_background, write_cu
 from backdrop.app.exports.davis import write_davis
 from backdrop.app.exports.labelstudio import write_labelstudio
 from backdrop.app.exports.table import write_csv
-from backdrop.app.exports.tracks import write_cvat, write_labelstudio_video
+from backdrop.app.exports.tracks import steadied, write_cvat, write_labelstudio_video
 from backdrop.app.exports.video import write_video
 from backdrop.app.exports.yolo import write_yolo
 from backdrop.errors import BackdropError, WriteError
@@ -44,6 +44,7 @@ def export_all(
     faults: Faults = []
     good = good_frames(found, choices.min_quality) if choices.min_quality else found
     swept = without_specks(good, choices.min_area) if formats else []
+    swept = steadied(swept) if choices.steady else swept
     for name in formats:
         try:
             written[name] = FORMATS[name](swept, folder, choices, faults)

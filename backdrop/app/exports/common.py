@@ -47,6 +47,7 @@ class ExportChoices(NamedTuple):
     url_prefix: labelstudio, labelstudio-video: what stands before the name of an image or a video.
     background: of what is written as background: a color, or the path of an image.
     webm: alpha: VP9 in a .webm instead of ProRes 4444 in a .mov.
+    steady: boxes and numbers of a video's subjects are steadied (`tracks.steadied`).
     min_quality: frames whose expected J is lower, or not known, are left out.
     """
 
@@ -56,6 +57,7 @@ class ExportChoices(NamedTuple):
     url_prefix: str = ""
     background: str = "white"
     webm: bool = False
+    steady: bool = False
     min_quality: float = 0.0
 
 

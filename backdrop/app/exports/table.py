@@ -41,20 +41,31 @@ def write_csv(
 
 
 def _rows(source: Source, records: Records) -> list[dict[str, Any]]:
+    steady = [{} for _ in records.frames] if records.boxes is None else records.boxes
     return [
         {"video": source.name, "frame": record.frame, "time_s": record.time, **row}
         | {"sure": record.sure, "expected_j": record.expected, "doubts": " ".join(why)}
         | {"image_width": record.size[0], "image_height": record.size[1]}
-        for record, why in zip(records.frames, doubts_of(records), strict=True)
-        for row in _subject_rows(record)
+        for record, why, boxes in zip(records.frames, doubts_of(records), steady, strict=True)
+        for row in _subject_rows(record, boxes)
     ]
 
 
-def _subject_rows(record: Record) -> Iterator[dict[str, Any]]:
+def _subject_rows(record: Record, steady: dict[int, tuple[float, float, float, float]]) -> Iterator[dict[str, Any]]:
     for part in record.parts():
-        yield {"identity": part.number, "presence": part.confidence, **_measured(part.decoded())}
-    if not record.parts():
+        box = _rounded(steady[part.number]) if part.number in steady else {}
+        yield {"identity": part.number, "presence": part.confidence, **_measured(part.decoded()), **box}
+    unseen = sorted(set(steady) - {part.number for part in record.parts()})
+    for number in unseen:
+        yield {"identity": number, "presence": record.confidence, "area": 0, **_rounded(steady[number])}
+    if not (record.parts() or unseen):
         yield {"presence": record.confidence, "area": 0}
+
+
+def _rounded(box: tuple[float, float, float, float]) -> dict[str, int]:
+    """A steadied box in whole pixels, as the columns hold it."""
+    left, top, right, bottom = (round(edge) for edge in box)
+    return {"box_left": left, "box_top": top, "box_width": right - left, "box_height": bottom - top}
 
 
 def _measured(mask: Mask) -> dict[str, Any]:

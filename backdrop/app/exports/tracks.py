@@ -26,7 +26,7 @@ from backdrop.app.exports.common import (
 )
 from backdrop.app.exports.labelstudio import url
 from backdrop.app.exports.video import only_videos
-from backdrop.app.records import Records
+from backdrop.app.records import Record, Records
 from backdrop.app.sources import Source
 from backdrop.video.decode import probe
 
@@ -50,14 +50,61 @@ class Run(NamedTuple):
 
 
 def tracks(records: Records) -> dict[int, list[Run]]:
-    """The runs of each subject, by its number. Boxes hold the masks."""
+    """The runs of each subject, by its number. Boxes hold the masks, unless they are steadied."""
     seen: dict[int, list[tuple[int, Keyframe]]] = {}
     for i, record in enumerate(records.frames):
-        for part in record.parts():
-            left, top, width, height = cv2.boundingRect(part.decoded().astype(np.uint8))
-            box = (float(left), float(top), float(left + width), float(top + height))
-            seen.setdefault(part.number, []).append((i, Keyframe(record.frame, record.time, box)))
+        boxes = _extents(record) if records.boxes is None else records.boxes[i]
+        for number, box in boxes.items():
+            seen.setdefault(number, []).append((i, Keyframe(record.frame, record.time, box)))
     return {number: list(_runs(seen[number], records)) for number in sorted(seen)}
+
+
+def _extents(record: Record) -> dict[int, tuple[float, float, float, float]]:
+    """Number -> left, top, right, bottom of the subject's mask."""
+    found = {}
+    for part in record.parts():
+        left, top, width, height = cv2.boundingRect(part.decoded().astype(np.uint8))
+        found[part.number] = (float(left), float(top), float(left + width), float(top + height))
+    return found
+
+
+def steadied(found: Sequence[Recorded]) -> list[Recorded]:
+    """The same with steadied boxes and numbers of subjects (`adjust.identities`); masks stay as they are.
+
+    Images, a video without any mask, and one whose frames change their size stay as they are. A subject that is not
+    seen for a few frames has boxes there, too.
+    """
+    return [(source, _steady(records) if source.video else records) for source, records in found]
+
+
+def _steady(records: Records) -> Records:
+    from backdrop.adjust.identities import MaskedFrame, steady_tracks  # PyTorch is slow to import
+
+    shown, parts = [], []
+    for record in records.frames:
+        parts.append([part for part in record.parts() if part.decoded().any()])
+        numbers, masks = tuple(part.number for part in parts[-1]), tuple(part.decoded() for part in parts[-1])
+        shown.append(MaskedFrame(float(record.frame), numbers, masks))
+    if not any(parts) or len({record.size for record in records.frames}) > 1:
+        return records
+    steady = steady_tracks(shown)
+    frames, boxes = [], []
+    for record, own, numbers, there in zip(records.frames, parts, steady.numbers, steady.boxes, strict=True):
+        if record.instances is not None:
+            own = [part._replace(number=number) for part, number in zip(own, numbers, strict=True)]
+            record = record._replace(instances=tuple(sorted(own, key=lambda part: part.number)))
+        inside = {number: _clipped(box.tolist(), record.size) for number, box in there.items()}
+        kept = {number: box for number, box in inside.items() if box[2] - box[0] >= 1 and box[3] - box[1] >= 1}
+        frames.append(record)
+        boxes.append(dict(sorted((_extents(record) | kept).items())))
+    return records._replace(frames=frames, boxes=boxes)
+
+
+def _clipped(box: Sequence[float], size: tuple[int, int]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = (
+        round(min(max(edge, 0.0), float(side)), 2) for edge, side in zip(box, (*size, *size), strict=True)
+    )
+    return left, top, right, bottom
 
 
 def _runs(seen: Sequence[tuple[int, Keyframe]], records: Records) -> Iterator[Run]:

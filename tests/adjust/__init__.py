@@ -1,0 +1,1 @@
+"""Tests of bundle adjustment over a video."""
