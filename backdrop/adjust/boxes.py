@@ -20,7 +20,7 @@ from torch import Tensor
 from backdrop.adjust.energy import best_truncated, changes, minimize_energy, robust
 from backdrop.io.masks import Mask
 
-Edges = Float[np.ndarray, "4"]
+BoxEdges = Float[np.ndarray, "4"]
 """Left, top, right, bottom edge of a box in pixels, 0 = the image's edge."""
 
 MOST_PARTS = 6

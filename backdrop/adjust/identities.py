@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import linear_sum_assignment
 
-from backdrop.adjust.boxes import BoxWeights, Edges, adjust_boxes, extents
+from backdrop.adjust.boxes import BoxEdges, BoxWeights, adjust_boxes, extents
 from backdrop.crf.instances import TRACK_PATIENCE
 from backdrop.io.masks import Mask
 
@@ -43,7 +43,7 @@ class Tracks(NamedTuple):
     numbers: of the frame's masks, in their order.
     """
 
-    boxes: list[dict[int, Edges]]
+    boxes: list[dict[int, BoxEdges]]
     numbers: list[tuple[int, ...]]
 
 
@@ -53,7 +53,7 @@ def steady_tracks(frames: Sequence[MaskedFrame], weights: BoxWeights = BoxWeight
     whole = [[extents([mask])[0] for mask in frame.masks] for frame in frames]
     numbers = _joined([frame.numbers for frame in frames], whole)
     times = np.array([frame.time for frame in frames], np.float64)
-    boxes: list[dict[int, Edges]] = [{} for _ in frames]
+    boxes: list[dict[int, BoxEdges]] = [{} for _ in frames]
     for number in sorted({one for own in numbers for one in own}):
         own = np.full((len(frames), 4), np.nan)
         for t, (here, found) in enumerate(zip(numbers, whole, strict=True)):
@@ -77,13 +77,13 @@ class _End(NamedTuple):
 
     number: int
     frame: int
-    box: Edges
+    box: BoxEdges
     motion: np.ndarray
 
 
-def _joined(numbers: Sequence[tuple[int, ...]], boxes: Sequence[Sequence[Edges]]) -> list[tuple[int, ...]]:
+def _joined(numbers: Sequence[tuple[int, ...]], boxes: Sequence[Sequence[BoxEdges]]) -> list[tuple[int, ...]]:
     """The numbers, where a subject that got a new one within `TRACK_PATIENCE` frames has its first one back."""
-    seen: dict[int, list[tuple[int, Edges]]] = {}
+    seen: dict[int, list[tuple[int, BoxEdges]]] = {}
     for t, (here, found) in enumerate(zip(numbers, boxes, strict=True)):
         for number, box in zip(here, found, strict=True):
             seen.setdefault(number, []).append((t, box))
@@ -104,7 +104,7 @@ def _joined(numbers: Sequence[tuple[int, ...]], boxes: Sequence[Sequence[Edges]]
     return [tuple(first(number) for number in here) for here in numbers]
 
 
-def _track_end(number: int, track: Sequence[tuple[int, Edges]], at: int) -> _End:
+def _track_end(number: int, track: Sequence[tuple[int, BoxEdges]], at: int) -> _End:
     (before, one), (after, other) = track[0], track[-1]
     motion = (_center(other) - _center(one)) / max(after - before, 1)
     return _End(number, track[at][0], track[at][1], motion)
@@ -119,7 +119,7 @@ def _parted(end: _End, start: _End) -> float:
     return _misfit(end.box + np.tile(moved, 2), start.box, JOINED)
 
 
-def _misfit(box: Edges, other: Edges, most: float = FIT) -> float:
+def _misfit(box: BoxEdges, other: BoxEdges, most: float = FIT) -> float:
     """Between the centers, in sizes of the larger box; infinite where it is above `most`, or sides are too unlike."""
     sides, others = box[2:] - box[:2], other[2:] - other[:2]
     size = max(float(np.sqrt(np.prod(sides))), float(np.sqrt(np.prod(others))))
@@ -127,11 +127,11 @@ def _misfit(box: Edges, other: Edges, most: float = FIT) -> float:
     return apart if apart <= most and np.abs(np.log(sides / others)).max() <= GROWN else np.inf
 
 
-def _center(box: Edges) -> Float[np.ndarray, "2"]:
+def _center(box: BoxEdges) -> Float[np.ndarray, "2"]:
     return (box[:2] + box[2:]) / 2
 
 
-def _fitted(numbers: tuple[int, ...], found: Sequence[Edges], boxes: dict[int, Edges]) -> tuple[int, ...]:
+def _fitted(numbers: tuple[int, ...], found: Sequence[BoxEdges], boxes: dict[int, BoxEdges]) -> tuple[int, ...]:
     """The masks' numbers by the boxes that they fit. A mask that fits none keeps its own, if no other has it."""
     tracks = list(boxes)
     costs = np.array([[_misfit(box, boxes[number]) for number in tracks] for box in found])

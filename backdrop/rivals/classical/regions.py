@@ -1,4 +1,8 @@
-"""Rivals fast_motion and nlc. The student has them as cues (`backdrop.motion.regions`); here each is alone."""
+"""Rivals fast_motion and nlc. The student has them as cues (`backdrop.motion.regions`); here each is alone.
+
+Simplified, as their files say: for fast motion segmentation one round with color histograms of the whole sequence; for
+non-local consensus voting first votes from speed alone, and no saliency.
+"""
 
 from __future__ import annotations
 
