@@ -23,10 +23,6 @@ JUMP_AREA, JUMP_OVERLAP = 0.4, 0.1
 """A mask jumps where it and the one before differ in area by more than this share, or overlap (J) by less."""
 
 
-STABLE, EXPECTED = (0.0, 0.8, 0.88, 0.92, 0.96, 0.98, 1.0), (0.42, 0.48, 0.6, 0.68, 0.74, 0.85, 0.93)
-"""Stability of a mask -> its J, piecewise linear; by the fifteen training sequences of DAVIS."""
-
-
 class Doubt(StrEnum):
     """Why to look at a frame."""
 
@@ -42,15 +38,6 @@ MEANING = {
     Doubt.jump: "the mask jumps: it hardly fits the one before",
     Doubt.size: "the mask is far larger or smaller than most of this video's",
 }
-
-
-def expected_j(stability: float) -> float | None:
-    """The J to be expected of a mask, in [0, 1]; its own was on average .12 away. None where `stability` is not known.
-
-    Args:
-        stability: of a `Prediction`: how far the mask stays when the image is blurred.
-    """
-    return None if np.isnan(stability) else float(np.interp(stability, STABLE, EXPECTED))
 
 
 def sureness(soft: Soft, mask: Mask) -> float:

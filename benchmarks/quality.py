@@ -8,8 +8,8 @@ correlation (Spearman) of each measure with J over all frames and within sequenc
 sign (non-negative least squares on measures of mean 0 and deviation 1), each run predicted by the fit of the others;
 and for each doubt how many of its frames have a J below one half. Writes all of it to benchmarks/quality.json.
 
-Prints also how far `doubts.expected_j` and the same curve made from the other runs alone are from J. The fit is not
-shipped: see docs/cli.md for what came.
+Prints also how far from J a curve over stability is that was made from the other runs. Neither is shipped: see
+docs/cli.md for what came.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import pandas as pd
 from scipy.optimize import isotonic_regression, nnls
 from scipy.stats import spearmanr
 
-from backdrop.doubts import Doubt, doubts, expected_j, sureness
+from backdrop.doubts import Doubt, doubts, sureness
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import Mask, MaskArchive, Predictions, read_threshold
@@ -163,19 +163,19 @@ def _rows(table: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
 
 
 def expectation(table: pd.DataFrame) -> dict[str, object]:
-    """How well J is told by stability, of the frames with a mask: by `doubts.expected_j`; by a curve (isotonic
-    regression in which runs weigh alike) made from the other runs; and by their mean J, to compare with."""
+    """How well J is told by stability, of the frames with a mask: by a curve (isotonic regression in which runs weigh
+    alike) made from the other runs; and by their mean J, to compare with."""
     known = table[table["stable"] > 0]
     j, stable, runs = (known[key].to_numpy() for key in ("J", "stable", "run"))
     weight = 1 / known.groupby("run")["J"].transform("size").to_numpy(float)
-    shipped, curve, mean = np.array([expected_j(value) for value in stable]), np.zeros(len(j)), np.zeros(len(j))
+    curve, mean = np.zeros(len(j)), np.zeros(len(j))
     for run in np.unique(runs):
         own, others = runs == run, runs != run
         order = np.argsort(stable[others], kind="stable")
         fitted = isotonic_regression(j[others][order], weights=weight[others][order]).x
         curve[own] = np.interp(stable[own], stable[others][order], fitted)
         mean[own] = np.average(j[others], weights=weight[others])
-    found = {"shipped": shipped, "curve of the other runs": curve, "mean of the other runs": mean}
+    found = {"curve of the other runs": curve, "mean of the other runs": mean}
     return {
         name: {"rank": rank_correlation(told, j), "error": round(float(np.abs(told - j).mean()), 3)}
         for name, told in found.items()

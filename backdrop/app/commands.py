@@ -44,9 +44,9 @@ class Format(StrEnum):
     labelstudio_video = "labelstudio-video"
 
 
-MinQuality = Annotated[
+MinStability = Annotated[
     float,
-    typer.Option(help="Leave out frames with a lower expected J, and those where it is not known.", min=0, max=1),
+    typer.Option(help="Leave out frames whose masks have a lower stability, or none.", min=0, max=1),
 ]
 MinArea = Annotated[
     int | None,
@@ -216,9 +216,6 @@ def tell_model(model: Path, sources: Sequence[Source]) -> None:
 def say_results(found: Sequence[Recorded], where: str) -> None:
     """Print how many frames were segmented, and which of them to look at. where: the end of the first line."""
     typer.echo(f"{sum(len(records.frames) for _, records in found)} frames of {len(found)} files {where}")
-    told = [record.expected for _, records in found for record in records.frames if record.expected is not None]
-    if told:
-        typer.echo(f"expected J of the masks: {sum(told) / len(told):.2f} (told without truth: docs/cli.md, doubts)")
     for line in name_doubtful(found):
         typer.echo(line)
 

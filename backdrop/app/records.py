@@ -24,7 +24,7 @@ from backdrop.app.reader import Found
 from backdrop.app.sources import Source
 from backdrop.crf.instances import Labels, Linker, find_instances
 from backdrop.crf.parameters import CRFParams
-from backdrop.doubts import expected_j, sureness
+from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
 from backdrop.frames.regions import RegionImages
 from backdrop.io.files import atomic_path, show, writing
@@ -100,8 +100,7 @@ class Record(NamedTuple):
     box: left, top, width, height in pixels.
     confidence: that there is a subject (`predictor.presence`), in [0, 1].
     sure: how sure the model is of the whole mask (`doubts.sureness`), in [0, 1].
-    expected: the J that such masks have (`doubts.expected_j`), in [0, 1]. None: the mask is empty, or there is no
-    student.
+    stability: of the `Prediction`, in [0, 1]. None: the mask is empty, or there is no student.
     mask: COCO's compressed RLE.
     instances: the subjects that make up the mask. None: the mask was not divided.
     """
@@ -114,7 +113,7 @@ class Record(NamedTuple):
     sure: float
     mask: dict[str, Any]
     instances: tuple[SubjectRecord, ...] | None = None
-    expected: float | None = None
+    stability: float | None = None
 
     def decoded(self) -> Mask:
         """(H, W) bool, True = foreground."""
@@ -213,10 +212,10 @@ def record_of(found: Found, mask: Mask, parts: tuple[SubjectRecord, ...] | None 
     box = inner_box(found.prediction.box, (width, height))
     prediction = found.prediction
     presence, sure = round(prediction.presence, 4), round(sureness(prediction.mask, mask), 4)
-    told = expected_j(prediction.stability) if mask.any() else None
-    expected = None if told is None else round(told, 4)
+    known = mask.any() and not math.isnan(prediction.stability)
+    stability = round(prediction.stability, 4) if known else None
     shape, time = (width, height), round(frame.time, 6)
-    return Record(frame.number, time, shape, box, presence, sure, encoded(mask), parts, expected)
+    return Record(frame.number, time, shape, box, presence, sure, encoded(mask), parts, stability)
 
 
 def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[SubjectRecord, ...]:

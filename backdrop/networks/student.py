@@ -157,8 +157,7 @@ class Student:
     ) -> list[float]:
         """J of each image's mask with that of the same image slightly blurred, in [0, 1]; NaN where there is no mask.
 
-        A mask that hangs on the finest detail is more often wrong: of what can be told without truth, this goes best
-        with the mask's J (docs/cli.md).
+        A mask that hangs on the finest detail is more often wrong. How far this tells a mask's J: docs/cli.md.
 
         Args:
             found: what `soft` gave for the same arguments.

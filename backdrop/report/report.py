@@ -1,7 +1,7 @@
 """One HTML file that tells a person who was not there how well it went: scores, pictures, curves, parameters.
 
 It needs no network and no other file: styles, charts and pictures are in it. Videos without ground truth have no
-scores. Their report shows how often there is a mask, how large it is, and frames of the highest and lowest expected J.
+scores. Their report shows frames spread over each sequence, how often there is a mask, and how large it is.
 """
 
 from __future__ import annotations
@@ -20,22 +20,18 @@ import pandas as pd
 from PIL import Image
 
 from backdrop.config.reading import load_yaml
-from backdrop.doubts import expected_j
 from backdrop.draw import TINT, TRUTH, draw_mask, frame_sheet
 from backdrop.io.files import atomic_path, sweep
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_jpeg, encode_png, resize
 from backdrop.io.index import read_videos
-from backdrop.io.masks import MaskArchive, Predictions, split_truth
+from backdrop.io.masks import MaskArchive, split_truth
 from backdrop.report.charts import score_bars, training_curves
 from backdrop.report.scores import j_mean, margin, read_scores, score_cards, score_rows, verdict
 from backdrop.video.streamed import open_frames
 
 SHOWN = 2
 """How many of the best frames, and of the worst frames, are shown per sequence."""
-
-SPREAD = 40
-"""Among how many frames of a sequence without truth those are chosen."""
 
 SHEET = 20
 """How many sequences `frames.png` shows, the first ones: hundreds would need too much memory and be too many to see."""
@@ -148,8 +144,7 @@ def _names(project: Path, table: pd.DataFrame) -> list[str]:
     frames, masks = project / "data" / "frames", project / "data" / "masks"
     if not frames.is_dir():
         return []
-    names = [name for name in read_videos(frames, usable=True)["sequence"] if (masks / f"{name}.zip").is_file()]
-    return _worst_first(project, names)
+    return [name for name in read_videos(frames, usable=True)["sequence"] if (masks / f"{name}.zip").is_file()]
 
 
 def _embedded(data: bytes, kind: str) -> str:
@@ -187,24 +182,7 @@ def _facts(project: Path, name: str) -> str:
     filled = areas[areas > 0]
     if not filled.size:
         return f"no mask in any of {areas.size} frames"
-    said = f"a mask in {filled.size} of {areas.size} frames, {np.median(filled):.1%} of the image at the median"
-    told = list(_expected(project, name).values())
-    return f"{said}; expected J {np.mean(told):.2f}" if told else said
-
-
-def _expected(project: Path, name: str) -> dict[int, float]:
-    """Frame -> the J to be expected of its mask; without the frames of which it is not known."""
-    path = project / "data" / "predictions" / f"{name}.zip"
-    if not path.is_file():
-        return {}
-    told = ((t, expected_j(float(stability))) for t, stability in enumerate(Predictions(path).stability))
-    return {t: j for t, j in told if j is not None}
-
-
-def _worst_first(project: Path, names: list[str]) -> list[str]:
-    """Sequences without truth: those with the lowest expected J first, those where it is not known at the end."""
-    told = {name: list(_expected(project, name).values()) for name in names}
-    return sorted(names, key=lambda name: float(np.mean(told[name])) if told[name] else np.inf)
+    return f"a mask in {filled.size} of {areas.size} frames, {np.median(filled):.1%} of the image at the median"
 
 
 def _sheet(path: Path) -> str:
@@ -215,8 +193,7 @@ def _sheet(path: Path) -> str:
 
 
 def _report_pictures(project: Path, name: str, scored: pd.DataFrame) -> Iterator[Shown]:
-    """The best and the worst frames with mask and truth drawn in; without truth those of the highest and the lowest
-    expected J among frames spread over the sequence.
+    """The best and the worst frames with mask and truth drawn in; without truth frames spread over the sequence.
 
     Nothing comes where data/ does not hold them.
 
@@ -229,14 +206,12 @@ def _report_pictures(project: Path, name: str, scored: pd.DataFrame) -> Iterator
     scored = scored.sort_values("J", kind="stable")
     archive, found = open_frames(stored), MaskArchive(masks)
     shown = archive.pictured()
-    told = {} if len(scored) else _expected(project, name)
-    scores = told or dict(zip(scored["frame"], scored["J"], strict=True))
-    spread = {shown[int(k)] for k in np.linspace(0, len(shown) - 1, SPREAD if told else 2 * SHOWN + 2).round()[1:-1]}
-    ranked = sorted(spread & set(told), key=lambda t: (told[t], t)) if told else list(scored["frame"])
-    what, chosen = "expected J" if told else "J", [*ranked[-SHOWN:][::-1], *ranked[:SHOWN]] or sorted(spread)
+    spread = [shown[int(k)] for k in np.linspace(0, len(shown) - 1, 2 * SHOWN + 2).round()[1:-1]]
+    chosen = [*scored["frame"].iloc[-SHOWN:][::-1], *scored["frame"].iloc[:SHOWN]] if len(scored) else spread
+    scores = dict(zip(scored["frame"], scored["J"], strict=True))
     for t in dict.fromkeys(int(t) for t in chosen):
         if found.has(t):
-            caption = f"frame {archive.names[t]}" + (f", {what} {scores[t]:.2f}" if t in scores else "")
+            caption = f"frame {archive.names[t]}" + (f", J {scores[t]:.2f}" if t in scores else "")
             yield Shown(caption, _compared(archive, found, t))
 
 

@@ -48,7 +48,7 @@ class ExportChoices(NamedTuple):
     background: of what is written as background: a color, or the path of an image.
     webm: alpha: VP9 in a .webm instead of ProRes 4444 in a .mov.
     steady: boxes and numbers of a video's subjects are steadied (`tracks.steadied`).
-    min_quality: frames whose expected J is lower, or not known, are left out.
+    min_stability: frames whose masks have a lower stability, or none, are left out.
     """
 
     min_area: int | None = None
@@ -58,7 +58,7 @@ class ExportChoices(NamedTuple):
     background: str = "white"
     webm: bool = False
     steady: bool = False
-    min_quality: float = 0.0
+    min_stability: float = 0.0
 
 
 DEFAULTS = ExportChoices()
@@ -156,10 +156,10 @@ def write_each(
     return [path for written in each_source(found, faults, write_all) for path in written]
 
 
-def good_frames(found: Sequence[Recorded], min_quality: float) -> list[Recorded]:
-    """The same, without the frames whose expected J (`doubts.expected_j`) is lower or not known; 0: all frames."""
+def stable_frames(found: Sequence[Recorded], min_stability: float) -> list[Recorded]:
+    """The same, without the frames whose masks have a lower stability, or none; 0: all frames."""
     return [
-        (source, records._replace(frames=[r for r in records.frames if (r.expected or 0.0) >= min_quality]))
+        (source, records._replace(frames=[r for r in records.frames if (r.stability or 0.0) >= min_stability]))
         for source, records in found
     ]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from backdrop.app.project.trained import trained_frames
-from backdrop.doubts import UNSURE, expected_j, sureness
+from backdrop.doubts import UNSURE, sureness
 from backdrop.errors import BackdropError
 from backdrop.io.index import is_streamed, read_videos
 from backdrop.io.masks import MaskArchive, Predictions
@@ -37,22 +37,16 @@ LOOKED_AT = 3000
 """Frames that are looked at, at most; spread over all videos."""
 
 
-POOR = 0.6
-"""Masks with a lower expected J are probably poor: `doubts.expected_j` of a boat with its wake, J .43, is .5."""
-
-
 class LookedAt(NamedTuple):
     """What the masks of a video are like.
 
     sure: `doubts.sureness`, mean over the frames with a mask, in [0, 1]. NaN: there is no mask.
-    expected: `doubts.expected_j`, likewise.
     empty: share of the frames without a mask.
     jump: the largest mask over the smallest one, by area.
     """
 
     name: str
     sure: float
-    expected: float
     empty: float
     jump: float
 
@@ -63,8 +57,6 @@ class LookedAt(NamedTuple):
             found.append("no mask at all")
         elif self.empty > 0.1:
             found.append(f"no mask in {self.empty:.0%} of the frames")
-        if self.expected < POOR:
-            found.append("its masks are probably poor")
         if self.sure < UNSURE:
             found.append("the model is unsure of its masks")
         if self.jump > 8:
@@ -114,17 +106,15 @@ def _unscored(project: Path) -> list[str]:
     found = list(_looked_at(project))
     if not found:
         return []
-    known = [one.expected for one in found if not np.isnan(one.expected)]
+    known = [one.sure for one in found if not np.isnan(one.sure)]
     count = f"{len(found)} video{'s' * (len(found) != 1)}"
-    told = f"{np.mean(known):.2f}" if known else "unknown"
-    lines = [f"Masks of {count}. Expected J: {told} (told without truth, and off by about .1; 1.00 is perfect)."]
-    doubtful = sorted((one for one in found if one.reasons()), key=lambda one: (-one.empty, one.expected))
+    sure = f"{np.mean(known):.2f}" if known else "unknown"
+    lines = [f"Masks of {count}. How sure the model is of them: {sure} (its own view; 1.00 is quite sure)."]
+    doubtful = sorted((one for one in found if one.reasons()), key=lambda one: (-one.empty, one.sure))
     if not doubtful:
         return [*lines, "No video stands out: look at the report all the same, as a model can be sure and wrong."]
     lines.append("Look first at:")
-    lines += [
-        f"  {one.name}: {'; '.join(one.reasons())} (expected J {_figure(one.expected)})" for one in doubtful[:LISTED]
-    ]
+    lines += [f"  {one.name}: {'; '.join(one.reasons())} ({_figure(one.sure)})" for one in doubtful[:LISTED]]
     if len(doubtful) > LISTED:
         lines.append(f"  and {len(doubtful) - LISTED} more")
     return lines
@@ -144,7 +134,7 @@ def _looked_at(project: Path) -> Iterator[LookedAt]:
 
 
 def _found(name: str, masks: MaskArchive, predictions: Predictions, frames: Sequence[int]) -> LookedAt:
-    sure, expected, areas = [], [], []
+    sure, areas = [], []
     for t in frames:
         if not (masks.has(t) and predictions.has(t)):
             continue
@@ -152,12 +142,9 @@ def _found(name: str, masks: MaskArchive, predictions: Predictions, frames: Sequ
         areas.append(float(mask.sum()))
         if areas[-1]:
             sure.append(sureness(soft, mask))
-            j = expected_j(float(predictions.stability[t]))
-            expected += [] if j is None else [j]
     filled = [area for area in areas if area]
     jump = max(filled) / min(filled) if filled else 1.0
-    mean, told = (float(np.mean(values)) if values else float("nan") for values in (sure, expected))
-    return LookedAt(name, mean, told, 1 - len(filled) / max(1, len(areas)), jump)
+    return LookedAt(name, float(np.mean(sure)) if sure else float("nan"), 1 - len(filled) / max(1, len(areas)), jump)
 
 
 def _budget(project: Path) -> list[str]:

@@ -25,9 +25,9 @@ def unscored(folder: Path, names: list[str]) -> Path:
     return folder
 
 
-def spoil(folder: Path, name: str, soft: np.ndarray, masks: list[np.ndarray], stability: float | None = 1.0) -> None:
+def spoil(folder: Path, name: str, soft: np.ndarray, masks: list[np.ndarray]) -> None:
     boxes = [np.array([0.0, 0.0, 0.5, 0.5])] * len(masks)
-    write_predictions(folder / "data" / "predictions", name, dict(enumerate([soft] * len(masks))), boxes, stability)
+    write_predictions(folder / "data" / "predictions", name, dict(enumerate([soft] * len(masks))), boxes)
     write_masks(folder / "data" / "masks", name, dict(enumerate(masks)))
 
 
@@ -46,16 +46,16 @@ def test_with_truth_it_is_a_table_of_five_rows_and_three_paths(tmp_path: Path) -
     assert max(map(len, lines[:7])) <= 100
 
 
-def test_without_truth_it_says_how_good_masks_are_to_be_expected(tmp_path: Path) -> None:
+def test_without_truth_it_says_how_sure_the_masks_are(tmp_path: Path) -> None:
     lines = summary(unscored(tmp_path, ["run1", "run2"])).splitlines()
     assert lines == [
-        "Masks of 2 videos. Expected J: 0.93 (told without truth, and off by about .1; 1.00 is perfect).",
+        "Masks of 2 videos. How sure the model is of them: 1.00 (its own view; 1.00 is quite sure).",
         "No video stands out: look at the report all the same, as a model can be sure and wrong.",
     ]
 
 
 def test_doubtful_videos_are_named_with_the_reason_the_worst_first(tmp_path: Path) -> None:
-    project = unscored(tmp_path, ["fine", "none", "half", "faint", "jumps", "shaky", "older"])
+    project = unscored(tmp_path, ["fine", "none", "half", "faint", "jumps"])
     empty, full, tiny = np.zeros((80, 128), bool), np.zeros((80, 128), bool), np.zeros((80, 128), bool)
     full[10:60, 10:60] = True
     tiny[10:14, 10:14] = True
@@ -63,23 +63,19 @@ def test_doubtful_videos_are_named_with_the_reason_the_worst_first(tmp_path: Pat
     spoil(project, "half", full * 1.0, [full, empty] * 3)
     spoil(project, "faint", np.where(full, 0.55, 0.1), [full] * 6)
     spoil(project, "jumps", full * 1.0, [full, tiny] * 3)
-    spoil(project, "shaky", full * 1.0, [full] * 6, stability=0.8)
-    spoil(project, "older", full * 1.0, [full] * 6, stability=None)
     text = summary(project)
     listed = text.split("Look first at:\n")[1].splitlines()
-    assert listed[0] == "  none: no mask at all (expected J -)"
-    assert listed[1] == "  half: no mask in 50% of the frames (expected J 0.93)"
-    assert listed[2] == "  shaky: its masks are probably poor (expected J 0.48)"
-    assert listed[3].startswith("  faint: the model is unsure of its masks (expected J 0.93)")
-    assert listed[4].startswith("  jumps: ")
-    assert "masks differ in size up to 156 times" in listed[4]
+    assert listed[0] == "  none: no mask at all (-)"
+    assert listed[1] == "  half: no mask in 50% of the frames (1.00)"
+    assert listed[2].startswith("  faint: the model is unsure of its masks (0.")
+    assert listed[3].startswith("  jumps: ")
+    assert "masks differ in size up to 156 times" in listed[3]
     assert "fine" not in text
-    assert "older" not in text
 
 
 def test_five_videos_are_named_and_the_rest_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     project = unscored(tmp_path, ["one"])
-    many = [LookedAt(f"v{n}", 0.9, 0.1 + n / 100, 0.0, 1.0) for n in range(8)]
+    many = [LookedAt(f"v{n}", 0.1 + n / 100, 0.0, 1.0) for n in range(8)]
     monkeypatch.setattr(module, "_looked_at", lambda _: iter(many))
     lines = summary(project).splitlines()
     assert [line.split(":")[0] for line in lines[2:7]] == [f"  v{n}" for n in range(5)]
