@@ -8,8 +8,7 @@ correlation (Spearman) of each measure with J over all frames and within sequenc
 sign (non-negative least squares on measures of mean 0 and deviation 1), each run predicted by the fit of the others;
 and for each doubt how many of its frames have a J below one half. Writes all of it to benchmarks/quality.json.
 
-Prints also how far from J a curve over stability is that was made from the other runs. Neither is shipped: see
-docs/cli.md for what came.
+The fit is not shipped: see docs/cli.md for what came.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
-from scipy.optimize import isotonic_regression, nnls
+from scipy.optimize import nnls
 from scipy.stats import spearmanr
 
 from backdrop.doubts import Doubt, doubts, sureness
@@ -38,7 +37,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SIZE = (320, 180)
 """Masks and frames are compared at this size."""
 
-SIGNS = ("stable", "sure", "presence", "levels", "refined", "cells", "overlap", "area", "usual", "compact", "contrast")
+SIGNS = ("sure", "presence", "levels", "refined", "cells", "overlap", "area", "usual", "compact", "contrast")
 """Measures, each larger where a mask should be better: see `measures`."""
 
 BAD = 0.5
@@ -48,11 +47,11 @@ BAD = 0.5
 def measures(run: Path) -> pd.DataFrame:
     """A row per scored frame: run, sequence, frame, J, doubts, and `SIGNS`.
 
-    stable: of `Prediction`, 0 where there is no mask. sure: `doubts.sureness`. presence: `predictor.presence`.
-    levels: J of the soft mask above .25 and above .75. refined: J of the mask before and after the CRF. cells: the
-    probability of the detector's cells with a mask. overlap: J with the mask before, moved onto this one. area, usual:
-    how near the area is to that of the mask before, to the video's median, in (0, 1]. compact: 1 for a disk. contrast:
-    how unlike the colors inside and around the mask are.
+    sure: `doubts.sureness`. presence: `predictor.presence`. levels: J of the soft mask above .25 and above .75.
+    refined: J of the mask before and after the CRF. cells: the probability of the detector's cells with a mask.
+    overlap: J with the mask before, moved onto this one. area, usual: how near the area is to that of the mask before,
+    to the video's median, in (0, 1]. compact: 1 for a disk. contrast: how unlike the colors inside and around the mask
+    are.
     """
     table = pd.read_csv(run / "metrics" / "per_frame.csv", dtype={"sequence": str})
     table = table[table["result"] == "method"]
@@ -70,7 +69,6 @@ def measures(run: Path) -> pd.DataFrame:
             t = int(row.frame)  # type: ignore[call-overload] # pandas knows no types of rows
             mask, before = masks[t], masks[max(t - 1, 0)]
             values = [
-                float(np.nan_to_num(soft.stability[t])),
                 sure[t],
                 *_of_soft(_small_soft(soft.soft(t)), mask, level),
                 _in_cells(soft.p[t], mask),
@@ -162,26 +160,6 @@ def _rows(table: pd.DataFrame) -> list[tuple[str, np.ndarray]]:
     return [(run, (table["run"] == run).to_numpy()) for run in sorted(table["run"].unique())]
 
 
-def expectation(table: pd.DataFrame) -> dict[str, object]:
-    """How well J is told by stability, of the frames with a mask: by a curve (isotonic regression in which runs weigh
-    alike) made from the other runs; and by their mean J, to compare with."""
-    known = table[table["stable"] > 0]
-    j, stable, runs = (known[key].to_numpy() for key in ("J", "stable", "run"))
-    weight = 1 / known.groupby("run")["J"].transform("size").to_numpy(float)
-    curve, mean = np.zeros(len(j)), np.zeros(len(j))
-    for run in np.unique(runs):
-        own, others = runs == run, runs != run
-        order = np.argsort(stable[others], kind="stable")
-        fitted = isotonic_regression(j[others][order], weights=weight[others][order]).x
-        curve[own] = np.interp(stable[own], stable[others][order], fitted)
-        mean[own] = np.average(j[others], weights=weight[others])
-    found = {"curve of the other runs": curve, "mean of the other runs": mean}
-    return {
-        name: {"rank": rank_correlation(told, j), "error": round(float(np.abs(told - j).mean()), 3)}
-        for name, told in found.items()
-    }
-
-
 def told_by_doubts(table: pd.DataFrame) -> list[dict[str, object]]:
     """A row per doubt, and one for any of them: frames, their mean J and that of the others, shares of bad masks."""
     bad = (table["J"] < BAD).to_numpy()
@@ -217,7 +195,6 @@ def result(table: pd.DataFrame) -> dict[str, object]:
         "measures": {sign: _correlations(table, table[sign].to_numpy(float)) for sign in SIGNS},
         "fit": _correlations(table, left_out_fit(table, SIGNS)),
         "best_of": {"measures": best, **_correlations(table, left_out_fit(table, best))},
-        "expected_j": expectation(table),
         "doubts": told_by_doubts(table),
     }
 
@@ -229,8 +206,6 @@ def lines(found: dict) -> list[str]:
     best = f"best fit of three: {', '.join(found['best_of']['measures'])}"
     for label, row in [*found["measures"].items(), ("fit of all", found["fit"]), (best, found["best_of"])]:
         said.append(f"| {label} | {' | '.join(_figure(row[name]) for name in names)} |")
-    said += ["", "| J told by | rank correlation | mean absolute error |", "|---" * 3 + "|"]
-    said += [f"| {name} | {_figure(row['rank'])} | {row['error']:.3f} |" for name, row in found["expected_j"].items()]
     said += ["", "| doubt | frames | mean J | of the others | J < .5 among them | of all J < .5 |", "|---" * 6 + "|"]
     for row in found["doubts"]:
         cells = [_figure(row[key]) for key in ("J", "J_others", "bad_among_them", "of_all_bad")]

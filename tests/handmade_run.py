@@ -56,24 +56,14 @@ def write_frames(folder: Path, name: str, images: list[np.ndarray], truth: dict[
         )
 
 
-def write_predictions(
-    folder: Path,
-    name: str,
-    soft: dict[int, np.ndarray],
-    boxes: list[np.ndarray],
-    stability: float | np.ndarray | None = 1.0,
-) -> None:
-    """`folder`/<name>.zip; soft maps frame -> mask in [0, 1]; all probability is in the box's cell.
-
-    stability: of all frames, or of each; None: as in archives of before there was one.
-    """
+def write_predictions(folder: Path, name: str, soft: dict[int, np.ndarray], boxes: list[np.ndarray]) -> None:
+    """`folder`/<name>.zip; soft maps frame -> mask in [0, 1]; all probability is in the box's cell."""
     p = np.zeros((len(boxes), 8, 8))
     for t, box in enumerate(boxes):
         column, row = (min(7, max(0, int((v + 1) * 4))) for v in box[:2])
         p[t, row, column] = 1
     stream = io.BytesIO()
-    told = {} if stability is None else {"stability": np.ones(len(boxes)) * stability}
-    np.savez(stream, box=np.stack(boxes), p=p, cell=p.reshape(len(p), -1).argmax(axis=1), **told)
+    np.savez(stream, box=np.stack(boxes), p=p, cell=p.reshape(len(p), -1).argmax(axis=1))
     with ArchiveWriter(folder / f"{name}.zip") as archive:
         for t, mask in soft.items():
             archive.add(entry(t), encode_png(np.rint(mask * 255).astype(np.uint8)))

@@ -18,7 +18,6 @@ from backdrop.app.commands import (
     Formats,
     Instances,
     MinArea,
-    MinStability,
     ModelFolder,
     ParamsFile,
     Refinement,
@@ -202,7 +201,6 @@ def export(
     *,
     images: WithImages = False,
     min_area: MinArea = None,
-    min_stability: MinStability = 0.0,
     split: SplitChoice = False,
     url_prefix: UrlPrefix = "",
     background: BackgroundChoice = "white",
@@ -233,7 +231,7 @@ def export(
     found = recorded(folder, faults=faults)
     damaged = warn_of_damage(found)
     chosen = [one.value for one in formats] if found else []
-    choices = ExportChoices(min_area, images, split, url_prefix, background, webm, steady, min_stability)
+    choices = ExportChoices(min_area, images, split, url_prefix, background, webm, steady)
     with alone_in(target):
         written, left_out = export_all(found, target, chosen, choices)
     for name, files in written.items():

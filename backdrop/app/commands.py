@@ -44,10 +44,6 @@ class Format(StrEnum):
     labelstudio_video = "labelstudio-video"
 
 
-MinStability = Annotated[
-    float,
-    typer.Option(help="Leave out frames whose masks have a lower stability, or none.", min=0, max=1),
-]
 MinArea = Annotated[
     int | None,
     typer.Option(help="Drop parts of a mask below so many pixels; by default below 0.01 % of the frame.", min=0),

@@ -32,7 +32,7 @@ from backdrop.io.masks import Box, Mask, box_pixels
 from backdrop.io.run_lengths import run_lengths
 from backdrop.networks.predictor import Prediction
 
-VERSION = 6
+VERSION = 5
 """Of the format of the records. Records of another version are made anew."""
 
 PLACE = ("source", "file", "bytes", "modified")
@@ -100,7 +100,6 @@ class Record(NamedTuple):
     box: left, top, width, height in pixels.
     confidence: that there is a subject (`predictor.presence`), in [0, 1].
     sure: how sure the model is of the whole mask (`doubts.sureness`), in [0, 1].
-    stability: of the `Prediction`, in [0, 1]. None: the mask is empty, or there is no student.
     mask: COCO's compressed RLE.
     instances: the subjects that make up the mask. None: the mask was not divided.
     """
@@ -113,7 +112,6 @@ class Record(NamedTuple):
     sure: float
     mask: dict[str, Any]
     instances: tuple[SubjectRecord, ...] | None = None
-    stability: float | None = None
 
     def decoded(self) -> Mask:
         """(H, W) bool, True = foreground."""
@@ -212,10 +210,7 @@ def record_of(found: Found, mask: Mask, parts: tuple[SubjectRecord, ...] | None 
     box = inner_box(found.prediction.box, (width, height))
     prediction = found.prediction
     presence, sure = round(prediction.presence, 4), round(sureness(prediction.mask, mask), 4)
-    known = mask.any() and not math.isnan(prediction.stability)
-    stability = round(prediction.stability, 4) if known else None
-    shape, time = (width, height), round(frame.time, 6)
-    return Record(frame.number, time, shape, box, presence, sure, encoded(mask), parts, stability)
+    return Record(frame.number, round(frame.time, 6), (width, height), box, presence, sure, encoded(mask), parts)
 
 
 def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[SubjectRecord, ...]:

@@ -15,15 +15,13 @@ from backdrop.crf.findings import Edges
 from backdrop.crf.mean_field import BilateralKernel, GaussianKernel, Normalized, Terms, Weights, mean_field
 from backdrop.crf.parameters import CRFParams
 from backdrop.io.masks import within
+from backdrop.motion.regions.superpixels import slic_labels
 from backdrop.run.chunks import one_thread
 
 SLIC_ITERATIONS = 3
 
 COMPACT = 10.0
 """How much SLIC weighs distance against color (its own default)."""
-
-LEAST_SUPERPIXEL = 25
-"""Percent of the mean area: what is smaller joins a neighbor."""
 
 CUT_PIXELS = 160 * 90
 """GrabCut works on an image of at most so many pixels: some 20 ms, and the outline is the pairwise terms' matter."""
@@ -42,11 +40,7 @@ def slic_superpixels(image: Num[np.ndarray, "H W 3"], side: int) -> Int64[np.nda
     """
     if min(image.shape[:2]) < 2 * side:
         return np.zeros(image.shape[:2], np.int64)  # SLIC has nothing to divide
-    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
-    slic = cv2.ximgproc.createSuperpixelSLIC(lab, cv2.ximgproc.SLIC, side, COMPACT)
-    slic.iterate(SLIC_ITERATIONS)
-    slic.enforceLabelConnectivity(LEAST_SUPERPIXEL)
-    return slic.getLabels().astype(np.int64)
+    return slic_labels(image, side, COMPACT, SLIC_ITERATIONS).astype(np.int64)
 
 
 def clique(image: Num[np.ndarray, "H W 3"], box: Edges) -> Bool[np.ndarray, "H W"]:

@@ -80,7 +80,6 @@ class Predictions(MaskArchive):
         box: (N, 4) float64, cx, cy, w, h of the chosen cell's box (see the module).
         p: (N, rows, columns) float64, the cells' probabilities.
         cell: (N,) int, the chosen cell, row-major.
-        stability: (N,) float64 in [0, 1], of `Prediction`; NaN where it is not known.
     """
 
     remedy = remedy_missing = "run the stage segment again"
@@ -92,13 +91,10 @@ class Predictions(MaskArchive):
                 self.box = np.asarray(stored["box"], np.float64)
                 self.p = np.asarray(stored["p"], np.float64)
                 self.cell = np.asarray(stored["cell"], np.int64)
-                unknown = np.full(len(self.box), np.nan)
-                self.stability = np.asarray(stored.get("stability", unknown), np.float64)
         except ZIP_FAULTS as fault:
             raise self._damaged(BOXES) from fault
         count = len(self.box)
-        each = {self.cell.shape, self.stability.shape}
-        if self.box.shape != (count, 4) or self.p.ndim != 3 or len(self.p) != count or each != {(count,)}:
+        if self.box.shape != (count, 4) or self.p.ndim != 3 or len(self.p) != count or self.cell.shape != (count,):
             raise self._damaged(BOXES)
 
     def soft(self, t: int) -> Soft:

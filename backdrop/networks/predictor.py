@@ -82,8 +82,6 @@ class Prediction(NamedTuple):
     mask: (H, W) float32 in [0, 1], 1 = foreground. box: (4,) cx, cy, w, h in [-1, 1] image coordinates.
     p: (8, 8) cell probabilities, sum 1. cell: argmax of p, row by row. boxes: (8, 8, 4), D's box of each cell.
     presence: in [0, 1], how sure the mask is of any pixel; low where no subject is to be seen (`presence`).
-    stability: in [0, 1], how far the mask stays when the image is blurred (`Student.stability`); NaN without a student,
-    or without a mask.
     """
 
     mask: np.ndarray
@@ -92,7 +90,6 @@ class Prediction(NamedTuple):
     cell: int
     boxes: np.ndarray
     presence: float
-    stability: float = float("nan")
 
 
 class _Found(NamedTuple):
@@ -267,9 +264,7 @@ class Predictor:
         masks = in_threads(partial(sharpen, guide=self.student.guide), images, soft)  # as `Student.masks`
         masks = [within_region(mask, region) for mask in masks]
         boxes = in_threads(partial(tighten, level=self.box_level), list(found.box.cpu().numpy()), masks)
-        stable = self.student.stability(images, soft, subjects, region)
-        predictions = self._predictions(masks, boxes, found)
-        return [one._replace(stability=stability) for one, stability in zip(predictions, stable, strict=True)]
+        return self._predictions(masks, boxes, found)
 
     def _predictions(self, masks: Sequence[np.ndarray], boxes: Sequence[np.ndarray], found: _Found) -> list[Prediction]:
         grid = self.detector.grid

@@ -24,9 +24,6 @@ GUIDE_EPSILON = 1e-2
 """Guided filter: variance of colors in [0, 1] below which a window counts as flat. (At 1e-3 and below, OpenCV's filter
 loses its way on gray images, whose three channels are one.)"""
 
-BLUR = 0.0035
-"""`Student.stability` blurs images by a Gaussian of this deviation, as a share of their width."""
-
 GUIDED_PIXELS = 3840 * 2160
 """The guided filter needs some eighty bytes a pixel: larger images are filtered at this size."""
 
@@ -64,28 +61,43 @@ class UNet(nn.Module):
         return x
 
 
-class StudentNetwork(UNet):
-    """U-Net on 2 x 2 pixels at a time: image -> logits of the foreground.
+class FoldedUNet(UNet):
+    """A U-Net on 2 x 2 pixels at a time.
 
     The first step folds 2 x 2 pixels into channels and the last unfolds them, so that the network sees fine detail
     at the price of half the resolution.
+
+    Args:
+        inputs, outputs: channels that go in and come out. channels: of the levels, finest first.
+    """
+
+    def __init__(self, inputs: int, channels: Sequence[int], outputs: int) -> None:
+        super().__init__(4 * inputs, channels)
+        self.fold = nn.PixelUnshuffle(2)
+        self.head = nn.Sequential(nn.Conv2d(channels[0], 4 * outputs, 1), nn.PixelShuffle(2))
+
+    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
+        """Sides are multiples of 2 to the number of levels."""
+        return self.head(self.levels(self.fold(x)))
+
+
+class StudentNetwork(FoldedUNet):
+    """Image -> logits of the foreground.
 
     Args:
         channels: of the levels, finest first.
     """
 
     def __init__(self, channels: Sequence[int]) -> None:
-        super().__init__(12, channels)
+        super().__init__(3, channels, 1)
         self.channels = list(channels)
-        self.fold = nn.PixelUnshuffle(2)
-        self.head = nn.Sequential(nn.Conv2d(channels[0], 4, 1), nn.PixelShuffle(2))
 
     def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 1 H W"]:
         """Args: normalized image of any size; its border is repeated where the size does not divide evenly."""
         height, width = image.shape[2:]
         multiple = 2 ** len(self.channels)
         x = F.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
-        return self.head(self.levels(self.fold(x)))[:, :, :height, :width].float()
+        return super().forward(x)[:, :, :height, :width].float()
 
 
 class _Config(BaseModel):
@@ -147,29 +159,6 @@ class Student:
         level = 0.5 if self.threshold is None else self.threshold
         count = self.subjects if subjects is None else subjects
         return [near_subject(within_region(soft, region), count, level) for soft in self.raw(images)]
-
-    def stability(
-        self,
-        images: Sequence[np.ndarray],
-        found: Sequence[Float32[np.ndarray, "h w"]],
-        subjects: int | None = None,
-        region: Mask | None = None,
-    ) -> list[float]:
-        """J of each image's mask with that of the same image slightly blurred, in [0, 1]; NaN where there is no mask.
-
-        A mask that hangs on the finest detail is more often wrong. How far this tells a mask's J: docs/cli.md.
-
-        Args:
-            found: what `soft` gave for the same arguments.
-        """
-        level = 0.5 if self.threshold is None else self.threshold
-        again = self.soft([self._blurred(image) for image in images], subjects, region)
-        pairs = [(mask > level, other > level) for mask, other in zip(found, again, strict=True)]
-        return [float((a & b).sum() / (a | b).sum()) if a.any() else float("nan") for a, b in pairs]
-
-    def _blurred(self, image: np.ndarray) -> np.ndarray:
-        small = cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)
-        return cv2.GaussianBlur(small, (0, 0), BLUR * self.size[0])
 
     @torch.inference_mode()
     def raw(self, images: Sequence[np.ndarray]) -> list[Float32[np.ndarray, "h w"]]:

@@ -232,8 +232,8 @@ def _segment_chunk(name: str, span: range, task: _Task) -> list[Path]:
     return paths
 
 
-_FACTS = ("box", "cell", "p", "stability")
-"""Of a `Prediction`, what `predictions.npz` holds of each frame: (4,), a number, (rows, columns), a number."""
+_FACTS = ("box", "cell", "p")
+"""Of a `Prediction`, what `predictions.npz` holds of each frame: (4,), a number, (rows, columns)."""
 
 _NO_MASK = np.zeros((0, 0), np.float32)
 

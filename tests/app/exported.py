@@ -82,7 +82,7 @@ def _record(number: int, t: int, specks: int, subjects: int | None) -> Record:
             SubjectRecord(i, (0.0, 0.0, 1.0, 1.0), 0.9, encoded(half)) for i, half in enumerate(halves, 1) if half.any()
         )
     box = (0.0, 0.0, float(WIDTH), float(HEIGHT))
-    return Record(number, number / FPS, (WIDTH, HEIGHT), box, 0.8, 0.9, encoded(mask), parts, 0.3 + t / 20)
+    return Record(number, number / FPS, (WIDTH, HEIGHT), box, 0.8, 0.9, encoded(mask), parts)
 
 
 def mask_of(source: Source, frame: int) -> Mask:

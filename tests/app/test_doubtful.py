@@ -11,7 +11,7 @@ import pytest
 
 from backdrop.app.commands import MOST_NAMED, name_doubtful, stretches
 from backdrop.app.exports.coco import coco
-from backdrop.app.exports.common import doubts_of, recorded, stable_frames
+from backdrop.app.exports.common import doubts_of, recorded
 from backdrop.app.records import Record, Records, encoded
 from backdrop.app.sources import Source
 from backdrop.video.encode import encode_video
@@ -76,24 +76,10 @@ def test_the_table_and_coco_tell_the_doubts_of_each_frame(tmp_path: Path) -> Non
     run = table[table["video"] == "run"]
     assert run["doubts"].tolist() == ["empty" if t in (5, 6) else "" for t in range(FRAMES)]
     assert set(table["sure"]) == {0.9}
-    assert run["stability"].tolist() == pytest.approx([0.3 + t / 20 for t in range(FRAMES)])
     images = {image["file_name"]: image for image in json.loads((out / "coco.json").read_text())["images"]}
     assert images["run/frame_000005.jpg"]["doubts"] == ["empty"]
     assert images["a.png"]["doubts"] == []
     assert images["a.png"]["sure"] == 0.9
-    assert images["a.png"]["stability"] == 0.3
-
-
-def test_an_export_leaves_out_frames_of_a_low_stability(tmp_path: Path) -> None:
-    out = write_results(write_material(tmp_path / "in"), tmp_path / "out")
-    assert call("export", out, "-f", "csv", "-f", "coco", "--min-stability", "0.42")[0] == 0
-    table = pd.read_csv(out / "csv" / "frames.csv")
-    assert table["frame"].tolist() == [t for t in range(FRAMES) if 0.3 + t / 20 >= 0.42]
-    names = [image["file_name"] for image in json.loads((out / "coco.json").read_text())["images"]]
-    assert names == [f"run/frame_{t:06d}.jpg" for t in table["frame"]]
-    unknown = [(source, records._replace(frames=[r._replace(stability=None) for r in records.frames]))
-               for source, records in recorded(out)]  # fmt: skip
-    assert not any(records.frames for _, records in stable_frames(unknown, 0.01))
 
 
 def test_predict_ends_with_the_doubtful_frames(tmp_path: Path) -> None:

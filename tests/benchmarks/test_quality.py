@@ -16,7 +16,6 @@ from benchmarks.quality import (
     SIGNS,
     color_contrast,
     compactness,
-    expectation,
     left_out_fit,
     lines,
     measures,
@@ -49,16 +48,6 @@ def test_the_fit_finds_what_tells_j_in_runs_that_it_has_not_seen() -> None:
 def test_weights_have_one_sign() -> None:
     table = by_hand()
     assert np.ptp(left_out_fit(table, ["presence"])[(table["run"] == "a").to_numpy()]) < 1e-9
-
-
-def test_the_expected_j_is_measured_on_runs_that_its_curve_has_not_seen() -> None:
-    table = by_hand()
-    table["stable"] = table["J"].clip(0.01, 1) ** 0.1
-    told = expectation(table)
-    assert told["curve of the other runs"]["rank"] > 0.95
-    assert told["curve of the other runs"]["error"] < 0.05 < told["mean of the other runs"]["error"]
-    table["stable"] = np.random.default_rng(1).uniform(0.5, 1, len(table))
-    assert abs(expectation(table)["curve of the other runs"]["rank"]) < 0.3
 
 
 def test_doubts_are_counted_against_bad_masks() -> None:

@@ -251,28 +251,6 @@ def test_network_takes_any_size() -> None:
         assert network(torch.zeros(2, 3, *size)).shape == (2, 1, *size)
 
 
-class Bright(StudentNetwork):
-    """Finds what is bright, pixel by pixel."""
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        return image[:, :1] * 20
-
-
-def test_a_mask_that_hangs_on_fine_detail_is_unstable() -> None:
-    student = Student(Bright([4, 6, 8]), (160, 96), 0, torch.device("cpu"))
-    whole, fine, none = (np.zeros((192, 320, 3), np.uint8) for _ in range(3))
-    whole[40:140, 80:240] = 255
-    fine[40:140, 80:240:8] = fine[40:44, 80:240] = 255  # a comb
-    images = [whole, fine, none]
-    soft = student.soft(images)
-    stable = student.stability(images, soft)
-    assert stable[0] > 0.95
-    assert stable[1] < 0.8
-    assert np.isnan(stable[2])
-    region = np.zeros((96, 160), bool)
-    assert np.isnan(student.stability(images, student.soft(images, region=region), region=region)).all()
-
-
 def test_sharpening_moves_an_edge_to_the_images() -> None:
     image = np.full((96, 160, 3), 60, np.uint8)
     image[24:72, 40:120] = 180

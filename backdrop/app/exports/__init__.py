@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from backdrop.app.exports.coco import write_coco
-from backdrop.app.exports.common import DEFAULTS, Export, ExportChoices, Faults, Recorded, stable_frames, without_specks
+from backdrop.app.exports.common import DEFAULTS, Export, ExportChoices, Faults, Recorded, without_specks
 from backdrop.app.exports.cutouts import write_alpha, write_background, write_cutout
 from backdrop.app.exports.davis import write_davis
 from backdrop.app.exports.labelstudio import write_labelstudio
@@ -42,8 +42,7 @@ def export_all(
     """
     written: dict[str, list[Path]] = {}
     faults: Faults = []
-    stable = stable_frames(found, choices.min_stability) if choices.min_stability else found
-    swept = without_specks(stable, choices.min_area) if formats else []
+    swept = without_specks(found, choices.min_area) if formats else []
     swept = steadied(swept) if choices.steady else swept
     for name in formats:
         try:

@@ -53,7 +53,7 @@ def _frames(split: bool, source: Source, records: Records) -> list[tuple[dict[st
     for record, why in zip(records.frames, doubts_of(records), strict=True):
         width, height = record.size
         image = {"file_name": file_name(source, record), "width": width, "height": height}
-        image |= {"sure": record.sure, "stability": record.stability, "doubts": list(why)}
+        image |= {"sure": record.sure, "doubts": list(why)}
         rles = [map(encoded, components(part.decoded())) if split else [part.mask] for part in record.parts()]
         parts = [(part, rle) for part, own in zip(record.parts(), rles, strict=True) for rle in own]
         frames.append((image, parts))

@@ -48,7 +48,6 @@ class ExportChoices(NamedTuple):
     background: of what is written as background: a color, or the path of an image.
     webm: alpha: VP9 in a .webm instead of ProRes 4444 in a .mov.
     steady: boxes and numbers of a video's subjects are steadied (`tracks.steadied`).
-    min_stability: frames whose masks have a lower stability, or none, are left out.
     """
 
     min_area: int | None = None
@@ -58,7 +57,6 @@ class ExportChoices(NamedTuple):
     background: str = "white"
     webm: bool = False
     steady: bool = False
-    min_stability: float = 0.0
 
 
 DEFAULTS = ExportChoices()
@@ -154,14 +152,6 @@ def write_each(
         return written
 
     return [path for written in each_source(found, faults, write_all) for path in written]
-
-
-def stable_frames(found: Sequence[Recorded], min_stability: float) -> list[Recorded]:
-    """The same, without the frames whose masks have a lower stability, or none; 0: all frames."""
-    return [
-        (source, records._replace(frames=[r for r in records.frames if (r.stability or 0.0) >= min_stability]))
-        for source, records in found
-    ]
 
 
 def without_specks(found: Sequence[Recorded], min_area: int | None = None) -> list[Recorded]:

@@ -20,8 +20,7 @@ _COLUMNS = {
     "video": "str", "frame": "Int64", "time_s": "Float64", "identity": "Int64", "area": "Int64",
     "centroid_x": "Float64", "centroid_y": "Float64",
     "box_left": "Int64", "box_top": "Int64", "box_width": "Int64", "box_height": "Int64",
-    "presence": "Float64", "sure": "Float64", "stability": "Float64", "doubts": "str",
-    "image_width": "Int64", "image_height": "Int64",
+    "presence": "Float64", "sure": "Float64", "doubts": "str", "image_width": "Int64", "image_height": "Int64",
 }  # fmt: skip
 
 
@@ -44,8 +43,7 @@ def _rows(source: Source, records: Records) -> list[dict[str, Any]]:
     steady = [{} for _ in records.frames] if records.boxes is None else records.boxes
     return [
         {"video": source.name, "frame": record.frame, "time_s": record.time, **row}
-        | {"sure": record.sure, "stability": record.stability, "doubts": " ".join(why)}
-        | {"image_width": record.size[0], "image_height": record.size[1]}
+        | {"sure": record.sure, "doubts": " ".join(why), "image_width": record.size[0], "image_height": record.size[1]}
         for record, why, boxes in zip(records.frames, doubts_of(records), steady, strict=True)
         for row in _subject_rows(record, boxes)
     ]

@@ -16,6 +16,10 @@ BINS = 16
 """Of the histograms, a color channel."""
 
 
+LEAST_AREA = 25
+"""Percent of the mean area: what is smaller joins a neighbor."""
+
+
 class Regions(NamedTuple):
     """A frame's superpixels. labels: 0 .. parts - 1, a pixel each. sizes: pixels of each."""
 
@@ -36,15 +40,24 @@ class Regions(NamedTuple):
         return np.bincount(joint, minlength=self.parts * bins).reshape(self.parts, bins).astype(np.float64)
 
 
+def slic_labels(image: UInt8[np.ndarray, "H W 3"], side: int, ruler: float, rounds: int) -> Int32[np.ndarray, "H W"]:
+    """Numbers of the superpixels, of about `side` x `side` pixels, of an RGB image.
+
+    Args:
+        ruler: weight of nearness against color. rounds: of SLIC.
+    """
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    slic = cv2.ximgproc.createSuperpixelSLIC(lab, cv2.ximgproc.SLIC, side, ruler)  # type: ignore[attr-defined]
+    slic.iterate(rounds)
+    slic.enforceLabelConnectivity(LEAST_AREA)
+    return slic.getLabels()
+
+
 def superpixels(image: UInt8[np.ndarray, "H W 3"], count: int) -> Regions:
     """About `count` superpixels of an RGB image."""
     height, width = image.shape[:2]
     side = max(4, round(float(np.sqrt(height * width / count))))
-    lab = cv2.cvtColor(cv2.GaussianBlur(image, (3, 3), 0), cv2.COLOR_RGB2Lab)
-    slic = cv2.ximgproc.createSuperpixelSLIC(lab, cv2.ximgproc.SLIC, side, RULER)  # type: ignore[attr-defined]
-    slic.iterate(6)
-    slic.enforceLabelConnectivity(25)
-    _, labels = np.unique(slic.getLabels(), return_inverse=True)
+    _, labels = np.unique(slic_labels(cv2.GaussianBlur(image, (3, 3), 0), side, RULER, 6), return_inverse=True)
     labels = labels.reshape(height, width).astype(np.int32)
     sizes = np.bincount(labels.ravel()).astype(np.float64)
     return Regions(labels, len(sizes), sizes)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from backdrop.crf.dense import refine
 from backdrop.io.masks import Soft
-from backdrop.networks.student import UNet
+from backdrop.networks.student import FoldedUNet
 from backdrop.rivals.learned.training import TrainingStep, as_batch, drawn, train_network
 from backdrop.rivals.material import Material
 from backdrop.rivals.scores import sequence_otsu
@@ -71,18 +71,6 @@ class CisBatch(NamedTuple):
     moved: Float[Tensor, "B 2 h w"]
     rectangle: Float[Tensor, "B 1 h w"]
     noise: Float[Tensor, "B 1 h w"]
-
-
-class FoldedUNet(UNet):
-    """A U-Net on 2 x 2 pixels at a time. Args: channels in, channels of the levels, channels out."""
-
-    def __init__(self, inputs: int, channels: tuple[int, ...], outputs: int) -> None:
-        super().__init__(4 * inputs, channels)
-        self.fold = nn.PixelUnshuffle(2)
-        self.head = nn.Sequential(nn.Conv2d(channels[0], 4 * outputs, 1), nn.PixelShuffle(2))
-
-    def forward(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B D h w"]:
-        return self.head(self.levels(self.fold(x)))
 
 
 class Separation(nn.Module):
