@@ -12,8 +12,9 @@ from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.motion.regions.stretch import Stretch
 from backdrop.render.clip import Clip
 from backdrop.student.cues import frame_cues
-from backdrop.student.cues.regions import REGION_CUES, STRETCH_FRAMES, UNKNOWN, region_masks, stretch_spans
+from backdrop.student.cues.regions import REGION_CUES, STRETCH_FRAMES, region_masks, stretch_spans
 from backdrop.student.pseudo_masks import Work, find_regions
+from backdrop.student.targets import IGNORED
 from tests.frame_archives import ImageList
 from tests.handmade_run import make_run
 from tests.student.clips import PARAMS, SIZE, Rendered, exact, jaccard, still
@@ -28,8 +29,8 @@ def clip() -> Rendered:
 def test_they_find_the_subject_before_a_turning_camera(name: str, clip: Rendered) -> None:
     planes = np.stack(list(region_masks(StabilizedSequence(clip, exact(clip.clip), SIZE), name)))
     assert planes.dtype == np.uint8
-    assert planes.max() < UNKNOWN
-    found = [jaccard(plane / (UNKNOWN - 1), clip.clip.mask(t)) for t, plane in enumerate(planes)]
+    assert planes.max() < IGNORED
+    found = [jaccard(plane / (IGNORED - 1), clip.clip.mask(t)) for t, plane in enumerate(planes)]
     assert np.mean(found) > 0.6
 
 
@@ -44,7 +45,7 @@ def test_they_know_nothing_where_nothing_moves(name: str) -> None:
         own = {key: value[:count] for key, value in homographies.items()}
         planes = list(region_masks(StabilizedSequence(frames, own, SIZE), name))
         assert len(planes) == count
-        assert all((plane == UNKNOWN).all() for plane in planes)
+        assert all((plane == IGNORED).all() for plane in planes)
 
 
 def test_the_votes_of_frames_in_which_nothing_moves_are_none(clip: Rendered) -> None:
@@ -100,4 +101,4 @@ def test_they_take_part_where_they_were_computed(tmp_path: Path) -> None:
     sequence = StabilizedSequence(frames, dict(np.load(work.homographies)), params.size)
     assert "nlc" not in frame_cues(sequence, 2, params)
     cue = frame_cues(sequence, 2, params, regions={"nlc": stored})["nlc"]
-    assert np.allclose(cue.value * (UNKNOWN - 1), stored[2] * (stored[2] != UNKNOWN), atol=0.01)
+    assert np.allclose(cue.value * (IGNORED - 1), stored[2] * (stored[2] != IGNORED), atol=0.01)

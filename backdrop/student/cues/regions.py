@@ -18,6 +18,7 @@ from backdrop.motion.regions.fast_motion import fast_motion_masks
 from backdrop.motion.regions.nlc import nlc_masks
 from backdrop.motion.regions.stretch import Stretch
 from backdrop.student.cues.cue import Cue, CueFrame
+from backdrop.student.targets import IGNORED
 
 REGION_CUES: dict[str, Callable[[Stretch], Iterator[Soft]]] = {"fast_motion": fast_motion_masks, "nlc": nlc_masks}
 """Name of a cue -> the soft masks of a stretch."""
@@ -28,9 +29,6 @@ STRETCH_FRAMES = 120
 MOVING_FRAMES = 3
 """Frames of a stretch in which something moves, at least: both methods stretch what they find to the whole scale, and
 would make a subject of noise."""
-
-UNKNOWN = 255
-"""Masks are stored as 0..254 for 0..1; this value says that nothing is known."""
 
 
 def stretch_spans(count: int) -> list[range]:
@@ -45,10 +43,10 @@ def region_masks(sequence: StabilizedSequence, name: str) -> Iterator[UInt8[np.n
         stretch = Stretch(sequence, frames)
         if sum(stretch.moves(t) for t in range(len(stretch))) >= MOVING_FRAMES:
             for soft in REGION_CUES[name](stretch):
-                yield np.rint(soft * (UNKNOWN - 1)).astype(np.uint8)
+                yield np.rint(soft * (IGNORED - 1)).astype(np.uint8)
         else:
             for _ in frames:
-                yield np.full((sequence.size[1], sequence.size[0]), UNKNOWN, np.uint8)
+                yield np.full((sequence.size[1], sequence.size[0]), IGNORED, np.uint8)
 
 
 def fast_motion_cue(frame: CueFrame) -> Cue | None:
@@ -65,4 +63,4 @@ def _stored(frame: CueFrame, name: str) -> Cue | None:
     if name not in frame.regions:
         return None
     plane = frame.regions[name][frame.t]
-    return Cue((plane % UNKNOWN).astype(np.float32) / (UNKNOWN - 1), plane != UNKNOWN)
+    return Cue((plane % IGNORED).astype(np.float32) / (IGNORED - 1), plane != IGNORED)
