@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -196,13 +197,21 @@ def _pieces(stream: IO[bytes] | None) -> Iterator[tuple[str, bool]]:
     """What is said, as it comes: lines (True), and the states of progress bars, which end in a carriage return."""
     assert stream is not None
     rest = b""
-    while block := os.read(stream.fileno(), 1 << 16):
+    while _awaited(stream) and (block := os.read(stream.fileno(), 1 << 16)):
         *pieces, rest = re.split(rb"(?<=[\r\n])", rest + block)
         for piece in pieces:
             text = piece.decode("utf-8", "replace")
             yield text.rstrip("\r\n"), text.endswith("\n")
     if rest:
         yield rest.decode("utf-8", "replace"), True
+
+
+def _awaited(stream: IO[bytes]) -> bool:
+    """True when there is something to read. A signal that comes just before a read would wait until DVC speaks, which
+    may be an hour; so the wait is in pieces of a second."""
+    while os.name == "posix" and not select.select([stream], [], [], 1.0)[0]:  # Windows cannot ask a pipe
+        pass
+    return True
 
 
 # --------------------------------------------------------------------------------------------- telling it

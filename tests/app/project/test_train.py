@@ -18,7 +18,7 @@ import yaml
 from backdrop.app.project import steps
 from backdrop.app.project.pipeline import project_stages
 from backdrop.app.project.steps import STEPS, Times, clock, last_error, step_names
-from backdrop.app.project.train import LOG, Bar, Story, read_bar, run_steps
+from backdrop.app.project.train import LOG, PATIENCE, Bar, Story, read_bar, run_steps
 from backdrop.errors import BackdropError
 from backdrop.run.locks import locked
 from tests.app.project.fake_project import FIRST, SECOND, fake_project
@@ -112,8 +112,9 @@ def test_a_stop_ends_the_stage_and_says_what_to_do(number: int, background: bool
     )
     command = [sys.executable, "-m", "backdrop.app.cli", "train", str(project)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    ignored = [signal.SIGINT, signal.SIGHUP] if background else []
-    heeded = {one: signal.signal(one, signal.SIG_IGN) for one in ignored}
+    # what it inherits is set in both cases: these tests may themselves run in the background of a shell
+    wish = signal.SIG_IGN if background else signal.SIG_DFL
+    heeded = {one: signal.signal(one, wish) for one in (signal.SIGINT, signal.SIGHUP)}
     process = subprocess.Popen(command, start_new_session=True, **streams)  # type: ignore[call-overload]
     for one, handler in heeded.items():
         signal.signal(one, handler)
@@ -128,7 +129,7 @@ def test_a_stop_ends_the_stage_and_says_what_to_do(number: int, background: bool
         time.sleep(0.5)
         assert process.poll() is None, "the end of its terminal is nothing to it"
     process.send_signal(number)  # to this process alone, as `kill` does
-    said = process.communicate(timeout=60)
+    said = process.communicate(timeout=2 * PATIENCE)  # a stage that missed the signal is killed after it
     assert process.returncode == 130, said
     assert said[1].endswith("stopped; run the same command again to go on\n")
     assert "Traceback" not in said[1]
