@@ -20,6 +20,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -98,13 +99,29 @@ def run_one(
     chosen = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", f"scale={scale}"]
     with COMPOSING:
         compose_params([*chosen, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
+    minutes = {} if base is None else _take_over(base, folder)
+    minutes |= run_stages(folder, [stage for stage, _ in commands() if stage not in minutes])
+    scores = json.loads((folder / "metrics" / "scores.json").read_text(encoding="utf-8"))
+    masks = MaskArchive(folder / "data" / "masks" / f"{name}.zip")
+    scores["method"]["T"] = temporal_instability([masks.gray(t) > 127 for t in range(len(masks))])
+    seed = read(folder / "params.yaml").seed
+    result = {"sequence": name, "seed": seed, "overrides": overrides, "cpu_minutes": sum(minutes.values())}
+    result |= {"stages": minutes, "scores": scores}
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return result
+
+
+def run_stages(folder: Path, names: Collection[str]) -> dict[str, float]:
+    """Run some stages in a folder that has a params.yaml, in their order and with one thread; the CPU minutes of each.
+
+    Raises:
+        BackdropError: a stage failed; names its log.
+    """
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     minutes: dict[str, float] = {}
-    wanted = commands()
-    if base is not None:
-        minutes |= _take_over(base, folder)
-        wanted = [(stage, command) for stage, command in wanted if stage not in minutes]
-    for stage, command in wanted:
+    for stage, command in commands():
+        if stage not in names:
+            continue
         with (folder / f"{stage}.log").open("w") as log:
             # wait4 gives the CPU time of this child and all it waited for, whatever else runs beside it
             child = subprocess.Popen(
@@ -114,14 +131,7 @@ def run_one(
         minutes[stage] = (usage.ru_utime + usage.ru_stime) / 60
         if status:
             raise BackdropError(f"stage {stage} failed; see {folder / f'{stage}.log'}")
-    scores = json.loads((folder / "metrics" / "scores.json").read_text(encoding="utf-8"))
-    masks = MaskArchive(folder / "data" / "masks" / f"{name}.zip")
-    scores["method"]["T"] = temporal_instability([masks.gray(t) > 127 for t in range(len(masks))])
-    seed = read(folder / "params.yaml").seed
-    result = {"sequence": name, "seed": seed, "overrides": overrides, "cpu_minutes": sum(minutes.values())}
-    result |= {"stages": minutes, "scores": scores}
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return result
+    return minutes
 
 
 def _take_over(base: Path, folder: Path) -> dict[str, float]:
