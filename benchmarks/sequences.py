@@ -66,6 +66,8 @@ ABLATION: dict[str, list[str]] = {
     "subjects never rest": ["student.resting=false"],
 }
 """Changes of the student, a row each."""
+OUTSIDE = ("student.prior=", "encoder.weights=", "encoder.perceptual=")
+"""What lets a model from outside take part, which may have learned from labels."""
 EXTERNAL = ("render",)  # makes the embedded footage, which no other data set needs
 
 
@@ -174,7 +176,7 @@ def table(results: list[dict[str, Any]]) -> str:
     rows.append(["95 % of J", *ranges, *[""] * (len(FURTHER) + 2)])
     lines = [head, ["---"] * len(head), *rows]
     found = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    outside = {change for one in results for change in one.get("overrides", []) if change.startswith("student.prior=")}
+    outside = {change for one in results for change in one.get("overrides", []) if change.startswith(OUTSIDE)}
     return (
         f"{found}\n\nA model from outside took part ({', '.join(sorted(outside))}): supervised." if outside else found
     )

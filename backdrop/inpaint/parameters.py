@@ -30,6 +30,7 @@ class InpaintStage(StageParams):
 
     inpainter: InpainterParams
     background_kind: str = Key("background.kind")
+    backbone: str = Key("encoder.backbone")
     perceptual_weights: str = Key("encoder.perceptual")
     size: Size = Key("train.size")
     seed: CountOrZero

@@ -59,9 +59,9 @@ class InpainterTraining:
         if params.inpainter.start_color:
             self.network.start_color(mean_color(self.data, kind))
         self.fabric.launch()
-        features = Features(params.perceptual_weights) if params.inpainter.perceptual else None
+        features = Features(params.perceptual_weights, params.backbone) if params.inpainter.perceptual else None
         self.inpainting = InpaintingStep(self.fabric, self.network, features, params.inpainter, params.compute.compile)
-        sections = [kind, params.inpainter, params.seed, params.size, params.perceptual_weights]
+        sections = [kind, params.inpainter, params.seed, params.size, params.backbone, params.perceptual_weights]
         sections += [self.data.fingerprint()]
         self.checkpoints = Checkpoints(folders.checkpoints, run_key("inpaint", sections))
 

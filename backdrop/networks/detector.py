@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from backdrop.networks.encoder import resnet
+from backdrop.networks.encoder import levels
 from backdrop.networks.parameters import DetectorParams
 
 _OFF = -1e4  # logit of a border cell: exactly 0 after a float32 softmax
@@ -57,7 +57,7 @@ def cell_centers(grid: int) -> Float[Tensor, "C 2"]:
 
 
 class Detector(nn.Module):
-    """ResNet-18 up to stride 16, then a 1 x 1 convolution to 5 numbers per cell, as in YOLO.
+    """ResNet-18 (or another `backbone`) up to stride 16, then a 1 x 1 convolution to 5 numbers per cell, as in YOLO.
 
     Source: journal version, section 3.6.
 
@@ -72,23 +72,15 @@ class Detector(nn.Module):
     live: Tensor
     centers: Tensor
 
-    def __init__(self, params: DetectorParams, weights: str) -> None:
+    def __init__(self, params: DetectorParams, weights: str, backbone: str = "resnet18") -> None:
         super().__init__()
         self.params = params
         self.grid = params.grid
-        network = resnet("resnet18", weights)
-        self.trunk = nn.Sequential(
-            network.conv1,
-            network.bn1,
-            network.relu,
-            network.maxpool,
-            network.layer1,
-            network.layer2,
-            network.layer3,
-        )
+        encoder = levels(backbone, weights)
+        self.trunk = nn.Sequential(*(module for part in encoder.parts[:4] for module in part))
         # One 1 x 1 convolution to 5 numbers, in two parts so that boxes can have another learning rate.
-        self.head = nn.Conv2d(256, 1, kernel_size=1)
-        self.box_head = nn.Conv2d(256, 4, kernel_size=1)
+        self.head = nn.Conv2d(encoder.widths[3], 1, kernel_size=1)
+        self.box_head = nn.Conv2d(encoder.widths[3], 4, kernel_size=1)
         with torch.no_grad():  # all cells start alike: p near uniform, boxes of medium size at their cells
             self.head.weight.mul_(0.01)
             # Boxes share the trunk with p: with weights other than 0 they would drift while only p learns.

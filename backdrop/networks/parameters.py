@@ -18,6 +18,7 @@ OLDER: dict[str, dict[str, Any]] = {
 class EncoderParams(Section):
     """The section `encoder`."""
 
+    backbone: Literal["resnet18", "efficientnet_lite0"]
     weights: str = Field(min_length=1)
     perceptual: str = Field(min_length=1)
 

@@ -150,8 +150,9 @@ class Predictor:
             }
             of_detector = DetectorParams.model_validate(OLDER["detector"] | config["detector"])
             of_synthesis = SynthesisParams.model_validate(OLDER["synthesis"] | config["synthesis"])
-            detector = with_weights(lambda: Detector(of_detector, "none"), of["detector"])
-            synthesis = with_weights(lambda: SynthesisNetwork(of_synthesis, "none"), of["synthesis"])
+            backbone = str(config.get("backbone", "resnet18"))
+            detector = with_weights(lambda: Detector(of_detector, "none", backbone), of["detector"])
+            synthesis = with_weights(lambda: SynthesisNetwork(of_synthesis, "none", backbone), of["synthesis"])
             width, height = TypeAdapter(Size).validate_python(config["size"])
             chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
             student = None

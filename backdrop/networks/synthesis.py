@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from backdrop.networks.encoder import resnet
+from backdrop.networks.encoder import levels
 from backdrop.networks.parameters import SynthesisParams
 from backdrop.networks.spatial import focal_window
 
@@ -50,7 +50,7 @@ class _Stage(nn.Module):
 class SynthesisNetwork(nn.Module):
     """Bottleneck auto-encoder (journal version, section 3.6).
 
-    A ResNet encodes the crop into two codes: `hidden[0]` numbers that linear layers turn into an 8 x 8 map,
+    An encoder makes two codes of the crop: `hidden[0]` numbers that linear layers turn into an 8 x 8 map,
     and `hidden[1]` numbers that are repeated over such a map (what does not depend on place). Both maps
     together have as many channels as the decoder's deepest stage (512 in 2022); the decoder doubles the side at each
     stage up to the crop's. The crop, and the mask on its way out, are multiplied by the focal window.
@@ -58,21 +58,13 @@ class SynthesisNetwork(nn.Module):
 
     window: Tensor
 
-    def __init__(self, params: SynthesisParams, weights: str) -> None:
+    def __init__(self, params: SynthesisParams, weights: str, backbone: str = "resnet18") -> None:
         super().__init__()
         self.params = params
-        network = resnet(params.encoder, weights)
-        self.stem = nn.Sequential(network.conv1, network.bn1, network.relu)
-        self.stages = nn.ModuleList(
-            [nn.Sequential(network.maxpool, network.layer1), network.layer2, network.layer3, network.layer4]
-        )
-        widths = [
-            64,
-            *(
-                stage[-1].bn3.num_features if params.encoder == "resnet50" else stage[-1].bn2.num_features
-                for stage in (network.layer1, network.layer2, network.layer3, network.layer4)
-            ),
-        ]
+        encoder = levels(params.encoder if backbone == "resnet18" else backbone, weights)
+        self.stem = encoder.stage(0)
+        self.stages = nn.ModuleList(encoder.stage(level) for level in range(1, 5))
+        widths = encoder.widths
         spatial, repeated = params.hidden
         ups = (params.crop // _MAP).bit_length() - 1
         channels = params.decoder[:ups][::-1]  # deepest first

@@ -87,7 +87,7 @@ def write_report(project: Path, path: Path, pictures: Path | None = None) -> Pat
         chart=chart,
         sequences=sequences(),
         curves=training_curves(project),
-        prior=_prior(project / "params.yaml"),
+        outside=", ".join(_outside(project / "params.yaml")),
         params=_text(project / "params.yaml"),
         provenance=_text(project / "metrics" / "provenance.json"),
     )
@@ -99,10 +99,15 @@ def write_report(project: Path, path: Path, pictures: Path | None = None) -> Pat
     return path
 
 
-def _prior(params: Path) -> str | None:
-    """The model from outside that took part, as params.yaml names it."""
+def _outside(params: Path) -> list[str]:
+    """The models from outside that took part, as params.yaml names them."""
     known = load_yaml(params) if params.is_file() else None
-    return known.get("student", {}).get("prior") if isinstance(known, dict) else None
+    if not isinstance(known, dict):
+        return []
+    encoder = known.get("encoder", {})
+    named = {"student.prior": known.get("student", {}).get("prior")}
+    named |= {f"encoder.{key}": encoder.get(key) for key in ("weights", "perceptual")}
+    return [f"{key}: {value}" for key, value in named.items() if value not in (None, "none")]
 
 
 def _write_plots(folder: Path, chart: str, sheet: Mapping[str, list[Shown]]) -> None:

@@ -44,13 +44,13 @@ START_FRAMES = 12
 
 def build_model(params: TrainStage, inpainter: Inpainter, inpainter_flow: Inpainter | None) -> Model:
     """D, S and the frozen inpainters with fresh or chosen encoder weights."""
-    weights = params.encoder.weights
+    weights, backbone = params.encoder.weights, params.encoder.backbone
     networks = JointNetworks(
-        Detector(params.detector, weights),
-        SynthesisNetwork(params.synthesis, weights),
+        Detector(params.detector, weights, backbone),
+        SynthesisNetwork(params.synthesis, weights, backbone),
         inpainter,
         inpainter_flow if params.loss.alpha_flow else None,
-        Features(params.encoder.perceptual),
+        Features(params.encoder.perceptual, backbone),
     )
     return Model(
         networks,
@@ -185,6 +185,7 @@ class JointTraining:
             {"detector": self.network.detector, "synthesis": self.network.synthesis},
             {
                 "size": list(self.params.train.size),
+                "backbone": self.params.encoder.backbone,
                 "detector": self.params.detector.model_dump(mode="json"),
                 "synthesis": self.params.synthesis.model_dump(mode="json"),
             },

