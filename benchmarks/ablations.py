@@ -142,7 +142,9 @@ def composed(row: str, seed: int) -> dict[str, Any]:
 def digest(params: Mapping[str, Any]) -> str:
     """Short hash of what can change a result; the folder of encoder weights may lie anywhere."""
     counting = {key: value for key, value in params.items() if key != "compute"}
-    counting["encoder"] = {key: value if value == "none" else "file" for key, value in counting["encoder"].items()}
+    encoder = dict(counting["encoder"])
+    plain = {} if encoder.pop("backbone", "resnet18") == "resnet18" else {"backbone": params["encoder"]["backbone"]}
+    counting["encoder"] = plain | {key: value if value == "none" else "file" for key, value in encoder.items()}
     return hashlib.sha256(json.dumps(counting, sort_keys=True).encode()).hexdigest()[:10]
 
 

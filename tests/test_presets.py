@@ -8,6 +8,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
+from backdrop.params import compose_params
 from backdrop.report.scores import ALSO_CALLED
 from backdrop.score.parameters import Preset
 
@@ -129,3 +130,15 @@ def test_presets_are_named_alike_everywhere() -> None:
     names = {path.stem for path in PAPER.glob("*.yaml")}
     assert set(get_args(Preset)) == names
     assert set(ALSO_CALLED) == names - {"none"} | {"method_paper"}
+
+
+@pytest.mark.parametrize("year", YEARS)
+def test_the_aids_of_a_start_change_their_own_keys_alone(year: str, tmp_path: Path) -> None:
+    conf = PAPER.parent
+    found = []
+    for start in ("none", "aided"):
+        compose_params([f"paper=p{year}", "scale=reduced", f"start={start}"], tmp_path / f"{start}.yaml", conf)
+        found.append(flat(yaml.safe_load((tmp_path / f"{start}.yaml").read_text(encoding="utf-8"))))
+    plain, aided = found
+    own = flat(yaml.safe_load((conf / "start" / "aided.yaml").read_text(encoding="utf-8")))
+    assert {key: value for key, value in aided.items() if value != plain[key]} == own

@@ -130,6 +130,7 @@ def test_the_digest_leaves_out_what_cannot_change_a_result() -> None:
     here, there = ({**values, "encoder": {"perceptual": folder, "weights": folder}} for folder in ("/a", "/b"))
     assert digest(here) == digest(there) != digest(values)
     assert digest(values | {"seed": 1}) != digest(values)
+    assert digest(values | {"encoder": {**values["encoder"], "backbone": "efficientnet_lite0"}}) != digest(values)
 
 
 def test_the_library_imports_no_benchmark() -> None:
