@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -121,7 +122,7 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
     numbers = {record.frame for record in done}
     frames = fitting(source, frames_of(source, settings.every, tally), settings, region)
     waiting = (frame for frame in frames if frame.number not in numbers)
-    with appended_records(path, before._replace(frames=done), lambda: _ending(source, tally)) as append:
+    with appended_records(path, before._replace(frames=done), lambda: _ending(source, tally, before.header)) as append:
         for found in find_subjects(job.segmenter, waiting, job.batch, settings.instances, region):
             record = described(found, settings, linker, region)
             pictures.write(found, record)
@@ -168,11 +169,21 @@ _SHOWN = ("threshold", "every", "min_confidence", "instances")
 """Settings that say something to a person; of others it is said that they differ."""
 
 
-def _ending(source: Source, tally: Tally) -> Ending:
+def _ending(source: Source, tally: Tally, header: Mapping[str, Any]) -> Ending:
     if not source.video:
         return Ending()
-    info = probe(source.path)
-    return Ending(end_of_video(info, tally), damage(info, tally))
+    info, size = probe(source.path), source.path.stat().st_size
+    found = damage(info, tally)
+    if size != header["bytes"]:
+        found = "; ".join(filter(None, (found, _GREW.format(kind="grew" if size > header["bytes"] else "shrank"))))
+    return Ending(end_of_video(info, tally), found)
+
+
+_GREW = (
+    "it {kind} while it was read, and the frames up to then are kept; run the same command again when it is complete, "
+    "or read it as it grows: tail -c +1 -f FILE | backdrop predict - -o OUT"
+)
+"""Of a file that another program still writes."""
 
 
 def _linker_after(records: Sequence[Record]) -> Linker:
