@@ -46,7 +46,11 @@ Side = Callable[[], object]
 
 @dataclass
 class Row:
-    """One comparison. `make` prepares in a folder of its own and gives both sides; `memory`: compare that, too."""
+    """One comparison. `make` prepares in a folder of its own and gives both sides; `memory`: compare that, too.
+
+    frames: not 0: so many frames are segmented, and seconds are those of the processor, over all threads. They do not
+    depend on who else uses the cores.
+    """
 
     name: str
     what: str
@@ -55,6 +59,7 @@ class Row:
     make: Callable[[Path], tuple[Side, Side]]
     rounds: int = 5
     memory: bool = False
+    frames: int = 0
 
 
 class Rendered:
@@ -241,22 +246,67 @@ def write_index(folder: Path, frames: int) -> None:
     (folder / "index.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def inference(folder: Path) -> tuple[Side, Side]:
-    """From a decoded image of 640 x 360 to its mask: networks of `scale=demo`; the CRF is not part of it."""
-    import torchvision
-
+def untrained(folder: Path) -> Any:
+    """A segmenter with the networks of `scale=demo`, and random weights."""
     from backdrop.app.segmenter import Segmenter
     from backdrop.networks.detector import Detector
     from backdrop.networks.student import Student, StudentNetwork
     from backdrop.networks.synthesis import SynthesisNetwork
 
-    params, image = chosen(folder, "scale=demo"), Rendered((640, 360), 1).images[0]
+    params = chosen(folder, "scale=demo")
     torch.manual_seed(0)
     cpu, section = torch.device("cpu"), params.student
     student = Student(StudentNetwork(section.channels), section.size, section.guide, cpu)
-    ours = Segmenter(
-        Detector(params.detector, "none"), SynthesisNetwork(params.synthesis, "none"), params.train.size, cpu, student
-    )
+    detector, synthesis = Detector(params.detector, "none"), SynthesisNetwork(params.synthesis, "none")
+    return Segmenter(detector, synthesis, params.train.size, cpu, student)
+
+
+PREDICTED = 64
+"""Frames of the video in the row `predict`."""
+
+
+def prediction(folder: Path) -> tuple[Side, Side]:
+    """From a video file of 640 x 360 to PNG masks on disk, decoding included, before the CRF: what `backdrop predict`
+    does, and the same with u2netp. Both sides decode alike, and give each core images of its own."""
+    from itertools import islice
+    from shutil import rmtree
+
+    from backdrop.app.predict import Job, predict_source
+    from backdrop.app.records import Settings
+    from backdrop.app.sources import Source
+    from backdrop.io.images import encode_png
+    from backdrop.run.threads import ahead, in_threads
+    from backdrop.student.cues.prior import prior_files, prior_map
+    from backdrop.video.decode import decode_video
+    from backdrop.video.encode import encode_video
+
+    prior_files("u2netp")  # says how to install it where it is missing
+    encode_video(folder / "run.mp4", Rendered((640, 360), PREDICTED).images, fps=24)
+    segmenter, out = untrained(folder), folder / "out"
+
+    def ours() -> None:
+        rmtree(out, ignore_errors=True)
+        job = Job(segmenter, out, Settings("untrained", 0.5, None))
+        assert predict_source(job, Source(folder / "run.mp4", "run", True, "run.mp4")) == PREDICTED
+
+    def theirs() -> None:
+        rmtree(out, ignore_errors=True)
+        (out / "masks").mkdir(parents=True)
+        frames = decode_video(folder / "run.mp4")
+        for together in ahead(iter(lambda: list(islice(frames, 8)), [])):
+            maps = in_threads(lambda frame: prior_map(np.ascontiguousarray(frame[2]), "u2netp"), together)
+            for (number, *_), soft in zip(together, maps, strict=True):
+                png = encode_png((soft > 0.5).astype(np.uint8) * 255)
+                (out / "masks" / f"{number:06d}.png").write_bytes(png)
+
+    return ours, theirs
+
+
+def inference(folder: Path) -> tuple[Side, Side]:
+    """From a decoded image of 640 x 360 to its mask: networks of `scale=demo`; the CRF is not part of it."""
+    import torchvision
+
+    ours, image = untrained(folder), Rendered((640, 360), 1).images[0]
     rival = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None).eval()
     tensor = torch.from_numpy(image).permute(2, 0, 1).float() / 255
 
@@ -369,6 +419,8 @@ ROWS = [
         memory=True),
     Row("crf", "CRF over 48 frames of 640 x 360", "one process", "1.8 on 2 cores", crf, 7),
     Row("inference", "a mask at 640 x 360", "torchvision's Mask R-CNN R50-FPN, same threads", "10", inference, 7),
+    Row("predict", f"predict: {PREDICTED} frames of 640 x 360, file to PNG", "u2netp (rembg), decoded alike",
+        "20 frames/s on 2 cores", prediction, 3, frames=PREDICTED),
     Row("data", "training step", "the same with its data in memory", "0.95", data_waits, 5),
     Row("dvc", "dvc status and idle repro, 20,000 frames", "one file a frame", "2.5", dvc, 5),
 ]  # fmt: skip
@@ -378,19 +430,21 @@ ROWS = [
 
 
 def measure(row: Row) -> dict[str, Any]:
-    """Seconds of both sides in turns, after one warm-up of each; their ratio, and that of memory."""
+    """Seconds of both sides in turns, after one warm-up of each (see `Row.frames`); their ratio, and that of memory."""
     with tempfile.TemporaryDirectory(prefix="backdrop-bench-") as folder:
-        sides = row.make(Path(folder))
+        sides, clock = row.make(Path(folder)), time.process_time if row.frames else time.perf_counter
         seconds: list[list[float]] = [[], []]
         for turn in range(-1, row.rounds):
             for side, times in zip(sides, seconds, strict=True):
                 gc.collect()
-                start = time.perf_counter()
+                start = clock()
                 side()
                 if turn >= 0:
-                    times.append(time.perf_counter() - start)
+                    times.append(clock() - start)
     ours, theirs = (median(times) for times in seconds)
     result: dict[str, Any] = {"name": row.name, "ours_s": ours, "theirs_s": theirs, "ratio": theirs / ours}
+    if row.frames:
+        result["ours_ms_per_frame"], result["theirs_ms_per_frame"] = (1000 * t / row.frames for t in (ours, theirs))
     if row.memory:
         grown = [growth(row.name, side) for side in (0, 1)]
         result |= {"ours_MB": grown[0], "theirs_MB": grown[1], "memory_ratio": grown[1] / grown[0]}
@@ -427,6 +481,8 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         row = rows[result["name"]]
         ratio, sides = f"{result['ratio']:.2f}", [f"{result[f'{side}_s']:.3f} s" for side in ("ours", "theirs")]
+        if "ours_ms_per_frame" in result:
+            sides = [f"{result[f'{side}_ms_per_frame']:.0f} core ms a frame" for side in ("ours", "theirs")]
         if "memory_ratio" in result:
             ratio += f"; memory {result['memory_ratio']:.1f}"
             sides = [f"{text}, {result[f'{s}_MB']:.0f} MB" for text, s in zip(sides, ("ours", "theirs"), strict=True)]

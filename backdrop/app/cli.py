@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from backdrop.app.commands import (
+    SOME_FAILED,
     BackgroundChoice,
     Commands,
     Confidence,
@@ -16,6 +17,7 @@ from backdrop.app.commands import (
     Device,
     Format,
     Formats,
+    Inputs,
     Instances,
     MinArea,
     ModelFolder,
@@ -31,18 +33,12 @@ from backdrop.app.commands import (
     check_out,
     load_model,
     name_faults,
+    predict_files,
     read_regions,
     say_nothing,
-    say_results,
     warn_of_damage,
 )
 from backdrop.errors import BackdropError
-
-SOME_FAILED = 3
-"""Exit status when some inputs could not be read, or not to their end, and the others were taken.
-
-1: an error, 2: a wrong command.
-"""
 
 MODEL = Path("models/segmenter")
 
@@ -132,7 +128,7 @@ def train(
 
 @app.command()
 def predict(
-    inputs: Annotated[list[str], typer.Argument(help="Images, videos, folders of them, or patterns in quotes.")],
+    inputs: Inputs,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for what is written.")],
     *,
     model: ModelFolder = MODEL,
@@ -148,21 +144,22 @@ def predict(
     device: Device = "auto",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no summary; errors only.")] = False,
 ) -> None:
-    """Segment images and videos.
+    """Segment images and videos, or what a camera (0), an address or a pipe (-) sends.
 
     \b
     backdrop predict photo.jpg -o out
     backdrop predict videos/ -o out --format overlay --format coco
     backdrop predict run.mp4 -o out --format video --every 2 --refine none
     backdrop predict match.mp4 -o out --format davis --instances 2
+    backdrop predict 0 -o out --refine none
 
     Stopped, the same command goes on where it was. Exit status: 0 all segmented, 3 some inputs are damaged or
     could not be read (the rest is segmented), 1 an error, 2 a wrong command line.
     """
-    from backdrop.app.exports import FORMATS, export_all
-    from backdrop.app.exports.common import recorded
+    from backdrop.app.live.inputs import live_input
+    from backdrop.app.live.session import predict_live
     from backdrop.app.pictures import PICTURES
-    from backdrop.app.predict import Job, alone_in, identity, predict_all
+    from backdrop.app.predict import Job, identity
     from backdrop.app.project.models import needed_crf, threshold_of
     from backdrop.app.records import Settings
     from backdrop.app.sources import find_sources
@@ -170,27 +167,16 @@ def predict(
 
     chosen = [one.value for one in formats or [Format.masks]]
     check_out(out, inputs=inputs)
-    sources = find_sources(inputs, out, say_nothing if quiet else warn)
+    live = live_input(inputs)
+    sources = [live.source(out)] if live else find_sources(inputs, out, say_nothing if quiet else warn)
     segmenter = load_model(model, device, None if quiet else sources)
     crf = needed_crf(model, params) if refinement is Refinement.crf else None
     level = threshold_of(segmenter, model, crf is not None) if threshold is None else threshold
     settings = Settings(identity(model), level, crf, every, min_confidence, instances, read_regions(roi))
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)
-    with alone_in(out):
-        faults = predict_all(job, sources, quiet)
-        name_faults([fault for _, fault in faults])
-        if len(faults) == len(sources):
-            raise typer.Exit(1)
-        ready = recorded(out, {source.name for source in sources if source not in dict(faults)})
-        damaged = warn_of_damage(ready)
-        written, left_out = export_all(ready, out, [name for name in chosen if name in FORMATS])
-        name_faults(left_out)
-    if not (job.pictures or any(written.values())):
-        raise typer.Exit(1)
-    if not quiet:
-        say_results(ready, f"in {out} (threshold {level:g}): {', '.join(chosen)}")
-    if faults or left_out or damaged:
-        raise typer.Exit(SOME_FAILED)
+    status = predict_live(job, live, chosen, quiet) if live else predict_files(job, sources, chosen, quiet)
+    if status:
+        raise typer.Exit(status)
 
 
 @app.command()

@@ -17,9 +17,16 @@ from backdrop.io.files import show
 
 if TYPE_CHECKING:  # see cli
     from backdrop.app.exports.common import Recorded
+    from backdrop.app.predict import Job
     from backdrop.app.segmenter import Segmenter
     from backdrop.app.sources import Source
     from backdrop.frames.regions import RegionImages
+
+SOME_FAILED = 3
+"""Exit status when some inputs could not be read, or not to their end, and the others were taken.
+
+1: an error, 2: a wrong command.
+"""
 
 MOST_NAMED = 5
 """Files with doubtful masks, and stretches of frames of each, that are named, at most."""
@@ -73,6 +80,13 @@ class Refinement(StrEnum):
     crf = "crf"
     none = "none"
 
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Images, videos, folders of them, or patterns in quotes; or one of: a camera's number, an address, -."
+    ),
+]
 
 ModelFolder = Annotated[Path, typer.Option(help="Model folder.")]
 
@@ -207,6 +221,36 @@ def tell_model(model: Path, sources: Sequence[Source]) -> None:
         )
     else:
         print(f"{show(model)} was {note.words()}", file=sys.stderr)
+
+
+def predict_files(job: Job, sources: Sequence[Source], chosen: Sequence[str], quiet: bool) -> int:
+    """Segment files, write the formats, say how it went, and return the exit status.
+
+    Args:
+        chosen: formats. quiet: errors only.
+
+    Raises:
+        WriteError: the disk takes no more. What was written stays.
+    """
+    from backdrop.app.exports import FORMATS, export_all
+    from backdrop.app.exports.common import recorded
+    from backdrop.app.predict import alone_in, predict_all
+
+    out = job.out
+    with alone_in(out):
+        faults = predict_all(job, sources, quiet)
+        name_faults([fault for _, fault in faults])
+        if len(faults) == len(sources):
+            return 1
+        ready = recorded(out, {source.name for source in sources if source not in dict(faults)})
+        damaged = warn_of_damage(ready)
+        written, left_out = export_all(ready, out, [name for name in chosen if name in FORMATS])
+        name_faults(left_out)
+    if not (job.pictures or any(written.values())):
+        return 1
+    if not quiet:
+        say_results(ready, f"in {out} (threshold {job.settings.threshold:g}): {', '.join(chosen)}")
+    return SOME_FAILED if faults or left_out or damaged else 0
 
 
 def say_results(found: Sequence[Recorded], where: str) -> None:

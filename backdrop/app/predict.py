@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import takewhile
 from math import ceil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -119,11 +120,11 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
         return 0
     count, linker, tally = 0, _linker_after(done), Tally()
     numbers = {record.frame for record in done}
-    frames = _checked(source, frames_of(source, settings.every, tally), settings, region)
+    frames = fitting(source, frames_of(source, settings.every, tally), settings, region)
     waiting = (frame for frame in frames if frame.number not in numbers)
-    with appended_records(path, before._replace(frames=done), lambda: _ending(source, tally)) as append:
+    with appended_records(path, before._replace(frames=done), lambda: _ending(source, tally, before.header)) as append:
         for found in find_subjects(job.segmenter, waiting, job.batch, settings.instances, region):
-            record = _described(found, settings, linker, region)
+            record = described(found, settings, linker, region)
             pictures.write(found, record)
             append(record)
             count += 1
@@ -132,8 +133,12 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
     return count
 
 
-def _checked(source: Source, frames: Iterator[Frame], settings: Settings, region: Mask | None) -> Iterator[Frame]:
-    """The frames, each with the proportions of the region of interest."""
+def fitting(source: Source, frames: Iterable[Frame], settings: Settings, region: Mask | None) -> Iterator[Frame]:
+    """The frames, each with the proportions of the region of interest.
+
+    Raises:
+        BackdropError: of the first one that has others.
+    """
     for frame in frames:
         if region is not None and settings.roi is not None:
             size, name = (frame.image.shape[1], frame.image.shape[0]), f"{frame.number} of {show(source.path)}"
@@ -164,11 +169,21 @@ _SHOWN = ("threshold", "every", "min_confidence", "instances")
 """Settings that say something to a person; of others it is said that they differ."""
 
 
-def _ending(source: Source, tally: Tally) -> Ending:
+def _ending(source: Source, tally: Tally, header: Mapping[str, Any]) -> Ending:
     if not source.video:
         return Ending()
-    info = probe(source.path)
-    return Ending(end_of_video(info, tally), damage(info, tally))
+    info, size = probe(source.path), source.path.stat().st_size
+    found = damage(info, tally)
+    if size != header["bytes"]:
+        found = "; ".join(filter(None, (found, _GREW.format(kind="grew" if size > header["bytes"] else "shrank"))))
+    return Ending(end_of_video(info, tally), found)
+
+
+_GREW = (
+    "it {kind} while it was read, and the frames up to then are kept; run the same command again when it is complete, "
+    "or read it as it grows: tail -c +1 -f FILE | backdrop predict - -o OUT"
+)
+"""Of a file that another program still writes."""
 
 
 def _linker_after(records: Sequence[Record]) -> Linker:
@@ -180,8 +195,8 @@ def _linker_after(records: Sequence[Record]) -> Linker:
     return linker
 
 
-def _described(found: Found, settings: Settings, linker: Linker, region: Mask | None) -> Record:
-    """The record of the next frame."""
+def described(found: Found, settings: Settings, linker: Linker, region: Mask | None) -> Record:
+    """The record of the next frame. The linker has seen the frames before."""
     mask = within_region(_mask(found, settings), region)  # the CRF may reach beyond it
     if settings.instances is None:
         return record_of(found, mask)

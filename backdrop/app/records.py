@@ -42,6 +42,10 @@ COMPLETE = "whole"
 """The key of a file's last line. It has this name in the files of all versions."""
 
 
+LIVE = "live"
+"""Key of a header: the source was read as it came, and cannot be read again."""
+
+
 class Settings(NamedTuple):
     """What decides a record.
 

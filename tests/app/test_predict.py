@@ -663,6 +663,35 @@ def test_ctrl_c_says_what_to_do(material: Path, model: Path, tmp_path: Path, mon
     assert text == "stopped; run the same command again to go on\n"
 
 
+def test_a_file_that_grows_while_it_is_read_is_named_and_its_frames_are_kept(
+    pictures: list[np.ndarray], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a recorder writes it: more comes while the first part is segmented. When it is whole, all of it is."""
+    encode_video(tmp_path / "whole.mkv", pictures, fps=10)
+    whole, run = (tmp_path / "whole.mkv").read_bytes(), tmp_path / "in" / "run.mkv"
+    run.parent.mkdir()
+    run.write_bytes(whole[: len(whole) * 4 // 5])
+    real = Segmenter.predict_batch
+
+    def grow(self: Segmenter, *arguments: Any) -> Any:
+        with run.open("ab") as stream:
+            stream.write(b"\0" * 9)
+        return real(self, *arguments)
+
+    words = ("predict", run, "-o", tmp_path / "out", "--model", model, "--refine", "none", "--batch", 1, "-q")
+    monkeypatch.setattr(Segmenter, "predict_batch", grow)
+    status, said = call(*words)
+    assert status == cli.SOME_FAILED, said
+    assert "run.mkv (damaged): " in said
+    assert "it grew while it was read, and the frames up to then are kept; run the same command again" in said
+    kept = len(list((tmp_path / "out" / "masks" / "run").iterdir()))
+    assert 0 < kept < FRAMES
+    monkeypatch.setattr(Segmenter, "predict_batch", real)
+    run.write_bytes(whole)
+    assert call(*words) == (0, "")
+    assert len(list((tmp_path / "out" / "masks" / "run").iterdir())) == FRAMES
+
+
 def test_a_region_of_interest_keeps_masks_to_itself_and_makes_results_anew(
     material: Path, segmenter: Segmenter, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from backdrop.app.reader import frames_of
-from backdrop.app.records import VERSION, Record, Records, encoded, is_changed, read_records
+from backdrop.app.records import LIVE, VERSION, Ending, Record, Records, encoded, is_changed, read_records
 from backdrop.app.sources import Source, costing_itself
 from backdrop.doubts import Doubt, doubts
 from backdrop.errors import BackdropError, WriteError
@@ -95,6 +95,9 @@ def _read(path: Path, name: str) -> Recorded:
     header = {} if records is None else records.header
     if records is None or header.get("version") != VERSION:
         raise BackdropError(f"{show(path)} is damaged or of another version; run the same `backdrop predict` again")
+    if not records.complete and records.header.get(LIVE):  # it was killed, and there is no going on
+        last = records.frames[-1].time if records.frames else 0.0
+        records = records._replace(complete=True, ending=Ending(last, "the command was killed while it was read"))
     if not records.complete:
         raise BackdropError(
             f"{show(header['source'])} is not segmented to its end ({show(path)} is not complete); run the same "
@@ -204,12 +207,26 @@ def _with_last(before: dict[str, Any] | None, rle: dict[str, Any]) -> float | No
     return float(coco_mask.iou([before], [rle], [0])[0][0])
 
 
+def check_kept(source: Source, records: Records) -> None:
+    """Make sure that there is a file from which frames can be read again.
+
+    Raises:
+        BackdropError: the source was live.
+    """
+    if records.header.get(LIVE):
+        raise BackdropError(
+            f"{show(source.path)} was read as it came, and its frames were not kept: this format needs them; "
+            "`backdrop predict` writes masks, overlay and video of such a source"
+        )
+
+
 def frames_with_records(source: Source, records: Records) -> Iterator[tuple[RGB, Record]]:
     """Each segmented frame, upright, with its record.
 
     Raises:
         BackdropError: the file is no longer what was segmented, or cannot be read.
     """
+    check_kept(source, records)
     if is_changed(records):
         raise BackdropError(f"{show(source.path)} has changed since; run the same `backdrop predict` again")
     frames = frames_of(source, int(records.header["every"]))

@@ -22,6 +22,7 @@ from backdrop.app.exports.common import (
     Faults,
     Files,
     Recorded,
+    check_kept,
     each_source,
     frames_with_records,
     label_name,
@@ -130,6 +131,7 @@ def write_alpha(
 
 
 def _write_transparent(folder: Path, prores: bool, source: Source, records: Records) -> Path:
+    check_kept(source, records)
     path, info = folder / "alpha" / f"{source.name}{'.mov' if prores else '.webm'}", probe(source.path)
     end = records.ending.end
     rate = Fraction((len(records.frames) / end) if end > 0 else info.fps).limit_denominator(1001)

@@ -19,6 +19,7 @@ from backdrop.app.exports.common import (
     Faults,
     Files,
     Recorded,
+    check_kept,
     each_source,
     write_each,
     write_json,
@@ -220,6 +221,7 @@ def write_labelstudio_video(
 
 
 def _task(prefix: str, source: Source, records: Records) -> dict[str, Any]:
+    check_kept(source, records)
     fps, frames = probe(source.path).fps, records.frames
     results = [
         {

@@ -9,7 +9,15 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from backdrop.app.exports.common import DEFAULTS, ExportChoices, Faults, Recorded, each_source, frames_with_records
+from backdrop.app.exports.common import (
+    DEFAULTS,
+    ExportChoices,
+    Faults,
+    Recorded,
+    check_kept,
+    each_source,
+    frames_with_records,
+)
 from backdrop.app.pictures import draw_record
 from backdrop.app.records import Records
 from backdrop.app.sources import Source
@@ -47,6 +55,7 @@ def only_videos(found: Sequence[Recorded], format_: str, instead: str) -> list[R
 
 
 def _write_drawn(folder: Path, source: Source, records: Records) -> Path:
+    check_kept(source, records)
     path = folder / "video" / f"{source.name}.mp4"
     drawn = (draw_record(image, record) for image, record in frames_with_records(source, records))
     write_like(path, drawn, source, records)
