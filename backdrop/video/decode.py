@@ -83,14 +83,14 @@ def probe(path: Path | str) -> VideoInfo:
     with _opened_container(path) as (container, stream):
         color = ColorTags.of(stream.codec_context)
         tally = Tally()
-        frame = next((frame for _, _, frame in _shown_frames(container, stream, tally)), None)
+        frame = next((frame for _, _, frame in shown_frames(container, stream, tally)), None)
         if frame is None:
             raise BackdropError(f"{show(path)}: not one frame can be decoded; is the file whole?")
         transposed = turns(frame)[0]
         width, height = (frame.height, frame.width) if transposed else (frame.width, frame.height)
-        fps = _fps(stream)
-        declared = _declared_packets(container, stream)
-        duration = _declared_duration(container, stream, declared, fps)
+        fps = frame_rate(stream)
+        declared = declared_packets(container, stream)
+        duration = declared_duration(container, stream, declared, fps)
         if duration is not None:  # Matroska's counts from time 0, others from the start of the track
             begin = 0.0 if "matroska" in container.format.name else float((stream.start_time or 0) * stream.time_base)
             duration -= tally.start_s - begin
@@ -164,8 +164,8 @@ def _decoded(path: Path, every: int, threads: int, tally: Tally) -> Iterator[tup
         if threads > 1:
             stream.codec_context.thread_type = "AUTO"
         codec, declared = stream.codec_context.name, ColorTags.of(stream.codec_context)
-        fps, clock = _fps(stream), _Clock()
-        for index, time, frame in _shown_frames(container, stream, tally):
+        fps, clock = frame_rate(stream), _Clock()
+        for index, time, frame in shown_frames(container, stream, tally):
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
             tally.last, tally.last_s = index, time
             tally.end_s = time + clock.length(index, time, length, 1 / fps)
@@ -250,7 +250,7 @@ def _opened_container(path: Path) -> Iterator[tuple[Any, Any]]:
             "kind of file: copy or convert it again, or remove it"
         ) from fault
     with container:
-        stream = _video_track(container)
+        stream = video_track(container)
         if stream is None:
             raise BackdropError(f"{show(path)} holds no video track; remove it from the folder")
         if stream.codec_context is None:
@@ -261,16 +261,17 @@ def _opened_container(path: Path) -> Iterator[tuple[Any, Any]]:
         yield container, stream
 
 
-def _video_track(container: Any) -> Any:
+def video_track(container: Any) -> Any:
+    """The video track that players show: the default one, else the first (cover pictures do not count); None: none."""
     kinds = av.stream.Disposition
     pictures = kinds.attached_pic | kinds.timed_thumbnails | kinds.still_image
     tracks = [stream for stream in container.streams.video if not stream.disposition & pictures]
     return next((track for track in tracks if track.disposition & kinds.default), tracks[0] if tracks else None)
 
 
-def _shown_frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[int, float, Any]]:
+def shown_frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[int, float, Any]]:
     """Yield (frame number in the file, seconds since frame 0, frame) of the intact frames in the order shown."""
-    fps, tick = _fps(stream), stream.time_base
+    fps, tick = frame_rate(stream), stream.time_base
     # AVI has no time of showing; libav finds it for codecs whose pictures it reads on the way
     context = stream.codec_context
     ordered = container.format.name == "avi" and context.name in ("h264", "hevc") and bool(context.has_b_frames)
@@ -316,12 +317,14 @@ def _packets(container: Any, stream: Any, numbering: Numbering) -> Iterator[tupl
         yield packet, frames
 
 
-def _fps(stream: Any) -> float:
+def frame_rate(stream: Any) -> float:
+    """Frames a second by the file's header; 25 where it says nothing."""
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
     return float(rate) if rate else 25.0
 
 
-def _declared_packets(container: Any, stream: Any) -> int | None:
+def declared_packets(container: Any, stream: Any) -> int | None:
+    """Packets of the track by the file's header; None where it says nothing."""
     tag = stream.metadata.get("NUMBER_OF_FRAMES") or stream.metadata.get("NUMBER_OF_FRAMES-eng") or ""
     declared = stream.frames or (int(tag) if tag.isdecimal() else 0)
     if "mp4" in container.format.name and len(stream.index_entries):  # without those that an edit list leaves out
@@ -329,7 +332,7 @@ def _declared_packets(container: Any, stream: Any) -> int | None:
     return declared or None
 
 
-def _declared_duration(container: Any, stream: Any, declared: int | None, fps: float) -> float | None:
+def declared_duration(container: Any, stream: Any, declared: int | None, fps: float) -> float | None:
     """Seconds of the track by the file's header; None where libav can only guess them from the bytes present."""
     kind = container.format.name
     if "avi" in kind:  # libav shortens a truncated file's duration; the header's count is what was meant

@@ -16,16 +16,16 @@ from backdrop.errors import BackdropError
 from backdrop.io.files import one_line
 from backdrop.io.images import MAX_PIXELS, RGB
 from backdrop.video.color import ColorTags, frame_color
-from backdrop.video.decode import (  # some are private there: stages depend on that file, and an edit makes them stale
+from backdrop.video.decode import (
     Tally,
     VideoInfo,
-    _declared_duration,
-    _declared_packets,
-    _fps,
-    _shown_frames,
-    _video_track,
     damage,
+    declared_duration,
+    declared_packets,
     end_of_video,
+    frame_rate,
+    shown_frames,
+    video_track,
 )
 from backdrop.video.decoded import Decoded
 
@@ -142,15 +142,15 @@ class Stream:
             self._container = av.open(url, options=options, metadata_errors="replace", timeout=patience)
         except (av.error.FFmpegError, UnicodeError, ValueError, OSError) as fault:
             raise BackdropError(_unopened(what, piped, fault)) from None
-        self._track = _video_track(self._container)
+        self._track = video_track(self._container)
         context = None if self._track is None else self._track.codec_context
         if context is None:
             raise BackdropError(f"{what} holds no video of a known codec")
         if context.width * context.height > MAX_PIXELS:
             raise BackdropError(f"{what} is {context.width}x{context.height}; send at most {MAX_PIXELS} pixels")
-        self._fps = _fps(self._track)
-        self._declared = _declared_packets(self._container, self._track)
-        self._duration = _declared_duration(self._container, self._track, self._declared, self._fps)
+        self._fps = frame_rate(self._track)
+        self._declared = declared_packets(self._container, self._track)
+        self._duration = declared_duration(self._container, self._track, self._declared, self._fps)
         # a recording on a server is sent as fast as it is read; what has no end is sent at its own speed
         self.waits = piped or bool(self._duration or self._container.duration)
 
@@ -158,7 +158,7 @@ class Stream:
         """As `Live.frames`."""
         codec, declared = self._track.codec_context.name, ColorTags.of(self._track.codec_context)
         tally, watched = self._tally, _Watched(self._container)
-        for number, seconds, frame in _shown_frames(watched, self._track, tally):
+        for number, seconds, frame in shown_frames(watched, self._track, tally):
             tally.last, tally.last_s = number, seconds
             tally.end_s = seconds + 1 / self._fps
             picture = Decoded(Path(self._what), frame, frame_color(frame, codec, declared))
