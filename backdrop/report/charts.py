@@ -22,7 +22,8 @@ CURVES = (
     ),
     (
         "The detector divides a picture into cells, each with a probability p that the subject is there. If the "
-        "largest p is near 1 and the entropy near 0, it is sure of one cell. If the entropy stays as it began, it learned nothing.",
+        "largest p is near 1 and the entropy near 0, it is sure of one cell. If the entropy stays as it "
+        "began, it learned nothing.",
         {"p/max": "largest p", "p/entropy": "entropy of p"},
     ),
     (
