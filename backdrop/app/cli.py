@@ -335,14 +335,14 @@ def demo(
     backdrop demo
     backdrop demo --model models/segmenter --port 8000
     """
-    from backdrop.app.page.server import Address, Thresholds, serve
+    from backdrop.app.page.server import Address, ChosenThresholds, serve
     from backdrop.app.project.models import crf_of, note_of, threshold_of
 
     segmenter = load_model(model, device, None)
     crf = crf_of(model, params)
     note = note_of(model)
     about = "" if note is None else note.words()
-    thresholds = Thresholds(*(threshold_of(segmenter, model, refined) for refined in (False, True)))
+    thresholds = ChosenThresholds(*(threshold_of(segmenter, model, refined) for refined in (False, True)))
     serve(segmenter, thresholds, crf, Address(host, port), max_upload, about=about)
 
 

@@ -36,7 +36,7 @@ FRAMES = 7
 LIMIT = 0.3
 """MB that an upload may have."""
 
-HALF = callbacks.Thresholds(0.5, 0.5)
+HALF = callbacks.ChosenThresholds(0.5, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -342,7 +342,7 @@ def test_another_threshold_does_not_ask_the_networks(material: Path, segmenter: 
         expected = drawing.draw_frame(segmented.frames[1], threshold, page.crf if refined else None)
         assert np.array_equal(answer[2] > 0, expected.mask)
         assert len(first) == len(answer) + 2
-        chosen = callbacks.Thresholds(*((threshold, 0.9) if not refined else (0.9, threshold)))
+        chosen = callbacks.ChosenThresholds(*((threshold, 0.9) if not refined else (0.9, threshold)))
         level, *answer = page.other_outlines(segmented, 2, refined, chosen, silent)
         assert level == threshold, "each kind of mask has its own"
         assert np.array_equal(answer[2] > 0, expected.mask)

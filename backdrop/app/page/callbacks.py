@@ -37,7 +37,7 @@ class Choices(NamedTuple):
     most: int = FRAMES
 
 
-class Thresholds(NamedTuple):
+class ChosenThresholds(NamedTuple):
     """What the model's project chose, in [0, 1], and `backdrop predict` takes: plain before the CRF, crf after it."""
 
     plain: float
@@ -98,7 +98,12 @@ class Page:
             raise gr.Error(html.escape(message(fault, segmented.source.path)), None, print_exception=False) from None
 
     def other_outlines(
-        self, segmented: SegmentedFile | None, t: int | float, refined: bool, thresholds: Thresholds, progress: Any
+        self,
+        segmented: SegmentedFile | None,
+        t: int | float,
+        refined: bool,
+        thresholds: ChosenThresholds,
+        progress: Any,
     ) -> list[Any]:
         """The threshold that goes with the CRF, or without it, and what `redraw` gives at it."""
         level = thresholds.crf if refined else thresholds.plain

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backdrop.app.page.callbacks import Choices, Page, Thresholds, forget
+from backdrop.app.page.callbacks import Choices, ChosenThresholds, Page, forget
 from backdrop.app.page.segmented_file import FRAMES, MOST
 from backdrop.app.page.text import EMPTY, page_header
 from backdrop.app.segmenter import Segmenter
@@ -19,7 +19,9 @@ KEEP_S = 3600
 """Seconds that files of a session stay on the disk."""
 
 
-def build(segmenter: Segmenter, thresholds: Thresholds, crf: CRFParams | None, folder: Path, about: str = "") -> Any:
+def build(
+    segmenter: Segmenter, thresholds: ChosenThresholds, crf: CRFParams | None, folder: Path, about: str = ""
+) -> Any:
     """The page as gradio.Blocks, not yet served.
 
     Args:
@@ -91,7 +93,11 @@ def _outputs() -> tuple[Any, Any, list[Any]]:
 
 
 def _connect(
-    page: Page, session: Any, controls: tuple[Any, ...], outputs: tuple[Any, Any, list[Any]], thresholds: Thresholds
+    page: Page,
+    session: Any,
+    controls: tuple[Any, ...],
+    outputs: tuple[Any, Any, list[Any]],
+    thresholds: ChosenThresholds,
 ) -> None:
     import gradio as gr
 

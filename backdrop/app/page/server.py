@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from backdrop.app.page.callbacks import Thresholds
+from backdrop.app.page.callbacks import ChosenThresholds
 from backdrop.app.page.layout import build
 from backdrop.app.page.style import KEYS, PAGE_CSS
 from backdrop.app.segmenter import Segmenter
@@ -65,7 +65,7 @@ def free_port(host: str, port: int) -> int:
 
 def open_page(
     segmenter: Segmenter,
-    thresholds: Thresholds,
+    thresholds: ChosenThresholds,
     crf: CRFParams | None,
     folder: Path,
     *,
@@ -122,7 +122,7 @@ def open_page(
 
 def serve(
     segmenter: Segmenter,
-    thresholds: Thresholds,
+    thresholds: ChosenThresholds,
     crf: CRFParams | None,
     address: Address,
     max_upload: float,
