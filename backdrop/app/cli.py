@@ -31,6 +31,7 @@ from backdrop.app.commands import (
     WebM,
     WithImages,
     check_out,
+    check_trained,
     load_model,
     name_faults,
     predict_files,
@@ -94,7 +95,8 @@ def new(
         if one.fault:
             print(f"warning: {one.source} will be left out: {one.fault}", file=sys.stderr)
     count = sum(not one.fault for one in found)
-    typer.echo(f"{folder} is a project for {count} video{'s' * (count != 1)} of {videos}. Settings: conf/config.yaml")
+    what = f"{count} video{'s' * (count != 1)} of {videos}" if videos.is_dir() else f"the video {videos}"
+    typer.echo(f"{folder} is a project for {what}. Its settings are in {folder / 'conf' / 'config.yaml'}")
     if not git_knows_somebody(folder):
         typer.echo(
             "git does not know your name, and asks for it when you commit or run `dvc exp run`: "
@@ -241,6 +243,7 @@ def report(
     from backdrop.report.report import write_report
 
     check_out(out, folder=False)
+    check_trained(project)
     typer.echo(f"wrote {write_report(project, out)}")
 
 
@@ -268,6 +271,7 @@ def review(
         raise BackdropError(
             f"-o {out} is not empty, and may hold somebody's work; name a folder that does not exist yet"
         )
+    check_trained(project, "data/frames/index.csv")
     chosen = choose(candidates(project), count, labeled_frames(project))
     if not chosen:
         raise BackdropError("every frame that was looked at is labeled already")
@@ -291,10 +295,9 @@ def onnx(
     The image comes at the working size; the mask is the one before the guided filter (see backdrop/app/onnx.py).
     """
     from backdrop.app.onnx import describe, export_onnx
-    from backdrop.app.segmenter import Segmenter
 
     check_out(out, folder=False)
-    path = export_onnx(Segmenter.load(model, "cpu"), out)
+    path = export_onnx(load_model(model, "cpu", None), out)
     typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     for line in describe(path):
         typer.echo(line)
@@ -312,21 +315,21 @@ def demo(
     device: Device = "auto",
     params: ParamsFile = None,
 ) -> None:
-    """Open a page in the browser: drop an image or a short video, see mask, box and cells. Nothing leaves the machine.
+    """Open a page in the browser: drop an image or a short video, see its mask. Nothing leaves the machine.
 
     \b
     backdrop demo
     backdrop demo --model models/segmenter --port 8000
     """
-    from backdrop.app.page.server import Address, serve
+    from backdrop.app.page.server import Address, ChosenThresholds, serve
     from backdrop.app.project.models import crf_of, note_of, threshold_of
-    from backdrop.app.segmenter import Segmenter
 
+    segmenter = load_model(model, device, None)
     crf = crf_of(model, params)
-    segmenter = Segmenter.load(model, device)
     note = note_of(model)
     about = "" if note is None else note.words()
-    serve(segmenter, threshold_of(segmenter, model, False), crf, Address(host, port), max_upload, about=about)
+    thresholds = ChosenThresholds(*(threshold_of(segmenter, model, refined) for refined in (False, True)))
+    serve(segmenter, thresholds, crf, Address(host, port), max_upload, about=about)
 
 
 @app.command()

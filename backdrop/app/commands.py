@@ -192,10 +192,38 @@ def warn_of_damage(found: Sequence[Recorded]) -> bool:
     return bool(damaged)
 
 
+def check_model(model: Path) -> None:
+    """Whether --model is there at all; what is wrong with one that is, its reader says.
+
+    Raises:
+        BackdropError: it is not.
+    """
+    if not model.is_dir():
+        raise BackdropError(
+            f"there is no model folder {show(model)}: in a project, `backdrop train` makes models/segmenter; "
+            "--model names another one"
+        )
+
+
+def check_trained(project: Path, file: str = "metrics/scores.json") -> None:
+    """Whether a project's pipeline has run as far as to this file.
+
+    Raises:
+        BackdropError: not yet, or this is no project.
+    """
+    if not (project / file).is_file():
+        where = "here" if project == Path() else f"in {show(project)}"
+        raise BackdropError(
+            f"nothing was trained {where} yet (there is no {file}): run `backdrop train` in a project's "
+            "folder, or name the project"
+        )
+
+
 def load_model(model: Path, device: str, sources: Sequence[Source] | None) -> Segmenter:
     """The segmenter of a model folder. What it was trained on is told (`tell_model`), unless `sources` is None."""
     from backdrop.app.segmenter import Segmenter
 
+    check_model(model)
     segmenter = Segmenter.load(model, device)
     if sources is not None:
         tell_model(model, sources)

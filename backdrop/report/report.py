@@ -25,7 +25,7 @@ from backdrop.io.files import atomic_path, sweep
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_jpeg, encode_png, resize
 from backdrop.io.index import read_videos
-from backdrop.io.masks import MaskArchive, split_truth
+from backdrop.io.masks import MaskArchive, resize_mask, split_truth
 from backdrop.report.charts import score_bars, training_curves
 from backdrop.report.scores import j_mean, margin, read_scores, score_cards, score_rows, verdict
 from backdrop.video.streamed import open_frames
@@ -38,6 +38,9 @@ SHEET = 20
 
 WIDTH = 480
 """Of an overlay, in pixels."""
+
+TINTS = (TINT, (235, 40, 230), (40, 150, 255))
+"""Orange, magenta, blue. Green is the truth's."""
 
 UNSCORED = (
     "No frame has ground truth, so nothing is scored: look at the pictures. Where you can draw the masks of twenty "
@@ -214,16 +217,28 @@ def _report_pictures(project: Path, name: str, scored: pd.DataFrame) -> Iterator
     spread = [shown[int(k)] for k in np.linspace(0, len(shown) - 1, 2 * SHOWN + 2).round()[1:-1]]
     chosen = [*scored["frame"].iloc[-SHOWN:][::-1], *scored["frame"].iloc[:SHOWN]] if len(scored) else spread
     scores = dict(zip(scored["frame"], scored["J"], strict=True))
-    for t in dict.fromkeys(int(t) for t in chosen):
+    for k, t in enumerate(dict.fromkeys(int(t) for t in chosen)):
         if found.has(t):
-            caption = f"frame {archive.names[t]}" + (f", J {scores[t]:.2f}" if t in scores else "")
+            rank = "best" if k < SHOWN else "worst"
+            caption = (
+                f"{rank}: frame {archive.names[t]}, J {scores[t]:.2f}" if t in scores else f"frame {archive.names[t]}"
+            )
             yield Shown(caption, _compared(archive, found, t))
+
+
+def _tint(image: np.ndarray, mask: np.ndarray) -> tuple[int, int, int]:
+    """Of `TINTS` the one most unlike what the mask covers. image: (H, W, 3) RGB; mask: (H, W) bool, may be empty."""
+    if not mask.any():
+        return TINT
+    usual = np.median(image[mask], axis=0)
+    return max(TINTS, key=lambda color: float(np.linalg.norm(np.array(color) - usual)))
 
 
 def _compared(archive: FrameArchive, masks: MaskArchive, t: int) -> np.ndarray:
     """The frame with the mask tinted, and the outline of the truth."""
     image = archive.picture(t)
     picture = resize(image, (WIDTH, max(1, round(WIDTH * image.shape[0] / image.shape[1]))))
-    picture = draw_mask(picture, masks.gray(t) > 127, TINT)
+    mask = masks.gray(t) > 127
+    picture = draw_mask(picture, mask, _tint(image, resize_mask(mask, image.shape[1::-1])))
     truth = archive.mask(t)
     return picture if truth is None else draw_mask(picture, split_truth(truth)[0], TRUTH, 0.0)

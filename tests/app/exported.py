@@ -22,9 +22,12 @@ from backdrop.app.records import (
 from backdrop.app.sources import Source, find_sources
 from backdrop.io.masks import Mask
 from backdrop.video.encode import encode_video
+from tests.backdrop_command import call
 
 WIDTH, HEIGHT, FRAMES, FPS = 160, 120, 12, 10
 GREEN, RED = (20, 90, 30), (230, 40, 40)
+IMAGES = ["a.png", "below/c d#.png", "below/turned.jpg", *(f"run/frame_{t:06d}.jpg" for t in range(FRAMES))]
+"""The material's frames, as exports name them."""
 
 
 def subject_mask(t: int) -> Mask:
@@ -87,3 +90,16 @@ def _record(number: int, t: int, specks: int, subjects: int | None) -> Record:
 
 def mask_of(source: Source, frame: int) -> Mask:
     return subject_mask({"a": 0, "below/turned": 1, "below/c d#": 2}.get(source.name, frame))
+
+
+def export(done: Path, *words: object) -> Path:
+    """The folder that a call of the command wrote into."""
+    out = done.parent / "exported"
+    status, said = call("export", done, "-o", out, *words)
+    assert status == 0, said
+    return out
+
+
+def iou(one: np.ndarray, other: np.ndarray) -> float:
+    union = np.sum(one | other)
+    return float(np.sum(one & other) / union) if union else 1.0

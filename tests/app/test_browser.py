@@ -101,6 +101,8 @@ def test_an_image_is_segmented_on_the_page(
     page.set_input_files("input[type=file]", tmp_path / "photo.png")
     page.wait_for_selector(f"text={WIDTH} × {HEIGHT}", timeout=60_000)
     assert fits(page, size[0])
+    seen = page.inner_text("body").lower()
+    assert not any(word in seen for word in ("crf", "cell", "probability")), "no jargon on the first view"
     before = page.inner_text(".numbers")
     page.locator("input[type=range]").first.focus()
     for _ in range(10):

@@ -1,10 +1,11 @@
-"""Exports: frames beside labels, tables, cut-outs, tracks. The tools that are installed open them (slow)."""
+"""Exports: frames beside labels, tables, cut-outs, tracks. The tools open them in `test_tools.py`."""
 
 from __future__ import annotations
 
 import json
 import os
 import xml.etree.ElementTree as ET
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -20,9 +21,24 @@ from pycocotools.coco import COCO
 
 from backdrop.app.exports import common, cutouts, tracks, yolo
 from backdrop.app.exports.common import recorded
+from backdrop.video.color import ColorTags, decoded_rgb
 from backdrop.video.decode import decode_video
+from backdrop.video.encode import Presentation
 from tests.app import exported
-from tests.app.exported import FPS, FRAMES, HEIGHT, RED, WIDTH, mask_of, subject_mask, write_material, write_results
+from tests.app.exported import (
+    FPS,
+    FRAMES,
+    HEIGHT,
+    IMAGES,
+    RED,
+    WIDTH,
+    export,
+    iou,
+    mask_of,
+    subject_mask,
+    write_material,
+    write_results,
+)
 from tests.backdrop_command import call
 
 
@@ -36,24 +52,8 @@ def done(material: Path, tmp_path: Path) -> Path:
     return write_results(material, tmp_path / "done", specks=1)
 
 
-def export(done: Path, *words: object) -> Path:
-    """The folder that a call of the command wrote into."""
-    out = done.parent / "exported"
-    status, said = call("export", done, "-o", out, *words)
-    assert status == 0, said
-    return out
-
-
 def below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-IMAGES = ["a.png", "below/c d#.png", "below/turned.jpg", *(f"run/frame_{t:06d}.jpg" for t in range(FRAMES))]
-
-
-def iou(one: np.ndarray, other: np.ndarray) -> float:
-    union = np.sum(one | other)
-    return float(np.sum(one & other) / union) if union else 1.0
 
 
 # ------------------------------------------------------------------------------------------------- specks
@@ -256,6 +256,20 @@ def test_alpha_of_any_size(size: tuple[int, int], webm: bool, tmp_path: Path) ->
     assert min(iou(values[..., 3] > 127, mask) for values in frames) > 0.93
 
 
+@pytest.mark.parametrize(("matrix", "told"), [(1, 1), (5, 6), (6, 6), (7, 6), (9, 9)])
+def test_prores_says_what_its_colors_mean(matrix: int, told: int, tmp_path: Path) -> None:
+    image = np.dstack([exported.picture(subject_mask(0)), subject_mask(0) * np.uint8(255)])
+    shown = Presentation([0, 0.1], color=ColorTags(matrix).complete(HEIGHT))
+    with av.open(str(tmp_path / "x.mov"), "w") as container:
+        cutouts._encode_transparent(container, iter([image]), Fraction(10), shown, prores=True)
+    with av.open(str(tmp_path / "x.mov")) as container:
+        (frame,) = container.decode(video=0)
+    assert ColorTags.of(frame) == ColorTags(told, *ColorTags(matrix).complete(HEIGHT)[1:])
+    values = decoded_rgb(frame, ColorTags.of(frame))
+    inside = cv2.erode(subject_mask(0).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    assert np.abs(values[inside].astype(int) - RED).max() <= 3
+
+
 def test_the_sound_that_alpha_loses_is_noticed(material: Path) -> None:
     assert not cutouts._has_sound(material / "run.mp4")
     path = material / "loud.mkv"
@@ -357,105 +371,7 @@ def test_a_timeline_of_label_studio_ends_where_the_subject_does(done: Path) -> N
     assert (sequence[0]["x"], sequence[0]["width"]) == (15, round(100 * 33 / WIDTH, 4))
 
 
-# --------------------------------------------------------------------------------------- the tools' own words
-
-
-@pytest.mark.slow
-def test_datumaro_opens_coco_with_its_images(done: Path) -> None:
-    datumaro = pytest.importorskip("datumaro")
-    out = export(done, "-f", "coco", "--images")
-    data = datumaro.Dataset.import_from(str(out / "coco"), "coco")
-    assert len(data) == len(IMAGES)
-    found = recorded(done)
-    masks = {common.file_name(s, r).rpartition(".")[0]: mask_of(s, r.frame) for s, rs in found for r in rs.frames}
-    for item in data:
-        assert item.media.data.shape[:2] == (HEIGHT, WIDTH)
-        shapes = [one.image > 0 for one in item.annotations if one.type == datumaro.AnnotationType.mask]
-        assert len(shapes) == masks[item.id].any()
-        assert all(np.array_equal(shape, masks[item.id]) for shape in shapes)
-
-
-@pytest.mark.slow
-def test_datumaro_opens_the_tracks_for_cvat(done: Path) -> None:
-    datumaro = pytest.importorskip("datumaro")
-    out = export(done, "-f", "cvat")
-    data = datumaro.Dataset.import_from(str(out / "cvat" / "run.xml"), "cvat")
-    boxes = {item.attributes["frame"]: item.annotations[0] for item in data}
-    assert set(boxes) == {0, 4, 5, 7, 11}
-    assert boxes[0].points == [24, 34, 57, 96]
-    assert boxes[5].attributes["outside"]
-    assert {box.attributes["track_id"] for box in boxes.values()} == {1}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["coco", "yolo"])
-def test_supervision_opens_frames_and_masks(name: str, done: Path) -> None:
-    supervision = pytest.importorskip("supervision")
-    out = export(done, "-f", name, "--images") / name
-    if name == "coco":
-        annotations = out / "annotations" / "instances_default.json"
-        data = supervision.DetectionDataset.from_coco(str(out / "images"), str(annotations), force_masks=True)
-    else:
-        data = supervision.DetectionDataset.from_yolo(
-            str(out / "images" / "run"), str(out / "labels" / "run"), str(out / "data.yaml"), force_masks=True
-        )
-    run = {Path(path).name: (image, found) for path, image, found in data if Path(path).parent.name == "run"}
-    assert len(run) == FRAMES
-    for t in range(FRAMES):
-        image, found = run[f"frame_{t:06d}.jpg"]
-        assert image.shape[:2] == (HEIGHT, WIDTH)
-        assert len(found) == subject_mask(t).any()
-        if len(found):
-            assert iou(found.mask[0], subject_mask(t)) > (0.999 if name == "coco" else 0.9), (
-                "it cuts corners down to whole pixels"
-            )
-
-
-@pytest.mark.slow
-def test_ultralytics_opens_the_data_set(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
-    tool = pytest.importorskip("ultralytics.data")
-    check_det_dataset = pytest.importorskip("ultralytics.data.utils").check_det_dataset
-
-    out = export(done, "-f", "yolo", "--images") / "yolo"
-    data = check_det_dataset(str(out / "data.yaml"), autodownload=False)
-    assert data["names"] == {0: "subject"}
-    read = tool.YOLODataset(img_path=data["train"], data=data, task="segment", augment=False, imgsz=WIDTH)
-    assert len(read.labels) == len(IMAGES)
-    for label in read.labels:
-        name = Path(label["im_file"]).relative_to(out / "images").as_posix()
-        if not name.startswith("run/"):
-            continue
-        mask = subject_mask(int(Path(name).stem.removeprefix("frame_")))
-        assert len(label["segments"]) == len(label["cls"]) == mask.any()
-        drawn = np.zeros((HEIGHT, WIDTH), np.uint8)
-        for shape in label["segments"]:
-            cv2.fillPoly(drawn, [np.rint(shape * (WIDTH, HEIGHT) - 0.5).astype(np.int32)], 1)
-        assert iou(drawn > 0, mask) > 0.93
-
-
-@pytest.mark.slow
-def test_label_studio_takes_tasks_and_config(done: Path) -> None:
-    decode_rle = pytest.importorskip("label_studio_sdk.converter.brush").decode_rle
-    tool = pytest.importorskip("label_studio_sdk.label_interface")
-
-    out = export(done, "-f", "labelstudio", "-f", "labelstudio-video", "--url-prefix", "http://localhost:8081/")
-    for name in ("labelstudio", "labelstudio-video"):
-        interface = tool.LabelInterface((out / f"{name}.xml").read_text())
-        interface.validate()
-        for task in json.loads((out / f"{name}.json").read_text()):
-            assert interface.validate_task({"data": task["data"]})
-            for prediction in task["predictions"]:
-                assert interface.validate_prediction(prediction, return_errors=True) == []
-    found = recorded(done)
-    masks = {common.file_name(s, r): mask_of(s, r.frame) for s, rs in found for r in rs.frames}
-    tasks = json.loads((out / "labelstudio.json").read_text())
-    for task, mask in zip(tasks, masks.values(), strict=True):
-        results = task["predictions"][0]["result"]
-        assert len(results) == mask.any()
-        for result in results:
-            values = decode_rle(result["value"]["rle"]).reshape(HEIGHT, WIDTH, 4)
-            assert np.array_equal(values[..., 3] > 0, mask)
+# ------------------------------------------------------------------------------------------------- COCO
 
 
 def test_pycocotools_opens_the_data_set_with_images(done: Path) -> None:

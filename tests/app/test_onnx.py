@@ -261,6 +261,11 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     status, text = call("onnx", "-o", tmp_path / "out" / "model.onnx", "--model", tmp_path)
     assert status == 1
     assert f"{tmp_path} is no model folder" in text
+    status, text = call("onnx", "-o", tmp_path / "out" / "model.onnx", "--model", tmp_path / "none")
+    assert status == 1
+    assert (
+        f"there is no model folder {tmp_path / 'none'}: in a project, `backdrop train` makes models/segmenter" in text
+    )
     assert not (tmp_path / "out").exists()
 
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from backdrop.app import cli
 from backdrop.app.page import callbacks, drawing, segmented_file, server
-from backdrop.app.page.text import message, numbers
+from backdrop.app.page.text import cells_html, message, numbers
 from backdrop.app.project import models
 from backdrop.app.segmenter import Segmenter
 from backdrop.crf.dense import refine
@@ -35,6 +35,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FRAMES = 7
 LIMIT = 0.3
 """MB that an upload may have."""
+
+HALF = callbacks.ChosenThresholds(0.5, 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +218,9 @@ def test_numbers_are_those_of_the_prediction(material: Path, segmenter: Segmente
     assert values["Mask"] == "25.0% of the image"
     assert values["Presence"] == "0.46"
     assert values["Box"] == f"{WIDTH // 2} × {HEIGHT // 4} px at ({WIDTH // 4}, {round(HEIGHT * 3 / 8)})"
-    assert values["Cell probability"] == f"{found.prediction.p.max():.2f} (row 2, column 2)"
+    assert "row 2, column 2" in cells_html(found)
+    assert f"a probability of {found.prediction.p.max():.2f} " in cells_html(found)
+    assert "ell" not in str(values), "what the detector does is not on the first view"
 
 
 @pytest.mark.parametrize(
@@ -248,7 +252,7 @@ def served(segmenter: Segmenter, tmp_path_factory: pytest.TempPathFactory) -> It
     with pytest.MonkeyPatch.context() as patch:
         for name in ("GRADIO_ANALYTICS_ENABLED", "HF_HUB_DISABLE_TELEMETRY", "GRADIO_TEMP_DIR", "NO_PROXY", "no_proxy"):
             patch.setenv(name, "")  # so that what the page sets is undone
-        blocks = server.open_page(segmenter, 0.5, None, folder, address=server.Address(port=0), max_upload=LIMIT)
+        blocks = server.open_page(segmenter, HALF, None, folder, address=server.Address(port=0), max_upload=LIMIT)
         yield blocks
         blocks.close(verbose=False)
 
@@ -298,7 +302,7 @@ def test_an_image_goes_through_the_page(client: Any, material: Path, segmenter: 
     (mask,) = [one for one in files if isinstance(one, str) and one.endswith("photo_mask.png")]
     stored = read_png(Path(mask).read_bytes()) > 0
     assert np.array_equal(stored, segmenter.predict(pictures[0]).mask > threshold)
-    assert any("Cell probability" in str(one) for one in answer)
+    assert any("Presence" in str(one) for one in answer)
 
 
 def test_a_bad_file_is_one_message_and_the_page_goes_on(client: Any, material: Path) -> None:
@@ -337,7 +341,11 @@ def test_another_threshold_does_not_ask_the_networks(material: Path, segmenter: 
         answer = page.redraw(segmented, 2, callbacks.Choices(threshold, refined), silent)
         expected = drawing.draw_frame(segmented.frames[1], threshold, page.crf if refined else None)
         assert np.array_equal(answer[2] > 0, expected.mask)
-    assert len(first) == len(answer) + 2
+        assert len(first) == len(answer) + 2
+        chosen = callbacks.ChosenThresholds(*((threshold, 0.9) if not refined else (0.9, threshold)))
+        level, *answer = page.other_outlines(segmented, 2, refined, chosen, silent)
+        assert level == threshold, "each kind of mask has its own"
+        assert np.array_equal(answer[2] > 0, expected.mask)
     shown = page.show(segmented, 3, callbacks.Choices(threshold, False))
     assert np.array_equal(shown[0] > 0, drawing.draw_frame(segmented.frames[2], threshold).mask)
 
@@ -371,9 +379,10 @@ def test_the_command_warns_where_others_can_reach_the_page(
     host: str, segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "segmenter").mkdir(parents=True)
     given: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     monkeypatch.setattr(Segmenter, "load", lambda *_: segmenter)
-    monkeypatch.setattr(models, "threshold_of", lambda *_: 0.4)
+    monkeypatch.setattr(models, "threshold_of", lambda _, __, refined: 0.4 if refined else 0.3)
 
     def opened(*arguments: Any, **options: Any) -> Ended:
         given.append((arguments, options))
@@ -384,7 +393,7 @@ def test_the_command_warns_where_others_can_reach_the_page(
     assert result.exit_code == 0, result.output
     assert ("warning" in result.output) == (host == "0.0.0.0")
     ((*parts, folder), options) = given[0]
-    assert parts == [segmenter, 0.4, None], "no params.yaml here"
+    assert parts == [segmenter, (0.3, 0.4), None], "no params.yaml here"
     assert options == {"address": server.Address(host, 7860), "max_upload": 200, "about": ""}
     assert not folder.exists(), "uploads are removed in the end"
     assert "--params" in str(CliRunner().invoke(cli.app, ["demo", "--params", "nowhere.yaml"]).exception)

@@ -116,4 +116,9 @@ def test_nothing_of_somebody_is_overwritten_and_an_untrained_project_is_one_line
         archive.unlink()
     done = CliRunner().invoke(app, ["review", "-o", "new"])
     assert "run `backdrop train` first" in str(done.exception)
+    (project / "data" / "frames" / "index.csv").unlink()
+    done = CliRunner().invoke(app, ["review", "-o", "new"])
+    assert "nothing was trained here yet (there is no data/frames/index.csv): run `backdrop train`" in str(
+        done.exception
+    )
     assert not (project / "new").exists()

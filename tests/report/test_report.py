@@ -60,7 +60,34 @@ def test_the_report_holds_everything_it_shows(project: Path, tmp_path: Path) -> 
     assert "0.88" in page.text, "J: one sequence 1, the other 6 / 8"
     assert re.search(r"good\s+·\s+J\s+1\.00", page.text)
     assert re.search(r"bad\s+·\s+J\s+0\.75", page.text)
-    assert re.search(r"frame \S+, J 0\.00", page.text), "the worst frame"
+    assert re.search(r"worst: frame \S+, J 0\.00", page.text)
+    assert len(re.findall(r"best: frame \S+, J 1\.00", page.text)) == 2 * 2
+    assert "Backdrop was given videos" in page.text, "for somebody who was not there"
+    assert "L_fg is the nearer to 0" in page.text, "the curve is explained"
+
+
+def test_a_chart_can_be_read_on_a_phone(project: Path, tmp_path: Path) -> None:
+    """A page 390 pixels wide has 358 for a chart, which shrinks its letters with it."""
+    text = write_report(project, tmp_path / "report.html").read_text()
+    charts = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(charts) == 2
+    for chart in charts:
+        width = float(re.findall(r'width="([\d.]+)pt"', chart)[0]) * 4 / 3
+        letters = [float(size) * 4 / 3 for size in re.findall(r"font-size: ([\d.]+)px", chart)]
+        assert letters
+        assert min(letters) * min(1, 358 / width) >= 8.5
+
+
+@pytest.mark.parametrize("color", [(230, 40, 40), (255, 150, 20), (60, 140, 250), (20, 20, 20), (240, 240, 240)])
+def test_the_tint_is_unlike_the_subject_and_the_outline_of_the_truth(color: tuple[int, int, int]) -> None:
+    image, mask = np.zeros((20, 30, 3), np.uint8), np.zeros((20, 30), bool)
+    image[:], mask[5:15, 5:15] = (90, 90, 90), True
+    image[mask] = color
+    tint = report._tint(image, mask)
+    assert np.linalg.norm(np.subtract(tint, color)) > 150
+    assert tint in report.TINTS
+    assert report.TRUTH not in report.TINTS
+    assert report._tint(image, np.zeros_like(mask)) == report.TINT
 
 
 def test_a_model_from_outside_is_marked(project: Path, tmp_path: Path) -> None:

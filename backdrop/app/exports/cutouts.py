@@ -46,6 +46,9 @@ RGBA = UInt8[np.ndarray, "H W 4"]
 SMALLEST_VP9 = 200
 """Pixels of the shorter side. At 130 and below, libvpx gave another alpha back, and not the same one each time."""
 
+_PRORES_MATRICES = (1, 6, 9)
+"""The others have no number in a ProRes frame. 5 is 6 by another name."""
+
 _FRINGE = 8
 """Pixels around the subject that keep their colors in a video: its colors are coarser than its alpha."""
 
@@ -151,6 +154,8 @@ def _encode_transparent(
     container: Any, frames: Iterator[RGBA], rate: Fraction, shown: Presentation, prores: bool
 ) -> None:
     stream, color = None, shown.color or ColorTags().complete(0)
+    if prores and color.matrix not in _PRORES_MATRICES:
+        color = color._replace(matrix=6)
     for image, (pts, duration) in zip(frames, shown.ticks(), strict=True):
         if stream is None:
             stream = _transparent_stream(container, image, rate, prores)
@@ -160,6 +165,9 @@ def _encode_transparent(
         frame = av.VideoFrame.from_ndarray(image, format="rgba").reformat(
             format=stream.pix_fmt, dst_colorspace=color.matrix, dst_color_range=ColorRange.MPEG
         )
+        # ProRes writes the frame's own, not the stream's
+        frame.colorspace, frame.color_range = color.matrix, ColorRange.MPEG
+        frame.color_primaries, frame.color_trc = color.primaries, color.transfer
         frame.pts, frame.duration, frame.time_base = pts, duration, shown.tick
         container.mux(stream.encode(frame))
     if stream is None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from backdrop.app.page.drawing import FrameView, draw_frame, write_clip, write_cut_out, write_mask
 from backdrop.app.page.segmented_file import FRAMES, Progress, SegmentedFile, segment_file
-from backdrop.app.page.text import message, numbers_html, status_line
+from backdrop.app.page.text import cells_html, message, numbers_html, status_line
 from backdrop.app.reader import Found
 from backdrop.app.segmenter import Segmenter
 from backdrop.crf.parameters import CRFParams
@@ -35,6 +35,13 @@ class Choices(NamedTuple):
     refined: bool
     every: int = 1
     most: int = FRAMES
+
+
+class ChosenThresholds(NamedTuple):
+    """What the model's project chose, in [0, 1], and `backdrop predict` takes: plain before the CRF, crf after it."""
+
+    plain: float
+    crf: float
 
 
 class Page:
@@ -84,18 +91,30 @@ class Page:
         import gradio as gr
 
         if segmented is None:
-            return [gr.skip()] * 9
+            return [gr.skip()] * 10
         try:
             return self._everything(segmented, self._place(segmented, t), choices, progress)
         except BackdropError as fault:
             raise gr.Error(html.escape(message(fault, segmented.source.path)), None, print_exception=False) from None
 
+    def other_outlines(
+        self,
+        segmented: SegmentedFile | None,
+        t: int | float,
+        refined: bool,
+        thresholds: ChosenThresholds,
+        progress: Any,
+    ) -> list[Any]:
+        """The threshold that goes with the CRF, or without it, and what `redraw` gives at it."""
+        level = thresholds.crf if refined else thresholds.plain
+        return [level, *self.redraw(segmented, t, Choices(level, refined), progress)]
+
     def show(self, segmented: SegmentedFile | None, t: int | float, choices: Choices) -> list[Any]:
-        """Mask, cells and numbers of another frame of a video; t counts from 1."""
+        """What `_page_pictures` gives, of another frame of a video; t counts from 1."""
         import gradio as gr
 
         if segmented is None:
-            return [gr.skip()] * 3
+            return [gr.skip()] * 4
         found = segmented.frames[self._place(segmented, t)]
         return _page_pictures(found, draw_frame(found, choices.threshold, self._crf(choices)))
 
@@ -130,8 +149,8 @@ class Page:
 
 
 def _page_pictures(found: Found, view: FrameView) -> list[Any]:
-    """Mask, cells and numbers."""
-    return [view.mask.astype(np.uint8) * 255, view.cells, numbers_html(found, view.mask)]
+    """Mask and numbers, cells and their numbers."""
+    return [view.mask.astype(np.uint8) * 255, numbers_html(found, view.mask), view.cells, cells_html(found)]
 
 
 def _progress_bar(progress: Any, title: str) -> Progress:

@@ -1,4 +1,4 @@
-"""The page's controls and where they stand: drop an image or a short video, see mask, box and cells.
+"""The page's controls and where they stand: drop an image or a short video, see mask and box.
 
 Gradio is imported where it is used: that takes seconds, and the other commands do without it.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from backdrop.app.page.callbacks import Choices, Page, forget
+from backdrop.app.page.callbacks import Choices, ChosenThresholds, Page, forget
 from backdrop.app.page.segmented_file import FRAMES, MOST
 from backdrop.app.page.text import EMPTY, page_header
 from backdrop.app.segmenter import Segmenter
@@ -19,11 +19,13 @@ KEEP_S = 3600
 """Seconds that files of a session stay on the disk."""
 
 
-def build(segmenter: Segmenter, threshold: float, crf: CRFParams | None, folder: Path, about: str = "") -> Any:
+def build(
+    segmenter: Segmenter, thresholds: ChosenThresholds, crf: CRFParams | None, folder: Path, about: str = ""
+) -> Any:
     """The page as gradio.Blocks, not yet served.
 
     Args:
-        threshold: what the slider starts at, in [0, 1].
+        thresholds: what the slider starts at, and what it goes to where the CRF is chosen.
         crf: None: there is no CRF to choose.
         folder: for the files of sessions.
         about: what the model was trained on; "": it is not known.
@@ -36,10 +38,11 @@ def build(segmenter: Segmenter, threshold: float, crf: CRFParams | None, folder:
         session = gr.State(None, time_to_live=KEEP_S, delete_callback=forget)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                file, level, refined, most, every, again = _controls(threshold, crf is not None)
+                file, level, refined, most, every, again = _controls(thresholds.plain, crf is not None)
             with gr.Column(scale=2, min_width=300):
                 status, frame, shown = _outputs()
-        _connect(page, session, (file, level, refined, most, every, again), (status, frame, shown))
+        controls = (file, level, refined, most, every, again)
+        _connect(page, session, controls, (status, frame, shown), thresholds)
     return blocks
 
 
@@ -57,7 +60,8 @@ def _controls(threshold: float, crf: bool) -> tuple[Any, ...]:
         info="Lower: the mask takes in more.",
         buttons=[],
     )
-    hint = "Dense CRF: some seconds per image." if crf else "Needs the CRF's parameters: start with --params FILE."
+    hint = "Moves outlines to them, as `backdrop predict` does. Takes some seconds per image."
+    hint = hint if crf else "Not known here how: start the page in the model's project, or with --params FILE."
     refined = gr.Checkbox(False, label="Follow the edges in the image", info=hint, interactive=crf)
     with gr.Accordion("Videos", open=False):
         most = gr.Number(FRAMES, label="At most this many frames", precision=0, minimum=1, maximum=MOST)
@@ -75,19 +79,26 @@ def _outputs() -> tuple[Any, Any, list[Any]]:
     image = gr.Image(label="Subject", height=420, **still)
     video = gr.Video(label="Subject", height=420, visible=False, interactive=False, buttons=[], elem_classes="shot")
     frame = gr.Slider(1, 2, 1, step=1, label="Frame shown below", visible=False, buttons=[])
-    with gr.Row():
-        mask = gr.Image(label="Mask", height=230, min_width=200, **still)
-        cells = gr.Image(label="Cells (dot: probability)", height=230, min_width=200, **still)
+    mask = gr.Image(label="Mask", height=230, **still)
     values = gr.HTML("", elem_classes="numbers", padding=False)
     with gr.Row():
         png = gr.DownloadButton("Download the mask (PNG)", visible=False)
         cut = gr.DownloadButton("Download the cut-out (PNG)", visible=False)
         archive = gr.DownloadButton("Download the masks (zip of PNGs)", visible=False)
         movie = gr.DownloadButton("Download the video (MP4)", visible=False)
-    return status, frame, [image, video, mask, cells, values, png, cut, archive, movie]
+    with gr.Accordion("Where the model looked", open=False):
+        cells = gr.Image(label="The detector's cells", height=300, **still)
+        likely = gr.HTML("", elem_classes="numbers", padding=False)
+    return status, frame, [image, video, mask, values, cells, likely, png, cut, archive, movie]
 
 
-def _connect(page: Page, session: Any, controls: tuple[Any, ...], outputs: tuple[Any, Any, list[Any]]) -> None:
+def _connect(
+    page: Page,
+    session: Any,
+    controls: tuple[Any, ...],
+    outputs: tuple[Any, Any, list[Any]],
+    thresholds: ChosenThresholds,
+) -> None:
     import gradio as gr
 
     file, level, refined, most, every, again = controls
@@ -102,13 +113,16 @@ def _connect(page: Page, session: Any, controls: tuple[Any, ...], outputs: tuple
     def redraw(segmented, t, threshold, refined, progress=gr.Progress()):  # noqa: ANN001, ANN202, B008
         return page.redraw(segmented, t, Choices(float(threshold), refined), progress)
 
+    def other_outlines(segmented, t, refined, progress=gr.Progress()):  # noqa: ANN001, ANN202, B008
+        return page.other_outlines(segmented, t, refined, thresholds, progress)
+
     def another_frame(segmented, t, threshold, refined):  # noqa: ANN001, ANN202
         return page.show(segmented, t, Choices(float(threshold), refined))
 
     def cleared(segmented):  # noqa: ANN001, ANN202
         forget(segmented)
         return [None, EMPTY, gr.Slider(visible=False), gr.Image(None, visible=True), gr.Video(None, visible=False),
-                None, None, "", gr.DownloadButton(visible=False), gr.DownloadButton(visible=False),
+                None, "", None, "", gr.DownloadButton(visible=False), gr.DownloadButton(visible=False),
                 gr.DownloadButton(visible=False), gr.DownloadButton(visible=False)]  # fmt: skip
 
     # one at a time: pictures of an old file must not come after those of a new one
@@ -122,5 +136,6 @@ def _connect(page: Page, session: Any, controls: tuple[Any, ...], outputs: tuple
     file.clear(cleared, session, everything, **hidden)
     state = [session, frame, level, refined]
     # "always_last": while one redraw runs, only the last of the changes that follow is drawn
-    gr.on([level.release, refined.input], redraw, state, shown, trigger_mode="always_last", **hidden)
-    frame.release(another_frame, state, shown[2:5], trigger_mode="always_last", **hidden)
+    level.release(redraw, state, shown, trigger_mode="always_last", **hidden)
+    refined.input(other_outlines, [session, frame, refined], [level, *shown], trigger_mode="always_last", **hidden)
+    frame.release(another_frame, state, shown[2:6], trigger_mode="always_last", **hidden)

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from backdrop.app.page.callbacks import ChosenThresholds
 from backdrop.app.page.layout import build
 from backdrop.app.page.style import KEYS, PAGE_CSS
 from backdrop.app.segmenter import Segmenter
@@ -64,7 +65,7 @@ def free_port(host: str, port: int) -> int:
 
 def open_page(
     segmenter: Segmenter,
-    threshold: float,
+    thresholds: ChosenThresholds,
     crf: CRFParams | None,
     folder: Path,
     *,
@@ -75,7 +76,7 @@ def open_page(
     """Serve the page from another thread.
 
     Args:
-        threshold, crf, about: see `layout.build`.
+        thresholds, crf, about: see `layout.build`.
         folder: for uploads and results.
         address: where a port is taken, the next free one is used.
         max_upload: MB (of 2**20 bytes, as the page counts them) that a file may have.
@@ -95,7 +96,7 @@ def open_page(
     )
     import gradio as gr
 
-    blocks = build(segmenter, threshold, crf, folder, about)
+    blocks = build(segmenter, thresholds, crf, folder, about)
     font = ["system-ui", "sans-serif"]
     theme = gr.themes.Base(primary_hue="blue", font=font, font_mono=["ui-monospace", "monospace"])
     dim = {"body_text_color_subdued": "*neutral_600", "block_info_text_color": "*neutral_600"}
@@ -120,7 +121,13 @@ def open_page(
 
 
 def serve(
-    segmenter: Segmenter, threshold: float, crf: CRFParams | None, address: Address, max_upload: float, *, about: str
+    segmenter: Segmenter,
+    thresholds: ChosenThresholds,
+    crf: CRFParams | None,
+    address: Address,
+    max_upload: float,
+    *,
+    about: str,
 ) -> None:
     """Serve the page until Ctrl-C. Uploads and results are removed then. See `open_page`."""
     host = address.host
@@ -131,7 +138,7 @@ def serve(
         )
     with tempfile.TemporaryDirectory(prefix="backdrop-") as folder:
         limits: dict[str, Any] = {"address": address, "max_upload": max_upload}
-        blocks = open_page(segmenter, threshold, crf, Path(folder), about=about, **limits)
+        blocks = open_page(segmenter, thresholds, crf, Path(folder), about=about, **limits)
         print(f"open {blocks.local_url} in a browser; Ctrl-C ends it", flush=True)
         before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # else uploads would stay on the disk
         try:

@@ -17,7 +17,6 @@ from backdrop.io.masks import Mask
 MEANINGS = {
     "Presence": "how sure the model is that a subject is there at all, 0 to 1",
     "Box": "drawn in red; counted from the left and the top edge",
-    "Cell probability": "the detector's, of its most likely grid cell; all cells together have 1",
     "Mask": "how much of the image is above the threshold",
 }
 
@@ -39,11 +38,9 @@ def numbers(found: Found, mask: Mask) -> dict[str, str]:
     """What is known of a frame, as text: the keys of `MEANINGS`. mask: (H, W) bool, True = foreground."""
     box = inner_box(found.prediction.box, (mask.shape[1], mask.shape[0]))
     left, top, width, height = (round(value) for value in box)
-    row, column = np.unravel_index(found.prediction.cell, found.prediction.p.shape)
     return {
         "Presence": f"{found.prediction.presence:.2f}",
         "Box": f"{width} × {height} px at ({left}, {top})",
-        "Cell probability": f"{found.prediction.p.max():.2f} (row {row + 1}, column {column + 1})",
         "Mask": f"{mask.mean():.1%} of the image",
     }
 
@@ -55,6 +52,18 @@ def numbers_html(found: Found, mask: Mask) -> str:
     empty = "" if mask.any() else f"<p>The mask is empty. Its surest pixel has {top:.2f}: lower the threshold.</p>"
     rows = (f"<div><dt>{k}</dt><dd>{v}<small>{MEANINGS[k]}</small></dd></div>" for k, v in values.items())
     return f"{empty}<dl>{''.join(rows)}</dl>"
+
+
+def cells_html(found: Found) -> str:
+    """What the detector says of a frame, as HTML."""
+    row, column = np.unravel_index(found.prediction.cell, found.prediction.p.shape)
+    rows, columns = found.prediction.p.shape
+    return (
+        f"<p>The model divides the image into {rows} × {columns} cells, and guesses in which one the subject is. "
+        f"The larger a dot, the likelier its cell. The likeliest is row {row + 1}, column {column + 1}, with a "
+        f"probability of {found.prediction.p.max():.2f} (all cells together have 1). A line leads from it to the "
+        "middle of the box.</p>"
+    )
 
 
 def status_line(segmented: SegmentedFile) -> str:

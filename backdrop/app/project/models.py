@@ -204,7 +204,9 @@ def model_lines(project: Path) -> list[str]:
     found = [(shipped, note_of(shipped))] if (shipped / WEIGHTS).is_file() else []
     found += kept_models(project)
     if not found:
-        raise BackdropError(f"no model in {show(project / 'models')}; `backdrop train` trains one and keeps it")
+        raise BackdropError(
+            f"no model in {show(project / 'models')} yet; in a project, `backdrop train` trains one and keeps it"
+        )
     return [f"{show(path)}: {'it is not known on what' if note is None else note.words()}" for path, note in found]
 
 

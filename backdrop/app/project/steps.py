@@ -42,6 +42,32 @@ STEPS = {
 }
 """Stage of dvc.yaml -> words."""
 
+PARTS = {
+    "looking": "looking through the videos",
+    "frames": "storing frames",
+    "motion network fitted": "fitting the motion network to this footage",
+    "cues": "finding what moves",
+    "cues of whole sequences": "finding what moves, in whole videos",
+    "weights of the cues": "weighing what was found",
+    "cameras without the subject": "measuring the camera's motion without the subject",
+    "pseudo-masks": "making masks to learn from",
+    "labels": "taking your labels in",
+    "student": "learning from these masks",
+}
+"""Progress bar of a stage -> words."""
+
+
+def part_in_words(title: str) -> str:
+    """What a progress bar counts, in words, or as it is called. Empty, where the step's own words say it."""
+    name, comma, number = title.partition(", round ")
+    if name in PARTS:
+        return f"{PARTS[name]} (round {number})" if comma else PARTS[name]
+    return "" if name.startswith(_PLAIN) else title
+
+
+_PLAIN = ("stabilize", "flow (", "inpainter ", "joint training", "segment", "refine", "score")
+"""Progress bars that are all there is to a step."""
+
 
 def step_names(project: Path) -> list[str]:
     """The stages of dvc.yaml as DVC names them, a matrix written out, without the project's own stage `library`.

@@ -19,7 +19,7 @@ import yaml
 
 from backdrop.app.project.new import SETTINGS, compose_project, is_project, refresh
 from backdrop.app.project.pipeline import LIBRARY_STAGE, installed_version
-from backdrop.app.project.steps import STEPS, Times, Words, clock, last_error, step_names
+from backdrop.app.project.steps import STEPS, Times, Words, clock, last_error, part_in_words, step_names
 from backdrop.errors import BackdropError
 from backdrop.io.files import show, writing
 from backdrop.run.locks import locked
@@ -305,7 +305,7 @@ class Story:
         if not self.live or self.current is None:
             return
         here = max((self.own or 0.0) - (time.monotonic() - self.began), bar.left or 0.0)
-        parts = [f"  {bar.title or self.current} {bar.percent} %"]
+        parts = [f"  {part_in_words(bar.title)} {bar.percent} %".replace("   ", "  ")]
         if here:
             parts.append(f"{clock(here)} left of this step")
         if here and self.rest is not None:

@@ -17,7 +17,7 @@ import yaml
 
 from backdrop.app.project import steps
 from backdrop.app.project.pipeline import project_stages
-from backdrop.app.project.steps import STEPS, Times, clock, last_error, step_names
+from backdrop.app.project.steps import STEPS, Times, clock, last_error, part_in_words, step_names
 from backdrop.app.project.train import LOG, PATIENCE, Bar, Story, read_bar, run_steps
 from backdrop.errors import BackdropError
 from backdrop.run.locks import locked
@@ -198,9 +198,33 @@ def test_a_terminal_shows_progress_and_time_left(tmp_path: Path, monkeypatch: py
     asked.clear()
     story.hear("frames:  25%|##5   | 1/4 [00:10<03:00,  8.9it/s]")
     assert not asked, "the work is measured once a step, not at each state of a bar"
-    assert screen.getvalue().endswith("frames 25 %, 3 min left of this step, 23 min until all is done")
+    assert screen.getvalue().endswith("  storing frames 25 %, 3 min left of this step, 23 min until all is done")
     story.clear()
     assert screen.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        ("looking", "looking through the videos"),
+        ("pseudo-masks, round 2", "making masks to learn from (round 2)"),
+        ("weights of the cues", "weighing what was found"),
+        ("flow (dis)", ""),
+        ("joint training", ""),
+        ("a stage of one's own", "a stage of one's own"),
+    ],
+)
+def test_a_bar_is_told_in_words_that_a_newcomer_has(title: str, words: str) -> None:
+    assert part_in_words(title) == words
+
+
+def test_every_bar_of_the_pipeline_has_words() -> None:
+    packages = ["frames", "stabilize", "flow", "inpaint", "train", "student", "segment", "refine", "score"]
+    text = "".join(path.read_text() for name in packages for path in (ROOT / "backdrop" / name).rglob("*.py"))
+    titles = re.findall(r'(?:title|desc)=f?"([^"]+)"|progress\([^"\n]+, f?"([^"]+)"\)', text)
+    named = {re.sub(r"\{[^}]+\}", "1", one or other) for one, other in titles}
+    assert {"looking", "stabilize", "joint training", "student, round 1"} <= named
+    assert all(part_in_words(one) != one for one in named), named
 
 
 def test_a_step_takes_longer_where_there_is_more_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
