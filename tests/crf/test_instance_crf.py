@@ -194,25 +194,27 @@ def test_learning_finds_what_tells_subjects_apart() -> None:
 # -------------------------------------------------------------------------------------------- videos
 
 
-def meeting(frames: range) -> list[tuple[FrameToTell, np.ndarray, np.ndarray]]:
-    """A red disk goes right before a blue one that goes left; at 0 they touch most. With both masks as they are seen."""
+Meeting = list[tuple[FrameToTell, np.ndarray, np.ndarray]]
+
+
+def meeting(frames: range) -> Meeting:
+    """A red disk goes right before a blue one that goes left; at 0 they touch most. With what is seen of each."""
     rng = np.random.default_rng(3)
-    ground = cv2.GaussianBlur(rng.integers(40, 90, (*SIZE, 3)).astype(np.uint8), (0, 0), 1)
-    grain = rng.integers(-25, 25, (*SIZE, 3))
+    ground, grain = (
+        cv2.GaussianBlur(rng.integers(*span, (120, 200, 3)).astype(np.float32), (0, 0), 1.5)
+        for span in ((0, 180), (-90, 90))
+    )
     found = []
     for t in frames:
-        red, blue = ellipse((50 + 3 * t, 30), (10, 14)), ellipse((50 - 3 * t, 30), (10, 14))
-        image = ground.astype(int)
-        for mask, color, move in ((blue, (40, 60, 200), -3 * t), (red, (200, 60, 40), 3 * t)):
-            image[mask] = (np.array(color) + np.roll(grain, move, axis=1))[mask]
+        image, disks = ground.copy(), []
+        for color, move in (((40, 60, 200), -5 * t), ((200, 60, 40), 5 * t)):
+            disk = cv2.ellipse(np.zeros((120, 200), np.uint8), (100 + move, 60), (18, 28), 0, 0, 360, 1, -1) > 0
+            image[disk] = (np.array(color) + np.roll(grain, move, axis=1))[disk]
+            disks.append(disk)
+        blue, red = disks
         mask = red | blue
-        found.append(
-            (
-                FrameToTell(image.clip(0, 255).astype(np.uint8), mask.astype(np.float32), mask, NO_BOXES),
-                red,
-                blue & ~red,
-            )
-        )
+        frame = FrameToTell(image.clip(0, 255).astype(np.uint8), mask.astype(np.float32), mask, NO_BOXES)
+        found.append((frame, red, blue & ~red))
     return found
 
 

@@ -26,7 +26,7 @@ from backdrop.motion.flow_field import dense_inverse_search
 CARRIED = 0.3
 """A part of the mask holds a known subject if more than this share of what flow has carried of it lies there."""
 
-SEEN = 0.15
+SEEN = 0.2
 """A subject is hidden where less than this share of it is seen: smaller pieces are mostly somebody else's."""
 
 FIRM = 3
@@ -41,8 +41,11 @@ LEARNED_LOOK = 0.2
 SMOOTHED = 0.5
 """Share of a frame in the motion of a subject: the median of the flow where it is."""
 
-TOLD = 0.3
-"""Where less than this share of a subject is seen, its flow is not asked, and it goes on as before."""
+TOLD = 0.2
+"""Where less than this share of a subject is seen apart from others, its flow is not asked: it goes on as before."""
+
+BLURRED = 9
+"""Pixels (odd) of the square in which flow mixes what lies beside one another."""
 
 WIDER = 1.25
 """Colors tell of a subject in its box, so much wider and higher: elsewhere, somebody may be clothed alike."""
@@ -177,16 +180,23 @@ class SubjectTracker:
             y, x = np.mgrid[0 : small.shape[0], 0 : small.shape[1]].astype(np.float32)
             for one in self.known.values():
                 one.map = cv2.remap(one.map, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)  # type: ignore[assignment]
-                own = one.map > 0.5
-                if np.count_nonzero(own) >= max(TOLD * one.area * own.size, 1):
-                    moved = -2 * np.median(flow[own], axis=0) / (own.shape[1], own.shape[0])
-                    one.motion = one.motion + SMOOTHED * (moved - one.motion)
+            self._move(flow)
         for one in self.known.values():
             one.box = one.box + np.concatenate([one.motion, [0, 0]])
             one.unseen, one.touching = one.unseen + 1, one.touching + 1
         self.known = {n: one for n, one in self.known.items() if one.unseen <= TRACK_PATIENCE}
         self.before = small
         return small
+
+    def _move(self, flow: Float32[np.ndarray, "h w 2"]) -> None:
+        """Motions, by the flow of each subject's pixels that lie apart from other subjects."""
+        shown = {n: (one.map > 0.5).astype(np.uint8) for n, one in self.known.items()}
+        near = {n: cv2.dilate(own, np.ones((BLURRED, BLURRED), np.uint8)) > 0 for n, own in shown.items()}
+        for number, one in self.known.items():
+            own = (shown[number] > 0) & ~np.any([near[n] for n in near if n != number], axis=0)
+            if np.count_nonzero(own) >= max(TOLD * one.area * own.size, 1):
+                moved = -2 * np.median(flow[own], axis=0) / (own.shape[1], own.shape[0])
+                one.motion = one.motion + SMOOTHED * (moved - one.motion)
 
     def _held(self, parts: list[Bool[np.ndarray, "h w"]]) -> list[list[int]]:
         """For each part the subjects of which flow has carried there `CARRIED` or more, and more than to others.
