@@ -121,11 +121,11 @@ def test_boxes_come_by_probability_without_overlaps() -> None:
 
 def test_confidence_is_that_of_the_part() -> None:
     one, other = mask_of((5, 10, 45, 50)), mask_of((70, 10, 110, 40))
-    found = find_instances((7 * one + 3 * other).astype(np.uint8), 0.9 * one + 0.4 * other)
+    found = find_instances((7 * one + 3 * other).astype(np.uint8), (0.9 * one + 0.4 * other).astype(np.float32))
     assert {number: round(part.confidence, 2) for number, part in found.items()} == {3: 0.4, 7: 0.9}
     assert np.allclose(found[7].box, [-70 / 120, 0, 80 / 120, 80 / 60])
     assert not (found[3].mask & found[7].mask).any()
-    assert find_instances(np.zeros((HEIGHT, WIDTH), np.uint8), np.ones((HEIGHT, WIDTH))) == {}
+    assert find_instances(np.zeros((HEIGHT, WIDTH), np.uint8), np.ones((HEIGHT, WIDTH), np.float32)) == {}
 
 
 # ----------------------------------------------------------------------------------------------- numbers
