@@ -34,7 +34,7 @@ LEAST_PSI = 1e-6
 class InstanceWeights(NamedTuple):
     """Weights of the terms, each at least 0: floats, or scalars that gradients reach. gaussian, bilateral: of kernels.
 
-    The defaults were learned: see docs/structured.md.
+    Learning starts with the defaults; what ships was learned (`shipped`).
     """
 
     box: Any = 1.0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from backdrop.crf.instance.energy import InstanceWeights
@@ -34,7 +35,5 @@ def load_instance_crf(path: Path = SHIPPED_INSTANCE_CRF) -> tuple[InstanceWeight
         values = load_file(path)
         templates = values.pop("templates")
         return InstanceWeights(**{name: float(value) for name, value in values.items()}), templates
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise BackdropError(f"{path.name}: not the weights of the instance CRF ({error}); install again") from None
-    except Exception as error:  # safetensors raises an error of its own that derives from Exception alone
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
         raise BackdropError(f"{path.name}: not the weights of the instance CRF ({error}); install again") from None
