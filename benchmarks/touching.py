@@ -27,12 +27,18 @@ from backdrop.crf.instance.composed import (
     Composed,
     LoneSubject,
     Placing,
-    compose,
+    compose_frame,
     random_placing,
     worsened_soft,
 )
 from backdrop.crf.instance.energy import InstanceWeights
-from backdrop.crf.instance.labels import DIVIDED_PIXELS, ITERATIONS, Detections, instance_labels, instance_terms
+from backdrop.crf.instance.labels import (
+    DIVIDED_PIXELS,
+    INSTANCE_ITERATIONS,
+    InstanceDetections,
+    instance_labels,
+    instance_terms,
+)
 from backdrop.crf.instance.learning import InstanceExample, learn_instances
 from backdrop.crf.instance.shipped import SHIPPED_INSTANCE_CRF, load_instance_crf, save_instance_crf
 from backdrop.crf.instance.templates import shape_templates
@@ -94,7 +100,7 @@ def touching_still(lone: list[list[LoneSubject]], count: int, rng: np.random.Gen
         first, *rest = (lone[k][rng.integers(FRAMES)] for k in rng.choice(len(lone), count, replace=False))
         if not all(one.mask.sum() > LEAST_SEEN for one in (first, *rest)):
             continue
-        found = compose(first, [(one, random_placing(first.mask, rng)) for one in rest])
+        found = compose_frame(first, [(one, random_placing(first.mask, rng)) for one in rest])
         seen, whole = (masks.sum(axis=(1, 2)) for masks in (found.masks, found.whole))
         if (seen >= 0.15 * whole).all() and (seen >= LEAST_SEEN).all() and parts(found) == 1:
             return found
@@ -118,7 +124,7 @@ def crossing(lone: list[list[LoneSubject]], count: int, rng: np.random.Generator
         for k, clip in enumerate(rest):
             place = x + w / 2 + side[k] * (t - middle[k]) * speed[k] * h, y + (1 + lower[k]) * h - 1
             others.append((clip[t], Placing(*place, h * size[k], bool(front[k]))))
-        found.append(compose(base, others))
+        found.append(compose_frame(base, others))
     return found
 
 
@@ -129,7 +135,7 @@ def learned(keep: Callable[[str], object] = print) -> tuple[InstanceWeights, np.
     examples = []
     for k in range(24):
         one = told(touching_still(lone, 2 + k % 2, rng), rng)
-        examples.append(as_example(one, one.composed.masks, Detections(one.boxes, np.ones(len(one.boxes)))))
+        examples.append(as_example(one, one.composed.masks, InstanceDetections(one.boxes, np.ones(len(one.boxes)))))
     for k in range(8):
         tracker = SubjectTracker(2 + k % 2, GIVEN, templates)
         for composed in crossing(lone, 2 + k % 2, rng):
@@ -140,12 +146,12 @@ def learned(keep: Callable[[str], object] = print) -> tuple[InstanceWeights, np.
                 if len(part.numbers) > 1 and len(seen) > 1 and rng.random() < 0.5:
                     examples.append(as_example(one, seen, part.found))
             tracker.divide_next(one.frame)
-    found = learn_instances(examples, GIVEN, templates, ITERATIONS, steps=STEPS, rate=RATE)
+    found = learn_instances(examples, GIVEN, templates, INSTANCE_ITERATIONS, steps=STEPS, rate=RATE)
     keep(f"{len(examples)} frames; loss {np.mean(found.losses[:30]):.3f}, then {np.mean(found.losses[-60:]):.3f}")
     return found.weights, found.templates
 
 
-def as_example(one: Told, truth: np.ndarray, found: Detections) -> InstanceExample:
+def as_example(one: Told, truth: np.ndarray, found: InstanceDetections) -> InstanceExample:
     size = within(SIZE, DIVIDED_PIXELS)
     terms = instance_terms(one.frame.image, one.frame.soft, found, None)
     masks = torch.from_numpy(np.stack([resize_mask(mask, size) for mask in truth]))
@@ -170,18 +176,18 @@ def by_stills(frames: Sequence[Told]) -> dict[str, list[np.ndarray]]:
     weights, templates = load_instance_crf()
     plain = GIVEN._replace(past=0.0, look=0.0)
     choices = {
-        "CRF: box": (plain._replace(everywhere=0.0, shape=0.0), templates),
-        "CRF: box, global": (plain._replace(shape=0.0), templates),
-        "CRF: box, global, shape": (plain, templates),
-        "CRF, learned": (weights, templates),
-        "CRF, learned, no pairwise terms": (weights._replace(gaussian=0.0, bilateral=0.0), templates),
+        "CRF: box": plain._replace(everywhere=0.0, shape=0.0),
+        "CRF: box, global": plain._replace(shape=0.0),
+        "CRF: box, global, shape": plain,
+        "CRF, learned": weights,
+        "CRF, learned, no pairwise terms": weights._replace(gaussian=0.0, bilateral=0.0),
     }
     found = {"divided among boxes": [divide(one.frame.mask, one.boxes, len(one.boxes)) for one in frames]}
-    for name, rest in choices.items():
+    for name, chosen in choices.items():
         found[name] = []
         for one in frames:
-            detections = Detections(one.boxes, np.ones(len(one.boxes)))
-            found[name].append(instance_labels(*one.frame[:3], detections, *rest))
+            detections = InstanceDetections(one.boxes, np.ones(len(one.boxes)))
+            found[name].append(instance_labels(*one.frame[:3], detections, weights=chosen, templates=templates))
     return found
 
 

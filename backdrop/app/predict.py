@@ -37,7 +37,7 @@ from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import LOCK, RESULT_FOLDERS, Source, costing_itself
 from backdrop.crf.dense import refine
 from backdrop.crf.findings import best_finding
-from backdrop.crf.instance.both_ways import CHUNK, told_apart
+from backdrop.crf.instance.both_ways import TOLD_CHUNK, told_apart
 from backdrop.crf.instance.tracking import FrameToTell, SubjectTracker
 from backdrop.crf.instances import chosen_boxes
 from backdrop.errors import BackdropError, WriteError
@@ -122,7 +122,7 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
         return 0
     tracker = None if settings.instances is None else SubjectTracker(settings.instances)
     if tracker is not None:
-        done = done[: len(done) // CHUNK * CHUNK]  # a chunk is told apart as a whole
+        done = done[: len(done) // TOLD_CHUNK * TOLD_CHUNK]  # a chunk is told apart as a whole
     count, tally = 0, Tally()
     frames = _checked(source, frames_of(source, settings.every, tally), settings, region)
     waiting = _not_done(frames, done, tracker)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from backdrop.crf.instance.both_ways import CHUNK, joined_ways, told_apart
-from backdrop.crf.instance.composed import LoneSubject, Placing, compose, random_placing, worsened_soft
+from backdrop.crf.instance.both_ways import TOLD_CHUNK, joined_ways, told_apart
+from backdrop.crf.instance.composed import LoneSubject, Placing, compose_frame, random_placing, worsened_soft
 from backdrop.crf.instance.energy import InstanceTerms, InstanceWeights, instance_mean_field, instance_unary
-from backdrop.crf.instance.labels import Detections, instance_labels, instance_terms
+from backdrop.crf.instance.labels import InstanceDetections, instance_labels, instance_terms
 from backdrop.crf.instance.learning import InstanceExample, learn_instances, matched_loss
 from backdrop.crf.instance.shipped import load_instance_crf, save_instance_crf
 from backdrop.crf.instance.templates import fitting_shapes, shape_templates
@@ -134,14 +134,13 @@ def test_a_shape_tells_who_is_where_boxes_do_not() -> None:
     bar[30:50, 20:50] = True
     mask, gray = front | bar, np.full((*SIZE, 3), 90, np.uint8)
     boxes = np.array([[0.0, 0.0, 0.6, 1.34], [-0.3, 0.33, 0.6, 0.67]])
-    templates = shape_templates([triangle(5), ~np.zeros((8, 8), bool)], 2)
+    templates = shape_templates([triangle(5), np.ones(SIZE, bool)], 2)
     weights = InstanceWeights(box=1.0, everywhere=0.1, shape=2.0, gaussian=0.0, bilateral=0.0)
-    labels = instance_labels(
-        gray, mask.astype(np.float32), mask, Detections(boxes, np.array([0.8, 0.8])), weights, templates
-    )
+    soft, crf = mask.astype(np.float32), {"weights": weights, "templates": templates}
+    labels = instance_labels(gray, soft, mask, InstanceDetections(boxes, np.array([0.8, 0.8])), **crf)
     assert np.array_equal(labels > 0, mask)
     assert jaccard(labels == 1, front) > 0.75
-    alone = instance_labels(gray, mask.astype(np.float32), mask, Detections(boxes[:1], np.ones(1)), weights, templates)
+    alone = instance_labels(gray, soft, mask, InstanceDetections(boxes[:1], np.ones(1)), **crf)
     assert np.array_equal(alone, mask.astype(np.uint8))
 
 
@@ -157,7 +156,7 @@ def painted(mask: np.ndarray, color: tuple[int, int, int]) -> LoneSubject:
 def test_who_is_in_front_covers() -> None:
     red, blue = painted(ellipse((40, 30), (12, 20)), (220, 30, 30)), painted(ellipse((60, 30), (12, 20)), (30, 30, 220))
     for front in (True, False):
-        found = compose(red, [(blue, Placing(50, 50, 41, front))])
+        found = compose_frame(red, [(blue, Placing(50, 50, 41, front))])
         assert not found.masks.all(axis=0).any()
         assert np.array_equal(found.masks.any(axis=0), found.whole.any(axis=0))
         both = found.whole.all(axis=0)
@@ -165,7 +164,7 @@ def test_who_is_in_front_covers() -> None:
         assert found.masks[1][both].all() == front
         assert abs(int(np.median(found.image[both][:, 0])) - (30 if front else 220)) < 20
     with pytest.raises(BackdropError, match="empty mask"):
-        compose(red, [(painted(np.zeros(SIZE, bool), (0, 0, 0)), Placing(50, 50, 40))])
+        compose_frame(red, [(painted(np.zeros(SIZE, bool), (0, 0, 0)), Placing(50, 50, 40))])
 
 
 def test_learning_finds_what_tells_subjects_apart() -> None:
@@ -174,12 +173,12 @@ def test_learning_finds_what_tells_subjects_apart() -> None:
     box = np.array([[0.0, 0.0, 1.9, 1.9]] * 2)
     for _ in range(4):
         red = painted(ellipse((40, 30), (12, 20)), (90, 90, 90))
-        found = compose(red, [(red, random_placing(red.mask, rng, (0.5, 0.9)))])
+        found = compose_frame(red, [(red, random_placing(red.mask, rng, (0.5, 0.9)))])
         soft = worsened_soft(found.masks.any(axis=0), rng)
         assert soft.min() >= 0
         assert soft.max() <= 1
         assert jaccard(soft > 0.5, found.masks.any(axis=0)) > 0.7
-        detections = Detections(box, np.ones(2), found.masks.astype(np.float32))
+        detections = InstanceDetections(box, np.ones(2), found.masks.astype(np.float32))
         terms = instance_terms(found.image, soft, detections, None, (True, False))
         examples.append(InstanceExample(terms, torch.from_numpy(box), torch.from_numpy(found.masks)))
     start = InstanceWeights(box=1.0, everywhere=0.5, shape=0.0, past=0.1, look=0.0, gaussian=0.5, bilateral=0.0)
@@ -252,13 +251,13 @@ def test_those_who_part_later_are_two_from_the_start() -> None:
 
 
 def test_a_stop_between_chunks_changes_nothing() -> None:
-    frames = meeting(range(-CHUNK, CHUNK + 3))
+    frames = meeting(range(-TOLD_CHUNK, TOLD_CHUNK + 3))
     whole = list(told_apart((frame for frame, *_ in frames), SubjectTracker(2)))
     tracker = SubjectTracker(2)
-    for (frame, *_), labels in zip(frames[:CHUNK], whole[:CHUNK], strict=True):
+    for (frame, *_), labels in zip(frames[:TOLD_CHUNK], whole[:TOLD_CHUNK], strict=True):
         tracker.follow(frame.image, labels)
-    rest = list(told_apart((frame for frame, *_ in frames[CHUNK:]), tracker))
-    assert all(np.array_equal(one, other) for one, other in zip(whole[CHUNK:], rest, strict=True))
+    rest = list(told_apart((frame for frame, *_ in frames[TOLD_CHUNK:]), tracker))
+    assert all(np.array_equal(one, other) for one, other in zip(whole[TOLD_CHUNK:], rest, strict=True))
 
 
 def test_one_who_breaks_for_a_frame_is_one() -> None:

@@ -16,7 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from backdrop.crf.instance.tracking import Divided, FrameToTell, SubjectTracker
 from backdrop.crf.instances import Labels
 
-CHUNK = 12
+TOLD_CHUNK = 12
 """Frames of a chunk; two chunks are in memory."""
 
 ONE_SUBJECT = 0.5
@@ -31,9 +31,9 @@ def told_apart(frames: Iterable[FrameToTell], tracker: SubjectTracker) -> Iterat
             chunks is the same as if it had been found in one go.
     """
     waiting = iter(frames)
-    chunk = list(islice(waiting, CHUNK))
+    chunk = list(islice(waiting, TOLD_CHUNK))
     while chunk:
-        ahead = list(islice(waiting, CHUNK))
+        ahead = list(islice(waiting, TOLD_CHUNK))
         onward, back = tracker.copy(), tracker.fresh()
         forward = [onward.divide_next(frame) for frame in chunk]
         backward = [back.divide_next(frame) for frame in (chunk + ahead)[::-1]][::-1][: len(chunk)]

@@ -48,7 +48,7 @@ class Composed(NamedTuple):
     whole: Bool[np.ndarray, "K H W"]
 
 
-def compose(base: LoneSubject, others: Sequence[tuple[LoneSubject, Placing]]) -> Composed:
+def compose_frame(base: LoneSubject, others: Sequence[tuple[LoneSubject, Placing]]) -> Composed:
     """The base's frame with the other subjects in it, in this order.
 
     Raises:

@@ -23,10 +23,10 @@ DIVIDED_PIXELS = 320 * 180
 GAUSSIAN_SXY, BILATERAL_SXY, BILATERAL_SRGB = 3.0, 15.0, 8.0
 """Reaches of the kernels in pixels of the full size, and in gray levels: those of the CRF that ships."""
 
-ITERATIONS = 5
+INSTANCE_ITERATIONS = 5
 
 
-class Detections(NamedTuple):
+class InstanceDetections(NamedTuple):
     """Subjects that a frame may have.
 
     boxes: (D, 4) cx, cy, w, h in [-1, 1] image coordinates. scores: (D,) in [0, 1].
@@ -42,7 +42,7 @@ class Detections(NamedTuple):
 def instance_terms(
     image: Num[np.ndarray, "H W 3"],
     soft: Soft,
-    found: Detections,
+    found: InstanceDetections,
     templates: Float[np.ndarray, "T S S"] | None,
     kernels: tuple[bool, bool] = (True, True),
 ) -> InstanceTerms:
@@ -68,14 +68,14 @@ def instance_terms(
         inside=spatial.hole(boxes, (size[1], size[0]))[:, 0],
         scores=torch.from_numpy(np.asarray(found.scores, np.float32)),
         shapes=None if templates is None else fitting_shapes(q, boxes, torch.from_numpy(templates)).clamp(0, 1),
-        past=_at(found.past, size),
-        looks=_at(found.looks, size),
+        past=_resized_maps(found.past, size),
+        looks=_resized_maps(found.looks, size),
         gaussian=gaussian,
         bilateral=bilateral,
     )
 
 
-def _at(maps: np.ndarray | None, size: tuple[int, int]) -> torch.Tensor | None:
+def _resized_maps(maps: np.ndarray | None, size: tuple[int, int]) -> torch.Tensor | None:
     if maps is None:
         return None
     resized = [cv2.resize(one.astype(np.float32), size, interpolation=cv2.INTER_LINEAR) for one in maps]
@@ -86,7 +86,8 @@ def instance_labels(
     image: Num[np.ndarray, "H W 3"],
     soft: Soft,
     mask: Mask,
-    found: Detections,
+    found: InstanceDetections,
+    *,
     weights: InstanceWeights,
     templates: Float[np.ndarray, "T S S"] | None,
 ) -> UInt8[np.ndarray, "H W"]:
@@ -100,7 +101,7 @@ def instance_labels(
     with one_thread(), torch.no_grad():
         kernels = weights.gaussian > 0, weights.bilateral > 0
         terms = instance_terms(image, soft, found, templates if weights.shape else None, kernels)
-        logs = instance_mean_field(terms, weights, ITERATIONS)[1:].numpy()
+        logs = instance_mean_field(terms, weights, INSTANCE_ITERATIONS)[1:].numpy()
     size = mask.shape[1], mask.shape[0]
     best = np.argmax([cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in logs], axis=0)
     return np.where(mask, best + 1, 0).astype(np.uint8)

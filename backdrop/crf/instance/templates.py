@@ -44,7 +44,7 @@ def shape_templates(masks: Iterable[Mask], count: int, seed: int = 0) -> Float32
     """Up to `count` templates: the means of k-means of lone subjects' masks, and of these as in a mirror.
 
     Args:
-        masks: (H, W) bool, each of one subject that nothing covers. Sizes may differ. Empty ones are passed over.
+        masks: (H, W) bool, each of one subject that nothing covers. All of one size. Empty ones are passed over.
 
     Raises:
         BackdropError: no mask has a subject.

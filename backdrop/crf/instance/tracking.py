@@ -1,4 +1,4 @@
-"""Detections without labels, from video: where subjects stood apart tells which is which where they touch.
+"""InstanceDetections without labels, from video: where subjects stood apart tells which is which where they touch.
 
 Each connected part of a mask is a detection. What is known of a subject is carried along: its mask by optical flow, its
 colors, its motion. Where one part holds several known subjects, or one that was hidden may come out, each is a
@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8
 
 from backdrop.crf.instance.energy import InstanceWeights
-from backdrop.crf.instance.labels import DIVIDED_PIXELS, Detections, instance_labels
+from backdrop.crf.instance.labels import DIVIDED_PIXELS, InstanceDetections, instance_labels
 from backdrop.crf.instance.shipped import load_instance_crf
 from backdrop.crf.instances import LINKED, TRACK_PATIENCE, Labels, divide
 from backdrop.io.masks import Box, Mask, Soft, box_from_mask, box_pixels, resize_mask, within
@@ -26,13 +26,13 @@ from backdrop.motion.flow_field import dense_inverse_search
 CARRIED = 0.3
 """A part of the mask holds a known subject if more than this share of what flow has carried of it lies there."""
 
-SEEN = 0.2
+LEAST_SHOWN = 0.2
 """A subject is hidden where less than this share of it is seen: smaller pieces are mostly somebody else's."""
 
 FIRM = 3
 """In so many frames a subject has stood apart before it counts where subjects touch: a mask may break by chance."""
 
-BINS = 12
+COLOR_BINS = 12
 """Of the histogram of colors, per channel."""
 
 LEARNED_LOOK = 0.2
@@ -44,7 +44,7 @@ SMOOTHED = 0.5
 TOLD = 0.2
 """Where less than this share of a subject is seen apart from others, its flow is not asked: it goes on as before."""
 
-BLURRED = 9
+FLOW_BLUR = 9
 """Pixels (odd) of the square in which flow mixes what lies beside one another."""
 
 WIDER = 1.25
@@ -89,12 +89,12 @@ class FrameToTell(NamedTuple):
     boxes: Float[np.ndarray, "K 4"]
 
 
-class Part(NamedTuple):
+class MaskPart(NamedTuple):
     """A connected part of a mask, (H, W) bool, with the numbers and the detections that it may hold."""
 
     mask: Mask
     numbers: list[int]
-    found: Detections
+    found: InstanceDetections
 
 
 class Divided(NamedTuple):
@@ -138,22 +138,22 @@ class SubjectTracker:
         """The next frame's mask, divided. Every pixel of the mask belongs to a subject."""
         labels = np.zeros(frame.mask.shape, np.uint8)
         for part in self.parts_of_next(frame):
-            rest = part.found, self.weights, self.templates
-            which = instance_labels(frame.image, frame.soft, part.mask, *rest)
+            seen = frame.image, frame.soft, part.mask, part.found
+            which = instance_labels(*seen, weights=self.weights, templates=self.templates)
             there = self._seen({n: which == k for k, n in enumerate(part.numbers, 1)})
             labels[part.mask] = max(there, key=lambda n: int(np.count_nonzero(there[n])))
             for number, own in there.items():
                 labels[own] = number
         self._remember(labels)
-        seen = [int(n) for n in np.unique(labels) if n]
-        return Divided(labels, max((self.known[n].touching for n in seen), default=0))
+        numbers = [int(n) for n in np.unique(labels) if n]
+        return Divided(labels, max((self.known[n].touching for n in numbers), default=0))
 
     def follow(self, image: UInt8[np.ndarray, "H W 3"], labels: Labels) -> None:
         """See the next frame whose labels are known: what comes is as if they had been found here."""
         self._carry(image)
         self._remember(labels)
 
-    def parts_of_next(self, frame: FrameToTell) -> list[Part]:
+    def parts_of_next(self, frame: FrameToTell) -> list[MaskPart]:
         """The connected parts of the next frame's mask, each with what it may hold; new subjects have new numbers."""
         small = self._carry(frame.image)
         masks = self._connected(frame.mask)
@@ -191,7 +191,7 @@ class SubjectTracker:
     def _move(self, flow: Float32[np.ndarray, "h w 2"]) -> None:
         """Motions, by the flow of each subject's pixels that lie apart from other subjects."""
         shown = {n: (one.map > 0.5).astype(np.uint8) for n, one in self.known.items()}
-        near = {n: cv2.dilate(own, np.ones((BLURRED, BLURRED), np.uint8)) > 0 for n, own in shown.items()}
+        near = {n: cv2.dilate(own, np.ones((FLOW_BLUR, FLOW_BLUR), np.uint8)) > 0 for n, own in shown.items()}
         for number, one in self.known.items():
             own = (shown[number] > 0) & ~np.any([near[n] for n in near if n != number], axis=0)
             if np.count_nonzero(own) >= max(TOLD * one.area * own.size, 1):
@@ -217,7 +217,7 @@ class SubjectTracker:
 
     def _part(
         self, here: Mask, held: list[int], taken: list[int], small: np.ndarray, boxes: Float[np.ndarray, "K 4"]
-    ) -> Part:
+    ) -> MaskPart:
         """What a part of the mask may hold: subjects carried there, hidden ones that may come out, the frame's boxes.
 
         The frame's boxes are heard where they are more than the subjects that are known.
@@ -239,11 +239,11 @@ class SubjectTracker:
         if not numbers:
             numbers = [self._nearest(extent, taken) or self._next_number(taken)]
         if len(numbers) == 1:
-            return Part(here, numbers, Detections(extent[None], np.ones(1)))
+            return MaskPart(here, numbers, InstanceDetections(extent[None], np.ones(1)))
         unknown = np.zeros(small.shape[:2], np.float32)
         past = np.stack([self.known[n].map if n in self.known else unknown for n in numbers])
         looks = self._looks(numbers, found, small)
-        return Part(here, numbers, Detections(np.array(found), np.ones(len(found)), past.clip(0, 1), looks))
+        return MaskPart(here, numbers, InstanceDetections(np.array(found), np.ones(len(found)), past.clip(0, 1), looks))
 
     def _nearest(self, extent: Box, taken: Sequence[int]) -> int | None:
         """The subject that is expected where a part is; None: nobody."""
@@ -272,7 +272,7 @@ class SubjectTracker:
         areas = {n: int(np.count_nonzero(own)) for n, own in found.items()}
         most = max(areas.values())
         full = {n: self.known[n].area * own.size if n in self.known else most for n, own in found.items()}
-        return {n: own for n, own in found.items() if areas[n] == most or areas[n] >= SEEN * full[n]}
+        return {n: own for n, own in found.items() if areas[n] == most or areas[n] >= LEAST_SHOWN * full[n]}
 
     def _remember(self, labels: Labels) -> None:
         assert self.before is not None  # a frame was read
@@ -308,17 +308,17 @@ def _within_box(values: Float[np.ndarray, "h w"], box: Box) -> Float32[np.ndarra
 
 
 def _binned(small: UInt8[np.ndarray, "h w 3"]) -> Int64[np.ndarray, "h w"]:
-    rough = cv2.GaussianBlur(small, (0, 0), 1).astype(np.int64) * BINS // 256
-    return (rough[..., 0] * BINS + rough[..., 1]) * BINS + rough[..., 2]
+    rough = cv2.GaussianBlur(small, (0, 0), 1).astype(np.int64) * COLOR_BINS // 256
+    return (rough[..., 0] * COLOR_BINS + rough[..., 1]) * COLOR_BINS + rough[..., 2]
 
 
 def _histogram(bins: Int64[np.ndarray, "h w"], weight: np.ndarray) -> Float[np.ndarray, "n"]:
     """Of colors, smoothed over neighboring bins, sum 1; no color is impossible."""
-    flat = np.bincount(bins.ravel(), weight.ravel().astype(np.float64), minlength=BINS**3)
-    counts: np.ndarray = flat.reshape(BINS, BINS, BINS)
+    flat = np.bincount(bins.ravel(), weight.ravel().astype(np.float64), minlength=COLOR_BINS**3)
+    counts: np.ndarray = flat.reshape(COLOR_BINS, COLOR_BINS, COLOR_BINS)
     for axis in range(3):
         padded = np.pad(counts, [(1, 1) if a == axis else (0, 0) for a in range(3)])
-        low, high = (np.take(padded, range(k, k + BINS), axis) for k in (0, 2))
+        low, high = (np.take(padded, range(k, k + COLOR_BINS), axis) for k in (0, 2))
         counts = counts / 2 + (low + high) / 4
     some = counts.ravel() + 1e-3
     return some / some.sum()
