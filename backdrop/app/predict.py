@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -37,7 +38,9 @@ from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import LOCK, RESULT_FOLDERS, Source, costing_itself
 from backdrop.crf.dense import refine
 from backdrop.crf.findings import best_finding
-from backdrop.crf.instances import Linker
+from backdrop.crf.instance.both_ways import TOLD_CHUNK, told_apart
+from backdrop.crf.instance.tracking import FrameToTell, SubjectTracker
+from backdrop.crf.instances import chosen_boxes
 from backdrop.errors import BackdropError, WriteError
 from backdrop.frames.regions import fits_frame
 from backdrop.io.files import show, sweep, sweep_below, writing
@@ -118,13 +121,15 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
         if before.header != old:  # the source was touched, or has moved
             write_records(path, before)
         return 0
-    count, linker, tally = 0, _linker_after(done), Tally()
-    numbers = {record.frame for record in done}
+    tracker = None if settings.instances is None else SubjectTracker(settings.instances)
+    if tracker is not None:
+        done = done[: len(done) // TOLD_CHUNK * TOLD_CHUNK]  # a chunk is told apart as a whole
+    count, tally = 0, Tally()
     frames = fitting(source, frames_of(source, settings.every, tally), settings, region)
-    waiting = (frame for frame in frames if frame.number not in numbers)
+    waiting = _not_done(frames, done, tracker)
     with appended_records(path, before._replace(frames=done), lambda: _ending(source, tally, before.header)) as append:
-        for found in find_subjects(job.segmenter, waiting, job.batch, settings.instances, region):
-            record = described(found, settings, linker, region)
+        segmented = find_subjects(job.segmenter, waiting, job.batch, settings.instances, region)
+        for found, record in _described(segmented, settings, tracker, region):
             pictures.write(found, record)
             append(record)
             count += 1
@@ -186,32 +191,64 @@ _GREW = (
 """Of a file that another program still writes."""
 
 
-def _linker_after(records: Sequence[Record]) -> Linker:
-    """A linker that has seen the subjects of these frames."""
-    linker = Linker()
-    for record in records:
-        parts = record.instances or ()
-        linker.numbers([part.decoded() for part in parts], [part.number for part in parts])
-    return linker
+def _not_done(frames: Iterator[Frame], done: Sequence[Record], tracker: SubjectTracker | None) -> Iterator[Frame]:
+    """The frames that have no record. The tracker sees those that have one."""
+    records = {record.frame: record for record in done}
+    for frame in frames:
+        record = records.get(frame.number)
+        if record is None:
+            yield frame
+        elif tracker is not None:
+            tracker.follow(frame.image, record.labels())
 
 
-def described(found: Found, settings: Settings, linker: Linker, region: Mask | None) -> Record:
-    """The record of the next frame. The linker has seen the frames before."""
-    mask = within_region(_mask(found, settings), region)  # the CRF may reach beyond it
-    if settings.instances is None:
+def described(found: Found, settings: Settings, tracker: SubjectTracker | None, region: Mask | None) -> Record:
+    """The record of the next frame as it comes: subjects are told apart by the frames before it alone."""
+    mask = _mask(found, settings, region)
+    if tracker is None:
         return record_of(found, mask)
-    return record_of(found, mask, parts_of(found.prediction, mask, settings.instances, linker))
+    labels = tracker.divide_next(_to_tell(found, mask, tracker)).labels
+    return record_of(found, mask, parts_of(found.prediction, labels))
 
 
-def _mask(found: Found, settings: Settings) -> Mask:
+def _described(
+    segmented: Iterator[Found], settings: Settings, tracker: SubjectTracker | None, region: Mask | None
+) -> Iterator[tuple[Found, Record]]:
+    """The frames with their records. Subjects are told apart by the frames before and behind."""
+    if tracker is None:
+        for found in segmented:
+            yield found, described(found, settings, None, region)
+        return
+    waiting: deque[tuple[Found, Mask]] = deque()
+
+    def frames() -> Iterator[FrameToTell]:
+        for found in segmented:
+            mask = _mask(found, settings, region)
+            waiting.append((found, mask))
+            yield _to_tell(found, mask, tracker)
+
+    for labels in told_apart(frames(), tracker):
+        found, mask = waiting.popleft()
+        yield found, record_of(found, mask, parts_of(found.prediction, labels))
+
+
+def _to_tell(found: Found, mask: Mask, tracker: SubjectTracker) -> FrameToTell:
+    """What is needed to divide a mask among its subjects."""
+    prediction = found.prediction
+    boxes = chosen_boxes(prediction, mask, tracker.count)
+    return FrameToTell(found.frame.image, prediction.mask, mask, boxes)  # type: ignore[arg-type]
+
+
+def _mask(found: Found, settings: Settings, region: Mask | None) -> Mask:
     """(H, W) bool, True = foreground."""
     prediction = found.prediction
     if prediction.presence < settings.min_confidence:
         return np.zeros(prediction.mask.shape, bool)
     if settings.crf is None:
-        return prediction.mask > settings.threshold
+        return within_region(prediction.mask > settings.threshold, region)
     box = best_finding(prediction.box, prediction.p)
-    return refine(found.frame.image, prediction.mask, settings.threshold, settings.crf, box)  # type: ignore[arg-type] # a Literal
+    refined = refine(found.frame.image, prediction.mask, settings.threshold, settings.crf, box)  # type: ignore[arg-type] # a Literal
+    return within_region(refined, region)  # the CRF may reach beyond it
 
 
 def rename_results(out: Path, sources: Sequence[Source]) -> None:

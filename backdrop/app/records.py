@@ -22,7 +22,7 @@ from pydantic import TypeAdapter
 
 from backdrop.app.reader import Found
 from backdrop.app.sources import Source
-from backdrop.crf.instances import Labels, Linker, find_instances
+from backdrop.crf.instances import Labels, find_instances
 from backdrop.crf.parameters import CRFParams
 from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
@@ -69,7 +69,8 @@ class Settings(NamedTuple):
     def header(self, source: Source) -> dict[str, Any]:
         """Where a source is, and what was asked of it, as JSON holds it."""
         crf = None if self.crf is None else self.crf.model_dump(mode="json")
-        return {
+        apart = {} if self.instances is None else {"told_apart": "instance CRF"}  # older records: among boxes
+        return apart | {
             "version": VERSION,
             "source": os.path.abspath(source.path),
             "file": source.file,
@@ -217,16 +218,13 @@ def record_of(found: Found, mask: Mask, parts: tuple[SubjectRecord, ...] | None 
     return Record(frame.number, round(frame.time, 6), (width, height), box, presence, sure, encoded(mask), parts)
 
 
-def parts_of(prediction: Prediction, mask: Mask, count: int, linker: Linker) -> tuple[SubjectRecord, ...]:
-    """Up to `count` subjects of a frame, in the order of their numbers. The linker has seen the frames before."""
-    height, width = mask.shape
-    found = find_instances(prediction, mask, count)
-    numbers = linker.numbers([one.mask for one in found])
-    parts = [
+def parts_of(prediction: Prediction, labels: Labels) -> tuple[SubjectRecord, ...]:
+    """The subjects of a frame, in the order of their numbers. labels: 0 or the subject's number."""
+    height, width = labels.shape
+    return tuple(
         SubjectRecord(number, inner_box(one.box, (width, height)), round(one.confidence, 4), encoded(one.mask))
-        for number, one in zip(numbers, found, strict=True)
-    ]
-    return tuple(sorted(parts))
+        for number, one in find_instances(labels, prediction.mask).items()  # type: ignore[arg-type]
+    )
 
 
 def read_records(path: Path) -> Records | None:

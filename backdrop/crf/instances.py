@@ -1,8 +1,9 @@
-"""Several subjects in a frame: a mask divided among the boxes of D's cells and the mask's connected components.
+"""Several subjects in a frame: a mask's connected parts, the boxes of D's cells, and a division by these alone.
 
-Boxes come from the cells in the order of their probabilities; overlapping ones are suppressed. A component of the mask
-that holds at most one box stays one subject. A component that holds several is divided: each pixel goes to the nearest
-box. Frames are divided one by one. Only the numbers of the subjects depend on earlier frames (`Linker`).
+Boxes come from the cells in the order of their probabilities; overlapping ones are suppressed. `divide` leaves a part
+that holds at most one box one subject. One that holds several is divided: each pixel goes to the nearest box. What
+ships asks it for the parts alone: where subjects touch, the instance CRF divides them (`backdrop.crf.instance`).
+`Linker` numbers subjects by the overlap of masks alone.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from scipy.optimize import linear_sum_assignment
 
-from backdrop.io.masks import Box, Mask, box_from_mask, box_pixels
+from backdrop.io.masks import Box, Mask, Soft, box_from_mask, box_pixels
 from backdrop.measures import box_iou, jaccard
 from backdrop.motion.blobs import LESSER, SPECK
 from backdrop.networks.predictor import Prediction, presence
@@ -98,20 +99,18 @@ class Instance(NamedTuple):
     confidence: float
 
 
-def find_instances(prediction: Prediction, mask: Mask, count: int) -> list[Instance]:
-    """Up to `count` subjects of a frame, the largest first. Every pixel of the mask belongs to exactly one of them.
+def find_instances(labels: Labels, soft: Soft) -> dict[int, Instance]:
+    """Number -> subject of a frame whose mask is divided, in the order of the numbers.
 
     Args:
-        prediction: with a mask of up to `count` subjects (`Predictor.predict_batch`'s `subjects`).
-        mask: (H, W) bool, the frame's mask, thresholded or after the CRF.
+        labels: 0 or the subject's number (`instance.both_ways.told_apart`). soft: the frame's soft mask.
     """
-    labels = divide(mask, chosen_boxes(prediction, mask, count), count)
-    found = []
-    for label in range(1, int(labels.max(initial=0)) + 1):
-        part = labels == label
+    found = {}
+    for number in (int(n) for n in np.unique(labels) if n):
+        part = labels == number
         box = box_from_mask(part)
-        assert box is not None  # `divide` leaves no number out
-        found.append(Instance(part, box, presence(np.where(part, prediction.mask, 0))))
+        assert box is not None  # the number is there
+        found[number] = Instance(part, box, presence(np.where(part, soft, 0)))
     return found
 
 

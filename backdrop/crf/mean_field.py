@@ -180,7 +180,7 @@ class Normalized:
         return self.kernel.area * self.scale * self.kernel(self.scale * values)
 
 
-class _Symmetric(torch.autograd.Function):
+class Symmetric(torch.autograd.Function):
     """An `Operator` with its gradient, which is the operator itself: no tap is kept for the way back."""
 
     @staticmethod
@@ -211,7 +211,7 @@ def mean_field(logit: torch.Tensor, weights: Weights, terms: Terms, iterations: 
         update, lean = unary, 2 * found.sigmoid() - 1  # the expectation of +1 for foreground, -1 for background
         for weight, kernel in ((weights.gaussian, terms.gaussian), (weights.bilateral, terms.bilateral)):
             if kernel is not None:
-                update = update + weight * _Symmetric.apply(lean, kernel)
+                update = update + weight * Symmetric.apply(lean, kernel)
         if terms.superpixels is not None:
             agree_0, agree_1 = unanimity(found, terms.superpixels)
             update = update + weights.foreground * agree_1 - weights.background * agree_0

@@ -24,7 +24,7 @@ from backdrop.app.predict import Job, alone_in, described, fitting
 from backdrop.app.reader import Found
 from backdrop.app.records import LIVE, Ending, Records, appended_records, records_path
 from backdrop.app.sources import Source
-from backdrop.crf.instances import Linker
+from backdrop.crf.instance.tracking import SubjectTracker
 from backdrop.errors import BackdropError, WriteError
 from backdrop.io.files import show
 from backdrop.video.live import Live
@@ -100,7 +100,8 @@ def _segment_live(job: Job, live: LiveInput, source: Source, opened: Live, *, dr
     """Segment the frames as they come. Their records and pictures are written before the next ones are taken."""
     settings = job.settings
     region = None if settings.roi is None else settings.roi.region(Path(live.name))
-    feed, linker = Feed(opened, settings.every, job.batch), Linker()
+    feed = Feed(opened, settings.every, job.batch)
+    tracker = None if settings.instances is None else SubjectTracker(settings.instances)
     pictures, path = Pictures(job.out, source, job.pictures), job.out / DRAWN / f"{source.name}.mp4"
     header = settings.header(source._replace(path=Path(live.name))) | {"source": live.label, LIVE: True}
     count, fault = 0, None
@@ -126,7 +127,7 @@ def _segment_live(job: Job, live: LiveInput, source: Source, opened: Live, *, dr
                 frames = list(fitting(source, together, settings, region))
                 found = job.segmenter.predict_batch([frame.image for frame in frames], settings.instances, region)
                 for one in map(Found, frames, found):
-                    record = described(one, settings, linker, region)
+                    record = described(one, settings, tracker, region)
                     pictures.write(one, record)
                     append(record)
                     if film is not None:
