@@ -37,6 +37,7 @@ KNOWN = {
     "backdrop/run/cluster.py",  # a GPU's device file is looked for; where there is none, no GPU is offered
     "backdrop/rivals/cells.py",  # rivals have a limit of processor time, and their memory is measured
     "backdrop/rivals/spent.py",
+    "backdrop/app/live/inputs.py",  # a camera may have its device file for a name; its number is known everywhere
     "backdrop/app/project/train.py",  # a group of processes is ended together where there are groups
 }
 
