@@ -17,6 +17,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,8 @@ def main() -> None:
     missing = [name for name in names if name not in kept]
     one = partial(of_sequence, data=args.data, root=str(root), work=work, prior=args.prior)
     os.environ["OMP_NUM_THREADS"] = "1"
-    with ProcessPoolExecutor(args.jobs) as pool:
+    # a process of several threads must not be forked: OpenMP in the child would wait for threads that are not there
+    with ProcessPoolExecutor(args.jobs, get_context("spawn")) as pool:
         for result in pool.map(one, missing):
             kept[result["sequence"]] = result
             print(f"done: {result['sequence']}", file=sys.stderr, flush=True)
