@@ -49,12 +49,11 @@ from benchmarks.sequences import ROOT, interval, run_stages
 
 PREPARING = ("frames", "stabilize")
 ALL = "all cues"
-UNLABELED = {"prior"}
 
 
 def rows(names: list[str]) -> dict[str, tuple[list[str], dict[str, Any]]]:
     """Row -> its cues, and what else of the student's settings it changes."""
-    own = [name for name in names if name not in UNLABELED]
+    own = [name for name in names if name != "prior"]
     found: dict[str, tuple[list[str], dict[str, Any]]] = {ALL: (own, {})}
     found |= {f"without {name}": ([other for other in own if other != name], {}) for name in own}
     found |= {f"{name} alone": ([name], {}) for name in own}

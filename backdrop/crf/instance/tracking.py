@@ -1,4 +1,4 @@
-"""InstanceDetections without labels, from video: where subjects stood apart tells which is which where they touch.
+"""Detections without labels, from video: where subjects stood apart tells which is which where they touch.
 
 Each connected part of a mask is a detection. What is known of a subject is carried along: its mask by optical flow, its
 colors, its motion. Where one part holds several known subjects, or one that was hidden may come out, each is a

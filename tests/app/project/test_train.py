@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
+import select
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import yaml
 
-from backdrop.app.project import steps
+from backdrop.app.project import steps, train
 from backdrop.app.project.pipeline import project_stages
 from backdrop.app.project.steps import STEPS, Times, clock, last_error, part_in_words, step_names
 from backdrop.app.project.train import LOG, PATIENCE, Bar, Story, read_bar, run_steps
@@ -136,6 +139,21 @@ def test_a_stop_ends_the_stage_and_says_what_to_do(number: int, background: bool
     assert not Path("/proc", str(stage)).exists(), "the stage ended before"
     (project / "second.py").write_text(SECOND)
     assert told(project).startswith("step 1 of 2: nothing changed")
+
+
+def test_no_read_waits_for_what_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal just before such a read would not be heeded until something comes."""
+    out, end = os.pipe()
+    real = os.read
+
+    def checked(stream: int, count: int) -> bytes:
+        assert stream != out or select.select([stream], [], [], 0)[0]
+        return real(stream, count)
+
+    monkeypatch.setattr(train.os, "read", checked)
+    Timer(0.3, lambda: (os.write(end, b"late\n"), os.close(end))).start()
+    with os.fdopen(out, "rb") as stream:
+        assert list(train._pieces(stream)) == [("late", True)]
 
 
 def test_a_second_run_says_that_the_first_is_under_way(project: Path) -> None:
