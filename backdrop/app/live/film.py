@@ -75,7 +75,7 @@ class Film:
         self._stream = self._container.add_stream("libx264", rate=25)
         self._stream.height, self._stream.width = image.shape[:2]
         self._stream.pix_fmt = "yuv420p"
-        # the quality that `encode_video` has where none is asked for
+        # as `encode_video` at a quality of 80: what is on disk within a second must be written within it
         self._stream.options = {"crf": "10.3", "preset": "veryfast", "tune": "zerolatency"}
         context = self._stream.codec_context
         context.time_base, context.gop_size, context.thread_count = TICK, 30, 1
