@@ -26,7 +26,7 @@ from backdrop.crf.mean_field import Terms, Weights, mean_field
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.masks import MaskArchive, Predictions, read_threshold, resize_mask, within
+from backdrop.io.masks import MaskArchive, Predictions, read_threshold, resize_mask, split_truth, within
 from backdrop.params import read
 from backdrop.run.chunks import one_thread
 
@@ -153,8 +153,11 @@ def stored_examples(frames: Path, predictions: Path, targets: Path, params: CRFP
             there[k] for k in np.unique(np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(int))
         ]:
             box, size = best_finding(soft.box[t], soft.p[t]), soft.soft(t).shape[::-1]
-            target = resize_mask(masks.gray(t) > 127, (size[0], size[1]))
-            found.append(example(images.image(t), soft.soft(t), target, params, threshold=threshold, found=box))
+            mask, void = split_truth(masks.gray(t))
+            target = resize_mask(mask, (size[0], size[1]))
+            known = None if void is None else ~resize_mask(void, (size[0], size[1]))
+            one = example(images.image(t), soft.soft(t), target, params, threshold=threshold, known=known, found=box)
+            found.append(one)
     if not found:
         raise BackdropError(f"{targets} holds no masks of the sequences in {frames} and {predictions}")
     return found

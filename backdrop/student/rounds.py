@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from backdrop.io.archives import ArchiveWriter
 from backdrop.io.files import atomic_folder, copy_files
+from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_png
-from backdrop.io.masks import within_region
+from backdrop.io.masks import BACKGROUND, FOREGROUND, VOID, entry, within_region
 from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.curves import log_row, open_live, progress
@@ -118,8 +121,13 @@ class SelfTraining:
             tqdm.write(f"labels: {frames} frames of {len(labels)} videos take part", file=sys.stderr)
         return labels
 
-    def run(self, out_dir: Path) -> None:
-        """From the last checkpoint (or the start) to the end."""
+    def run(self, out_dir: Path, masks_dir: Path | None = None) -> None:
+        """From the last checkpoint (or the start) to the end.
+
+        Args:
+            out_dir: gets the model folder.
+            masks_dir: gets what the student learned in its last round (`keep_pseudo_masks`).
+        """
         self.scratch.mkdir(parents=True, exist_ok=True)
         state = self.checkpoints.load()
         first, start, history = 0, 0, []
@@ -135,6 +143,8 @@ class SelfTraining:
         labels = self.expectation.labels(self.student.rounds - 1)
         if ranks.rank() == 0:
             save_network(out_dir, *self._model(self._threshold(labels)))
+            if masks_dir is not None:
+                keep_pseudo_masks(self.data.frames, labels, self.student.ignore, masks_dir)
             self.checkpoints.clear()
             shutil.rmtree(self.scratch, ignore_errors=True)
 
@@ -204,9 +214,34 @@ class SelfTraining:
         return {"detector": segmenter.detector, "synthesis": segmenter.synthesis, "student": self.network}, config
 
 
-def pass_through(joint_dir: Path, out_dir: Path, log_dir: Path) -> None:
-    """No rounds: the papers' model is the segmenter."""
+def keep_pseudo_masks(
+    archives: Sequence[FrameArchive], labels: Sequence[np.ndarray], band: tuple[float, float], out_dir: Path
+) -> None:
+    """Write `out_dir`/<sequence>.zip, for `MaskArchive`: 255 subject, 0 background, 128 nothing is known.
+
+    Frames of which nothing is known have no entry.
+
+    Args:
+        labels: (N, H, W) uint8 a sequence, as `Expectation.labels` gives them.
+        band: between these two values nothing is known, as in `targets`.
+    """
+    with atomic_folder(out_dir) as part:
+        for archive, stored in zip(archives, labels, strict=True):
+            with ArchiveWriter(part / f"{archive.path.stem}.zip") as written:
+                for t, label in enumerate(stored):
+                    soft = label.astype(np.float32) / (IGNORED - 1)
+                    mask = np.full(label.shape, VOID, np.uint8)
+                    mask[soft <= band[0]], mask[soft > band[1]] = BACKGROUND, FOREGROUND
+                    mask[label == IGNORED] = VOID
+                    if (mask != VOID).any():
+                        written.add(entry(t), encode_png(mask))
+
+
+def pass_through(joint_dir: Path, out_dir: Path, log_dir: Path, masks_dir: Path | None = None) -> None:
+    """No rounds: the papers' model is the segmenter, and there are no pseudo-masks."""
     load_network(joint_dir)
+    if masks_dir is not None:
+        keep_pseudo_masks([], [], (0.5, 0.5), masks_dir)
     with atomic_folder(out_dir) as part:
         copy_files(joint_dir, part)
     with open_live(log_dir, []) as live:

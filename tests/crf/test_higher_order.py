@@ -18,7 +18,10 @@ from backdrop.crf.learning import example, learn_weights, stored_examples, with_
 from backdrop.crf.mean_field import Weights
 from backdrop.crf.parameters import OLDER_CRF, CRFParams
 from backdrop.errors import BackdropError
-from backdrop.io.masks import box_from_mask
+from backdrop.io.archives import ArchiveWriter
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.images import encode_png
+from backdrop.io.masks import FOREGROUND, VOID, box_from_mask, entry
 from backdrop.measures import jaccard
 from backdrop.refine.stage import RefineFolders, refine_all
 from tests.handmade_run import make_run
@@ -193,6 +196,12 @@ def test_the_command_prints_settings(
     assert [line.split("=")[0] for line in said] == [f"-S crf.{key}" for key in learning.WEIGHT_KEYS.values()]
     crf = small_params().crf
     assert len(stored_examples(tmp_path / "frames", tmp_path / "predictions", tmp_path / "masks", crf, 2)) == 4
+    with ArchiveWriter(tmp_path / "unsure" / "a.zip") as archive:
+        mask = np.zeros(FrameArchive(tmp_path / "frames" / "a.zip").image(0).shape[:2], np.uint8)
+        mask[:10], mask[10:20] = FOREGROUND, VOID
+        archive.add(entry(0), encode_png(mask))
+    (one,) = stored_examples(tmp_path / "frames", tmp_path / "predictions", tmp_path / "unsure", crf, 2)
+    assert torch.isnan(one.target).float().mean() == pytest.approx(10 / len(mask), abs=0.02)
     (tmp_path / "none").mkdir()
     with pytest.raises(BackdropError, match="no masks"):
         stored_examples(tmp_path / "frames", tmp_path / "predictions", tmp_path / "none", crf, 2)

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.masks import MaskArchive, split_truth
 from backdrop.motion.blobs import near_subject, subject_component
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.networks.detector import Detector
@@ -27,7 +29,7 @@ from backdrop.student.cues.motion import fitted_network
 from backdrop.student.fusion import fuse
 from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
 from backdrop.student.pseudo_masks import Work, agreement, allocate, box_window, leave_out, pseudo_mask
-from backdrop.student.rounds import SelfTraining, pass_through
+from backdrop.student.rounds import SelfTraining, keep_pseudo_masks, pass_through
 from backdrop.student.targets import IGNORED, augment, student_loss, targets
 from tests.handmade_run import make_run
 from tests.student.clips import Rendered, exact, jaccard
@@ -93,7 +95,8 @@ def test_model_folder_holds_all_three_and_segments_single_images(
     tmp_path: Path, joint: Path, params: Params, small: StudentParams
 ) -> None:
     make_run(tmp_path, {"one": "train"}, frames=6)
-    training(tmp_path, joint, params, small).run(tmp_path / "segmenter")
+    training(tmp_path, joint, params, small).run(tmp_path / "segmenter", tmp_path / "pseudo_masks")
+    assert [path.name for path in (tmp_path / "pseudo_masks").iterdir()] == ["one.zip"]
     segmenter, plain = Segmenter.load(tmp_path / "segmenter", "cpu"), Segmenter.load(joint, "cpu")
     assert segmenter.student is not None
     assert plain.student is None
@@ -166,8 +169,25 @@ def test_an_estep_gone_wrong_does_not_undo_the_student(small: StudentParams) -> 
     assert jaccard(backed, learned > 0) > 0.9
 
 
+def test_pseudo_masks_are_kept_as_the_student_learned_them(tmp_path: Path) -> None:
+    make_run(tmp_path, {"one": "train"}, frames=3)
+    labels = np.full((3, 40, 64), IGNORED, np.uint8)
+    labels[0, :20], labels[0, 20:30], labels[0, 30:39] = 0, 254, 127  # its last line is not known
+    labels[2] = 0
+    keep_pseudo_masks([FrameArchive(tmp_path / "frames" / "one.zip")], [labels], (0.3, 0.6), tmp_path / "kept")
+    kept = MaskArchive(tmp_path / "kept" / "one.zip")
+    assert [kept.has(t) for t in range(3)] == [True, False, True]
+    learned = targets(torch.from_numpy(labels[:1]), (0.3, 0.6))[0].numpy()
+    mask, void = split_truth(kept.gray(0))
+    assert void is not None
+    assert (void == (learned[1] == 0)).all()
+    assert (mask == (learned[0] > 0)).all()
+    assert not kept.gray(2).any()
+
+
 def test_no_rounds_pass_the_papers_model_through(tmp_path: Path, joint: Path) -> None:
-    pass_through(joint, tmp_path / "segmenter", tmp_path / "log")
+    pass_through(joint, tmp_path / "segmenter", tmp_path / "log", tmp_path / "pseudo_masks")
+    assert not any((tmp_path / "pseudo_masks").iterdir())
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "segmenter" / name).read_bytes() == (joint / name).read_bytes()
     assert Segmenter.load(tmp_path / "segmenter", "cpu").student is None
