@@ -4,10 +4,10 @@
     python -m benchmarks.structured --near /path/to/DAVIS2016-train   # error and time against pydensecrf2
 
 The first reads soft masks, boxes, frames and truth of finished runs and prints J and F of the masks: of the unary
-alone, of each choice of terms with the weights of params.yaml (`GIVEN` where these are 0), and with weights that were
-learned from the truth of the other runs. Nothing in the library learns from truth: this is what pseudo-masks could
-bring at best. The second makes soft masks from the truth of ten sequences, a frame each, blurred, moved and disturbed,
-at 640 x 360. Times are CPU milliseconds of one thread.
+alone, of each choice of terms with the weights of params.yaml (`GIVEN` where these are 0), and with learned weights:
+from the pseudo-masks of the run itself, as a user can learn them, and from the truth of the other runs, which bounds
+what can be gained. Nothing in the library learns from truth. The second makes soft masks from the truth of ten
+sequences, a frame each, blurred, moved and disturbed, at 640 x 360. Times are CPU milliseconds of one thread.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,7 @@ import numpy as np
 from backdrop.crf.dense import refine, unary_energy
 from backdrop.crf.findings import BoxFindings, Edges, best_finding
 from backdrop.crf.higher_order import infer_higher_order, weights_of
-from backdrop.crf.learning import Example, example, learn_weights, with_weights_of
+from backdrop.crf.learning import Example, example, learn_weights, stored_examples, with_weights_of
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
@@ -49,8 +50,11 @@ ROWS: dict[str, tuple[str, ...]] = {
 }
 """As in the paper's table: pairwise terms everywhere but in the first row."""
 
-LEARNED = ("all", "+ pairwise", "+ superpixels", "+ detections")
+LEARNED = ("+ pairwise", "all")
 """Rows that are made with learned weights, too. A weight of the unary alone moves no mask."""
+
+PSEUDO = "data/pseudo_masks"
+"""Where a run keeps what its student learned from."""
 
 OWN_BOX = ("+ detections", "all")
 """These rows are made once more with D's own box: what ships is the extent of the student's subject."""
@@ -106,10 +110,19 @@ def choices(params: CRFParams) -> dict[str, tuple[CRFParams, bool]]:
     return found | {f"{row}, D's own box": (with_terms(params, ROWS[row]), True) for row in OWN_BOX}
 
 
-def learned(row: CRFParams, others: list[Case], steps: int) -> CRFParams:
-    """The row's parameters with weights that were learned from these cases' truth."""
-    examples = [as_example(case, row, case.box) for case in others]
-    return with_weights_of(row, learn_weights(examples, weights_of(row), row.iterations, steps=steps))
+def by_truth(run: Path, row: CRFParams, runs: dict[Path, list[Case]], taught: int) -> list[Example]:
+    """Frames of the other runs, with their truth."""
+    rest = [its[:: max(1, len(its) // taught)] for other, its in runs.items() if other != run]
+    return [as_example(case, row, case.box) for its in rest for case in its]
+
+
+def by_pseudo_masks(run: Path, row: CRFParams, runs: dict[Path, list[Case]], taught: int) -> list[Example]:
+    """Frames of the run itself, with its pseudo-masks, as `python -m backdrop.crf.learning` reads them."""
+    data = run / "data"
+    return stored_examples(data / "frames", data / "predictions", run / PSEUDO, row, count=len(runs) * taught)
+
+
+TEACHERS = {"pseudo-masks": by_pseudo_masks, "the others' truth": by_truth}
 
 
 def score(found: list[Case], params: CRFParams, own: bool) -> dict[str, float]:
@@ -125,7 +138,7 @@ def score(found: list[Case], params: CRFParams, own: bool) -> dict[str, float]:
 
 
 def ablate(
-    runs: dict[str, list[Case]],
+    runs: dict[Path, list[Case]],
     params: CRFParams,
     steps: int,
     taught: int,
@@ -134,21 +147,24 @@ def ablate(
     """All rows for all runs: {row: {run: figures}}, and the learned weights.
 
     Args:
-        taught: frames of each other run from which weights are learned. keep: is given what is there after each row.
+        taught: frames of each other run from whose truth weights are learned; of a run's own pseudo-masks as many as
+            that is with all runs. keep: is given what is there after each row.
     """
     result: dict[str, Any] = {"rows": {}, "weights": {}}
     for row, (values, own) in choices(params).items():
-        result["rows"][row] = {run: score(found, values, own) for run, found in runs.items()}
+        result["rows"][row] = {run.name: score(found, values, own) for run, found in runs.items()}
         print(row, result["rows"][row], flush=True)
         keep(result)
-    for row in LEARNED if len(runs) > 1 else ():
-        values, name = with_terms(params, ROWS[row]), f"{row}, learned"
+    for row, teacher in product(LEARNED, TEACHERS):
+        if len(runs) < 2 if teacher != "pseudo-masks" else not all((run / PSEUDO).is_dir() for run in runs):
+            continue
+        start, name = with_terms(params, ROWS[row]), f"{row}, learned from {teacher}"
         result["rows"][name], result["weights"][name] = {}, {}
         for run, found in runs.items():
-            rest = [its[:: max(1, len(its) // taught)] for other, its in runs.items() if other != run]
-            fitted = learned(values, [case for its in rest for case in its], steps)
-            result["weights"][name][run] = {k: round(float(v), 3) for k, v in weights_of(fitted)._asdict().items()}
-            result["rows"][name][run] = score(found, fitted, False)
+            examples = TEACHERS[teacher](run, start, runs, taught)
+            weights = learn_weights(examples, weights_of(start), start.iterations, steps=steps)
+            result["weights"][name][run.name] = {k: round(float(v), 3) for k, v in weights._asdict().items()}
+            result["rows"][name][run.name] = score(found, with_weights_of(start, weights), False)
         print(name, result["rows"][name], result["weights"][name], flush=True)
         keep(result)
     return result
@@ -274,7 +290,7 @@ def main() -> None:
         if arguments.runs and not finished:
             raise BackdropError("none of these runs is finished: each needs its result.json")
         if finished:
-            found = {run.resolve().name: list(cases(run, arguments.frames)) for run in finished}
+            found = {run.resolve(): list(cases(run, arguments.frames)) for run in finished}
             rest = params, arguments.steps, arguments.taught, lambda rows: keep({"ablation": rows})
             print("\n".join(lines(ablate(found, *rest))))
 

@@ -58,6 +58,8 @@ LEARNED_FROM, MEASURED_ON = range(100, 110), range(900, 909)
 
 TEMPLATES, STEPS, RATE = 16, 200, 0.08
 GIVEN = InstanceWeights()
+EVERYWHERE, PAST = 0.1, 0.5
+"""Weights of the terms that are off by default, where a row has them; in videos as shares of the weight of shapes."""
 MOVED = 0.06
 """Standard deviation of boxes' centers and of the logarithms of their sides, in sides."""
 
@@ -174,13 +176,14 @@ def measured(labels: Sequence[np.ndarray], frames: Sequence[Told], touching: boo
 def by_stills(frames: Sequence[Told]) -> dict[str, list[np.ndarray]]:
     """Labels of each way for frames with given boxes."""
     weights, templates = load_instance_crf()
-    plain = GIVEN._replace(past=0.0, look=0.0)
+    plain = GIVEN._replace(look=0.0)
     choices = {
-        "CRF: box": plain._replace(everywhere=0.0, shape=0.0),
-        "CRF: box, global": plain._replace(shape=0.0),
-        "CRF: box, global, shape": plain,
-        "CRF, learned": weights,
-        "CRF, learned, no pairwise terms": weights._replace(gaussian=0.0, bilateral=0.0),
+        "CRF: box": plain._replace(shape=0.0),
+        "CRF: box, global": plain._replace(shape=0.0, everywhere=EVERYWHERE),
+        "CRF: box, shape": plain,
+        "CRF: box, global, shape": plain._replace(everywhere=EVERYWHERE),
+        "CRF: box, shape, learned (ships)": weights,
+        "the same, no pairwise terms": weights._replace(gaussian=0.0, bilateral=0.0),
     }
     found = {"divided among boxes": [divide(one.frame.mask, one.boxes, len(one.boxes)) for one in frames]}
     for name, chosen in choices.items():
@@ -202,8 +205,9 @@ def by_video(frames: Sequence[Told]) -> dict[str, list[np.ndarray]]:
     ways = {
         "CRF, forward": weights,
         "CRF, forward, no look": weights._replace(look=0.0),
-        "CRF, forward, no past": weights._replace(past=0.0),
         "CRF, forward, no shape": weights._replace(shape=0.0),
+        "CRF, forward, with global": weights._replace(everywhere=EVERYWHERE * weights.shape),
+        "CRF, forward, with past": weights._replace(past=PAST * weights.shape),
     }
     for name, chosen in ways.items():
         tracker = SubjectTracker(count, chosen, templates)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import copytree, rmtree
 
 import cv2
 import numpy as np
@@ -22,11 +23,13 @@ def crf() -> CRFParams:
 
 
 @pytest.fixture
-def runs(tmp_path: Path) -> dict[str, list[structured.Case]]:
+def runs(tmp_path: Path) -> dict[Path, list[structured.Case]]:
     found = {}
     for name in ("a", "b"):
-        make_run(tmp_path / name / "data", {name: "all"}, frames=3)
-        found[name] = list(cases(tmp_path / name, 2))
+        data = tmp_path / name / "data"
+        make_run(data, {name: "all"}, frames=3)
+        copytree(data / "masks", data / "pseudo_masks")
+        found[tmp_path / name] = list(cases(tmp_path / name, 2))
     return found
 
 
@@ -40,22 +43,35 @@ def test_a_row_has_its_terms_and_no_other(crf: CRFParams) -> None:
     assert [row for row, kind in kinds.items() if kind == "dense"] == ["pydensecrf2 (ships)"]
 
 
-def test_rows_are_scored_and_learned_from_the_other_runs_alone(
-    runs: dict[str, list[structured.Case]], crf: CRFParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen, learned = [], structured.learned
-    monkeypatch.setattr(structured, "learned", lambda row, others, n: seen.append(others) or learned(row, others, n))
+def test_rows_are_scored_and_learned(runs: dict[Path, list[structured.Case]], crf: CRFParams) -> None:
     assert [len(found) for found in runs.values()] == [2, 2]
     result = ablate(runs, crf, steps=2, taught=2)
     assert result["rows"]["unary"]["a"]["J"] == 1  # the masks of the run are perfect
-    assert set(result["weights"]) == {f"{row}, learned" for row in structured.LEARNED}
-    for k, others in enumerate(seen):
-        own = runs["ab"[k % 2]]
-        assert others
-        assert not any(other is case for other in others for case in own)
+    rows = {f"{row}, learned from {teacher}" for row in structured.LEARNED for teacher in structured.TEACHERS}
+    assert set(result["weights"]) == rows
     table = lines(result)
     assert table[0] == "| terms | J | F | ms | a | b |"
-    assert len(table) == 2 + len(choices(crf)) + len(structured.LEARNED)
+    assert len(table) == 2 + len(choices(crf)) + len(rows)
+
+
+def test_truth_teaches_the_other_runs_alone(
+    runs: dict[Path, list[structured.Case]], crf: CRFParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[structured.Case] = []
+    monkeypatch.setattr(structured, "as_example", lambda case, *_: seen.append(case))
+    for run, own in runs.items():
+        seen.clear()
+        structured.by_truth(run, crf, runs, 2)
+        assert len(seen) == 2
+        assert not any(other is case for other in seen for case in own)
+
+
+def test_no_row_is_learned_from_pseudo_masks_that_a_run_did_not_keep(
+    runs: dict[Path, list[structured.Case]], crf: CRFParams
+) -> None:
+    rmtree(next(iter(runs)) / structured.PSEUDO)
+    result = ablate(runs, crf, steps=1, taught=1)
+    assert set(result["weights"]) == {f"{row}, learned from the others' truth" for row in structured.LEARNED}
 
 
 def test_a_soft_mask_made_from_truth_is_disturbed_and_still_one() -> None:
