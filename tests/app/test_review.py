@@ -45,6 +45,13 @@ def test_the_least_sure_frame_comes_first_and_its_neighbors_do_not_follow() -> N
     assert abs(second.t - first.t) >= 20
 
 
+def test_a_lone_frame_that_is_least_sure_does_not_come_before_many_that_are_unsure() -> None:
+    found = [candidate("a", t, 0.6, 0.3) for t in range(0, 60, 2)] + [candidate("a", 100, 0.3, 0.9)]
+    first, second = choose(found, 2)
+    assert 20 <= first.t <= 40
+    assert second.t != first.t
+
+
 def test_each_video_gets_one_before_any_gets_two() -> None:
     found = [candidate(name, t, sure, 0.5) for name, sure in (("a", 0.1), ("b", 0.9), ("c", 0.8)) for t in range(9)]
     assert {one.sequence for one in choose(found, 3)} == {"a", "b", "c"}

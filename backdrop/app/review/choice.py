@@ -1,4 +1,4 @@
-"""Which frames' labels would help most: least sure, most unlike what is labeled or chosen, spread over the videos."""
+"""Which frames' labels would help most: those that many unsure frames are like, spread over the videos."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from jaxtyping import Float32
 
 from backdrop.app.project.summary import LOOKED_AT
 from backdrop.app.project.trained import trained_sequences
@@ -94,36 +95,38 @@ def labeled_frames(project: Path) -> set[tuple[str, int]]:
 def choose(found: Sequence[Candidate], count: int, labeled: Collection[tuple[str, int]] = ()) -> list[Candidate]:
     """At most so many frames, the most useful first. Each video gets one before any gets its second.
 
-    A frame is worth its doubt, 1 - `sure`, times how far it is in time and in looks from the nearest frame that is
-    labeled or chosen.
+    A label helps the frames that are like its own. So a frame is worth the doubt, 1 - `sure`, of all frames, each
+    times how much more it is like this one than like any that is labeled or chosen (facility location, greedily). The
+    least sure frame alone is often one in which there is next to nothing to label.
     """
-    fresh = np.ones(len(found))
     video_of = {one.sequence: one.video for one in found}
     taken = Counter(video_of.get(name, name) for name, _ in labeled)
-    looks = np.stack([one.look for one in found])
-    usual = float(np.mean(np.linalg.norm(looks - looks.mean(axis=0), axis=1))) + 1e-6
-
-    def mark(chosen: Candidate) -> None:
-        for i, one in enumerate(found):
-            unlike = min(1.0, float(np.linalg.norm(one.look - chosen.look)) / usual)
-            if one.video == chosen.video:
-                later = min(1.0, abs(one.when - chosen.when) / FAR_APART) ** 2
-                unlike = max(0.2 * unlike, later * (0.5 + 0.5 * unlike))
-            else:
-                unlike = 0.5 + 0.5 * unlike
-            fresh[i] = min(fresh[i], unlike)
-
-    for one in found:
-        if (one.sequence, one.t) in labeled:
-            mark(one)
-    worth = np.array([1.05 - one.sure for one in found])
-    left = {i for i, one in enumerate(found) if (one.sequence, one.t) not in labeled}
+    alike = _alikeness(found)
+    doubt = np.array([1.05 - one.sure for one in found], np.float32)
+    done = [i for i, one in enumerate(found) if (one.sequence, one.t) in labeled]
+    covered = alike[done].max(axis=0, initial=0)
+    left = set(range(len(found))) - set(done)
     picked: list[Candidate] = []
     while left and len(picked) < count:
         fewest = min(taken[found[i].video] for i in left)
-        best = max((i for i in left if taken[found[i].video] == fewest), key=lambda i: (worth[i] * fresh[i], -i))
+        some = sorted(i for i in left if taken[found[i].video] == fewest)
+        best = some[int(np.argmax(np.maximum(alike[some] - covered, 0) @ doubt))]
         picked.append(found[best])
         taken[found[best].video] += 1
         left.discard(best)
-        mark(found[best])
+        covered = np.maximum(covered, alike[best])
     return picked
+
+
+def _alikeness(found: Sequence[Candidate]) -> Float32[np.ndarray, "N N"]:
+    """How alike two frames are, in [0, 1]: in time and in colors; of two videos at most one half."""
+    looks, when = np.stack([one.look for one in found]), np.array([one.when for one in found])
+    videos = np.array([one.video for one in found])
+    usual = float(np.mean(np.linalg.norm(looks - looks.mean(axis=0), axis=1))) + 1e-6
+    rows = []
+    for one in found:
+        unlike = (np.linalg.norm(looks - one.look, axis=1) / usual).clip(max=1)
+        later = (np.abs(when - one.when) / FAR_APART).clip(max=1) ** 2
+        inside = np.maximum(0.2 * unlike, later * (0.5 + 0.5 * unlike))
+        rows.append(1 - np.where(videos == one.video, inside, 0.5 + 0.5 * unlike))
+    return np.array(rows, np.float32)
