@@ -99,8 +99,17 @@ def clock(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+_KILLED = re.compile(r"ERROR: failed to reproduce .*, exited with -(\d+)$")
+
+
 def last_error(said: Sequence[str]) -> str:
     """Of what a stage and DVC said, the line that tells best why it failed."""
+    for line in said:
+        if killed := _KILLED.search(line):  # a progress bar may stand before it
+            return (
+                f"something outside ended it (signal {killed[1]}), as happens where memory runs out; "
+                "the same command goes on where it was"
+            )
     for number in range(len(said) - 1, -1, -1):
         if said[number].startswith("error: "):  # ours; a list of problems is indented below it
             rest = []

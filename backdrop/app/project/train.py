@@ -125,12 +125,14 @@ def _follow(project: Path, story: Story, log: IO[str]) -> int:
         process = subprocess.Popen(command, cwd=project, env=env, start_new_session=True, **streams)
     with _stopped_together(process):
         try:
-            for text, whole in _pieces(process.stdout):
+            for text, whole in _pieces(process):
                 if whole:
                     log.write(f"{text}\n")
                     log.flush()
                 story.hear(text)
             status = process.wait()
+            if status:  # a stage that was killed, as for want of memory, leaves its workers behind
+                _signal_group(process, getattr(signal, "SIGKILL", signal.SIGTERM))
         finally:
             story.clear()
     story.end(status == 0)
@@ -193,11 +195,10 @@ def _signal_group(process: subprocess.Popen[bytes], number: int) -> None:
             process.terminate()
 
 
-def _pieces(stream: IO[bytes] | None) -> Iterator[tuple[str, bool]]:
+def _pieces(process: subprocess.Popen[bytes]) -> Iterator[tuple[str, bool]]:
     """What is said, as it comes: lines (True), and the states of progress bars, which end in a carriage return."""
-    assert stream is not None
     rest = b""
-    while block := _read_when_there(stream):
+    while block := _read_when_there(process):
         *pieces, rest = re.split(rb"(?<=[\r\n])", rest + block)
         for piece in pieces:
             text = piece.decode("utf-8", "replace")
@@ -206,11 +207,17 @@ def _pieces(stream: IO[bytes] | None) -> Iterator[tuple[str, bool]]:
         yield rest.decode("utf-8", "replace"), True
 
 
-def _read_when_there(stream: IO[bytes]) -> bytes:
-    """What is there, as soon as something is; b"" at the end. A signal that comes just before a read would wait until
-    DVC speaks, which may be an hour; so the wait is in pieces of a second."""
+def _read_when_there(process: subprocess.Popen[bytes]) -> bytes:
+    """What is there, as soon as something is; b"" at the end.
+
+    The wait is in pieces of a second, for two reasons. A signal that comes just before a read would wait until DVC
+    speaks, which may be an hour. And workers of a stage that was killed hold the pipe open long after DVC has ended.
+    """
+    assert process.stdout is not None
+    stream = process.stdout
     while os.name == "posix" and not select.select([stream], [], [], 1.0)[0]:  # Windows cannot ask a pipe
-        pass
+        if process.poll() is not None and not select.select([stream], [], [], 0)[0]:
+            return b""
     return os.read(stream.fileno(), 1 << 16)
 
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Timer
 
 import pytest
 import yaml
@@ -143,17 +142,37 @@ def test_a_stop_ends_the_stage_and_says_what_to_do(number: int, background: bool
 
 def test_no_read_waits_for_what_is_not_there_yet(monkeypatch: pytest.MonkeyPatch) -> None:
     """A signal just before such a read would not be heeded until something comes."""
-    out, end = os.pipe()
-    real = os.read
+    code = "import time; time.sleep(0.3); print('late', flush=True)"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    pipe, real = process.stdout.fileno(), os.read
 
     def checked(stream: int, count: int) -> bytes:
-        assert stream != out or select.select([stream], [], [], 0)[0]
+        assert stream != pipe or select.select([stream], [], [], 0)[0]
         return real(stream, count)
 
     monkeypatch.setattr(train.os, "read", checked)
-    Timer(0.3, lambda: (os.write(end, b"late\n"), os.close(end))).start()
-    with os.fdopen(out, "rb") as stream:
-        assert list(train._pieces(stream)) == [("late", True)]
+    with process:
+        assert list(train._pieces(process)) == [("late", True)]
+
+
+def test_workers_of_a_stage_that_was_killed_are_not_waited_for(project: Path) -> None:
+    """They hold the pipe open, and nobody ends them but `backdrop train`."""
+    (project / "second.py").write_text(
+        "import os, signal, subprocess, sys\n"
+        "worker = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "open('pid', 'w').write(str(worker.pid))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    begun = time.monotonic()
+    with pytest.raises(BackdropError, match=r"the step 'train' failed: something outside ended it \(signal 9\)"):
+        told(project)
+    assert time.monotonic() - begun < 120
+    worker = Path("/proc", (project / "pid").read_text(), "stat")
+    deadline = time.monotonic() + 20
+    while worker.exists() and worker.read_text().split(")")[-1].split()[0] != "Z":
+        assert time.monotonic() < deadline, "it lives on"
+        time.sleep(0.05)
 
 
 def test_a_second_run_says_that_the_first_is_under_way(project: Path) -> None:
@@ -283,6 +302,10 @@ def test_the_last_error_is_the_one_that_explains() -> None:
     assert last_error(["noise", "ERROR: Unable to acquire lock"]) == "Unable to acquire lock"
     assert last_error(["'./dvc.lock' is invalid.", "While parsing", "  1 {   "]) == "'./dvc.lock' is invalid."
     assert last_error(["noise", ""]) == "noise"
+    bar = "student: 28%|## | 83/300 [00:34<01:35,  2.28it/s]"
+    assert "ended it (signal 9)" in last_error(
+        [f"{bar}ERROR: failed to reproduce 'x': failed to run: y, exited with -9"]
+    )
     assert last_error([]) == "without a word"
 
 
