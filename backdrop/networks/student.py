@@ -170,6 +170,27 @@ class Student:
             logits = self.network(x)
         return list(logits.sigmoid()[:, 0].cpu().numpy())
 
+    def activation(self, image: UInt8[np.ndarray, "H W 3"]) -> Float32[np.ndarray, "h w"]:
+        """Where the image looks most like the subject, in [0, 1], at the working size; also where the mask is empty.
+
+        Grad-CAM (Selvaraju et al., ICCV 2017) of the last but one coarse level on the way up: the coarsest levels
+        themselves do not say where (docs/trials.md). The score of the class is the smooth largest logit of the mask
+        (log-sum-exp).
+        """
+        small = cv2.resize(image, self.size, interpolation=cv2.INTER_AREA)
+        pixels = torch.from_numpy(small).permute(2, 0, 1)[None].to(self.device)
+        found: list[Tensor] = []
+        level = self.network.up[max(0, len(self.network.up) - 2)]
+        hook = level.register_forward_hook(lambda _, __, out: found.append(out))
+        with torch.enable_grad():
+            logits = self.network(normalize(pixels.float() / 255).requires_grad_())
+            (slope,) = torch.autograd.grad(logits.flatten().logsumexp(dim=0), found[0])
+        hook.remove()
+        # Grad-CAM, Eq. 1 and 2: channels weigh by the mean of their gradients
+        map_ = (slope.mean(dim=(2, 3), keepdim=True) * found[0]).sum(dim=1, keepdim=True).relu().detach()
+        fine = F.interpolate(map_, size=small.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+        return (fine / fine.max().clamp_min(1e-12)).cpu().numpy()
+
     def masks(self, images: Sequence[np.ndarray], subjects: int | None = None) -> list[Float32[np.ndarray, "H W"]]:
         """Soft masks (see `soft`) at each image's size, their edges drawn to the image's.
 

@@ -143,7 +143,7 @@ class Expectation:
         )
 
     def _predict(self, works: list[Work]) -> None:
-        """The student's soft masks of all training frames at the working size."""
+        """The student's soft masks of all training frames at the working size; activation maps of tagged ones."""
         student = working_student(self.network, self.student, self.device)
         for work in works:
             archive = FrameArchive(work.frames)
@@ -156,6 +156,10 @@ class Expectation:
                 for t, soft in zip(span, found, strict=True):
                     out[t] = np.rint(soft * 255)
             out.flush()
+            tagged = [t for t, label in self.people.get(work.name, {}).items() if label.tag_alone]
+            if tagged:
+                maps = np.stack([student.activation(archive.image(t)) for t in tagged])
+                np.savez(work.activations, frames=np.array(tagged), maps=maps)
         self.network.train()
 
     def _refit(self, works: list[Work], workers: int) -> list[Work]:

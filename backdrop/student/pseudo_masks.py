@@ -150,6 +150,11 @@ class Work(NamedTuple):
         """The file of a cue that is computed for the whole sequence (`cues.regions`)."""
         return self.motion.with_name(f"{cue}.npy")
 
+    @property
+    def activations(self) -> Path:
+        """The student's activation maps of frames that somebody tagged, by their numbers."""
+        return self.labels.with_name("activations.npz")
+
     def uses(self, t: int, every: int) -> bool:
         """Whether frame t gets a pseudo-mask."""
         return t % every == 0 or t in self.labeled

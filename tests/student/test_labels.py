@@ -22,7 +22,7 @@ from backdrop.student.labels.carried import CARRY, carried
 from backdrop.student.labels.checked import FrameLabel, read_labels
 from backdrop.student.labels.files import labels_place
 from backdrop.student.labels.labelstudio import brush_mask
-from backdrop.student.labels.proposals import SUBJECT, learned
+from backdrop.student.labels.proposals import SUBJECT, learned, of_tag
 from backdrop.student.targets import IGNORED
 from tests.handmade_run import HEIGHT, WIDTH, scene, write_frames, write_index
 
@@ -180,6 +180,24 @@ def test_every_tool_can_say_that_nothing_is_there(name: str, project: Path) -> N
     assert not found["run1", 3].mask.any()
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.csv", f"{TABLE}run1,3,present,,,,\n"),
+        ("a.xml", cvat_image('<tag label="present"/>')),
+        ("a.json", studio_file([{"type": "choices", "value": {"choices": ["something here"]}}], "run1/000003.jpg")),
+    ],
+)
+def test_every_tool_can_say_that_something_is_there(name: str, content: str | list, project: Path) -> None:
+    write(project, name, content)
+    found, lines = read(project)
+    assert lines == []
+    assert found["run1", 3] == FrameLabel(present=True)
+    assert found["run1", 3].tag_alone
+    write(project, "b.csv", f"{TABLE}run1,3,box,12,28,36,52\n")
+    assert not read(project)[0]["run1", 3].tag_alone, "a box says more"
+
+
 def test_points_lie_on_the_subject_or_on_the_background(project: Path) -> None:
     write(project, "a.csv", f"{TABLE}run1,3,point,20,40,,\nrun1,3,background,100,10,,\n")
     write(project, "b.xml", cvat_image('<points label="subject" points="20,40;22,41"/>', "seqA/00003.jpg"))
@@ -306,6 +324,7 @@ def test_a_label_that_cannot_be_used_is_one_line_and_the_others_are_used(case: s
     ("rows", "why"),
     [
         ("run1,3,nothing,,,,\nrun1,3,box,12,28,36,52\n", "nothing is there, and something is"),
+        ("run1,3,nothing,,,,\nrun1,3,present,,,,\n", "nothing is there, and something is"),
         ("run1,3,point,100,10,,\nrun1,3,box,12,28,36,52\n", "a point of the subject outside of it"),
         ("run1,3,point,20,40,,\nrun1,3,background,20,40,,\n", "a point of the subject on one of the background"),
     ],
@@ -441,6 +460,25 @@ def test_a_point_chooses_the_part_of_the_proposal_that_it_lies_in() -> None:
     plane = learned(still(3), FrameLabel(points=((0.5, 0.1),)), second)
     assert plane[8, 64] == SUBJECT
     assert (plane[second > 0] == IGNORED).all(), "the proposal missed the subject, and says nothing"
+
+
+def test_a_tag_opens_an_empty_pseudo_mask_and_leaves_any_other_alone() -> None:
+    empty, drawn = np.zeros(TRUTH[3].shape, np.uint8), np.where(TRUTH[3], SUBJECT, 0).astype(np.uint8)
+    assert (of_tag(empty, None, None) == IGNORED).all(), "no student yet"
+    assert (of_tag(empty, None, empty.astype(np.float32)) == IGNORED).all(), "nothing excites it"
+    assert np.array_equal(of_tag(drawn, None, TRUTH[5].astype(np.float32)), drawn)
+
+
+def test_a_tag_is_the_faint_part_of_the_students_mask_where_it_is_most_active() -> None:
+    activation = np.zeros(TRUTH[3].shape, np.float32)
+    activation[40, 24] = 1
+    faint = 0.1 * TRUTH[3] + 0.09 * np.roll(TRUTH[3], 70, axis=1)
+    plane = of_tag(np.full(TRUTH[3].shape, IGNORED, np.uint8), faint.astype(np.float32), activation)
+    assert np.array_equal(plane == SUBJECT, TRUTH[3])
+    assert (plane[~TRUTH[3]] == IGNORED).all(), "of the rest nothing is known"
+    alone = of_tag(np.zeros(TRUTH[3].shape, np.uint8), np.roll(faint, 30, axis=0).astype(np.float32), activation)
+    assert alone[40, 24] == SUBJECT
+    assert 0 < (alone == SUBJECT).sum() < 20, "a spot, where the mask shows something else"
 
 
 def test_a_mask_counts_as_it_is() -> None:

@@ -27,10 +27,11 @@ from backdrop.student.cues import frame_cues
 from backdrop.student.cues.cue import Cue
 from backdrop.student.cues.motion import fitted_network
 from backdrop.student.fusion import fuse
+from backdrop.student.labels import applied
 from backdrop.student.parameters import StudentFolders, StudentParams, StudentStage
 from backdrop.student.pseudo_masks import Work, agreement, allocate, box_window, leave_out, pseudo_mask
 from backdrop.student.rounds import SelfTraining, keep_pseudo_masks, pass_through
-from backdrop.student.targets import IGNORED, augment, student_loss, targets
+from backdrop.student.targets import IGNORED, augment, student_loss, targets, to_normal
 from tests.handmade_run import make_run
 from tests.student.clips import Rendered, exact, jaccard
 
@@ -265,6 +266,36 @@ def test_image_and_mask_are_augmented_alike() -> None:
         assert torch.corrcoef(torch.stack([bright, mask]))[0, 1] > 0.98
 
 
+def test_activation_shows_the_subject_also_where_the_mask_is_empty() -> None:
+    torch.manual_seed(0)
+    network, size = StudentNetwork([8, 8, 8]), (64, 48)
+    rng = np.random.default_rng(0)
+
+    def picture(left: int, red: int) -> tuple[np.ndarray, np.ndarray]:
+        image = rng.integers(60, 120, (48, 64, 3)).astype(np.uint8)
+        mask = np.zeros((48, 64), np.float32)
+        mask[16:32, left : left + 16] = 1
+        image[mask > 0] = (red, 60, 60)
+        return image, mask
+
+    optimizer = torch.optim.Adam(network.parameters(), 1e-2)
+    for _ in range(40):
+        images, masks = zip(*(picture(int(rng.integers(0, 48)), 230) for _ in range(4)), strict=True)
+        pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+        known = torch.from_numpy(np.stack(masks))[:, None]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(network(to_normal(pixels)), known)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    student = Student(network, size, 0, torch.device("cpu"))
+    image, mask = picture(40, 150)
+    found = student.activation(image)
+    assert found.shape == (48, 64)
+    assert found.max() == pytest.approx(1)
+    assert mask[np.unravel_index(int(found.argmax()), found.shape)] == 1
+    assert not any(level._forward_hooks for level in network.up), "nothing is left behind"
+
+
 def test_network_takes_any_size() -> None:
     network = StudentNetwork([4, 6, 8]).eval()
     for size in ((40, 64), (33, 47)):
@@ -392,6 +423,21 @@ def test_without_labels_the_same_bytes_come_out_and_with_one_others(
     said = capsys.readouterr().err
     assert "warning: wrong/a.csv: no frame of these videos" in said
     assert "labels: 1 frames of 1 videos take part" in said
+
+
+def test_a_tag_is_looked_up_in_the_student_of_the_round_before(
+    tmp_path: Path, joint: Path, params: Params, small: StudentParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_run(tmp_path, {"one": "train"}, frames=8)
+    (tmp_path / "people").mkdir()
+    (tmp_path / "people" / "a.csv").write_text("video,frame,label\none,3,present\n")
+    seen, real = [], applied.of_tag
+    monkeypatch.setattr(applied, "of_tag", lambda *given: seen.append(given) or real(*given))
+    training(tmp_path, joint, params, small, "tag", tmp_path / "people").run(tmp_path / "out")
+    (_, mask, nothing), (_, student, activation) = seen
+    assert mask is nothing is None, "the first round has no student"
+    assert activation.shape == student.shape
+    assert activation.max() <= 1
 
 
 def test_a_mask_that_is_given_to_another_frame_is_another_run(

@@ -22,7 +22,7 @@ from backdrop.student.labels.footage import JOINT
 
 _LABELING = f"""<View>
   <Image name="image" value="$image" zoom="true"/>
-  <Choices name="there" toName="image"><Choice value="nothing here"/></Choices>
+  <Choices name="there" toName="image"><Choice value="nothing here"/><Choice value="something here"/></Choices>
   <RectangleLabels name="box" toName="image"><Label value="{CATEGORY}" background="#ec5f67"/></RectangleLabels>
   <BrushLabels name="tag" toName="image"><Label value="{CATEGORY}" background="#ec5f67"/></BrushLabels>
   <KeyPointLabels name="point" toName="image">
@@ -34,6 +34,7 @@ _LABELING = f"""<View>
 CVAT_CLASSES = [
     {"name": CATEGORY, "attributes": []},
     {"name": "nothing", "type": "tag", "attributes": []},
+    {"name": "present", "type": "tag", "attributes": []},
     {"name": "background", "type": "points", "attributes": []},
 ]
 """For CVAT's raw constructor of labels."""

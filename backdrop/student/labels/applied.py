@@ -11,7 +11,7 @@ from backdrop.io.masks import Soft
 from backdrop.learn.training_frames import TrainingFrames
 from backdrop.student.labels.carried import CARRY, carried
 from backdrop.student.labels.checked import FrameLabel, FrameLabels
-from backdrop.student.labels.proposals import Plane, learned
+from backdrop.student.labels.proposals import Plane, learned, of_tag
 from backdrop.student.parameters import StudentParams
 from backdrop.student.pseudo_masks import Work, stabilized_frames
 from backdrop.student.targets import IGNORED
@@ -43,7 +43,11 @@ def take_labels(work: Work, labels: Mapping[int, FrameLabel], params: StudentPar
     sequence = stabilized_frames(work, params.size, params)
     out = np.load(work.labels, mmap_mode="r+")
     taught = taught_frames(labels, work.count, params.every)
+    activations = _activations(work)
     for t, label in labels.items():
+        if label.tag_alone:
+            out[t] = of_tag(out[t], sequence.subject(t), activations.get(t))
+            continue
         plane = learned(sequence.image(t), label, _second(out[t], sequence.subject(t)))
         for stop in (min, max):
             last = stop(u for u, source in taught.items() if source == t)
@@ -55,6 +59,14 @@ def take_labels(work: Work, labels: Mapping[int, FrameLabel], params: StudentPar
         for u in taught:
             out[u] = np.where(sequence.region, out[u], IGNORED)
     out.flush()
+
+
+def _activations(work: Work) -> dict[int, Soft]:
+    """The activation maps of tagged frames; none in the first round."""
+    if not work.activations.exists():
+        return {}
+    with np.load(work.activations) as stored:
+        return dict(zip(stored["frames"].tolist(), stored["maps"], strict=True))
 
 
 def _second(pseudo: Plane, student: Soft | None) -> Soft | None:

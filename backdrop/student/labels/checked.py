@@ -36,12 +36,19 @@ class FrameLabel(NamedTuple):
 
     mask: (H, W) as pseudo-masks are stored: 0, 254, or `IGNORED`; all 0 where nothing is there. None: no mask.
     boxes: left, top, right, bottom; points, background: x, y, as shares of the image's width and height.
+    present: somebody said that the subject is somewhere in it.
     """
 
     mask: UInt8[np.ndarray, "H W"] | None = None
     boxes: tuple[tuple[float, ...], ...] = ()
     points: tuple[tuple[float, ...], ...] = ()
     background: tuple[tuple[float, ...], ...] = ()
+    present: bool = False
+
+    @property
+    def tag_alone(self) -> bool:
+        """Whether it says no more than that the subject is there."""
+        return self.present and self.mask is None and not (self.boxes or self.points or self.background)
 
 
 class _Said(NamedTuple):
@@ -100,7 +107,7 @@ def _checked_value(
     Raises:
         ValueError, BackdropError: it cannot be used, and why.
     """
-    if label.kind == "nothing":
+    if label.kind in ("nothing", "present"):
         return None
     if callable(label.value):
         try:
@@ -148,7 +155,7 @@ def _contradiction(told: Sequence[_Said], size: tuple[int, int]) -> str:
     kinds = {one.label.kind for one in told}
     masks = _masks_by_file(told)
     empty = any(not (mask == IGNORED - 1).any() for mask in masks.values())
-    subject = bool(kinds & {"box", "point"}) or any((mask == IGNORED - 1).any() for mask in masks.values())
+    subject = bool(kinds & {"box", "point", "present"}) or any((mask == IGNORED - 1).any() for mask in masks.values())
     if subject and ("nothing" in kinds or empty):
         return "nothing is there, and something is"
     drawn = [mask == IGNORED - 1 for mask in masks.values()]
@@ -219,6 +226,6 @@ def _together(told: Sequence[_Said], size: tuple[int, int]) -> FrameLabel:
     if any(one.label.kind == "nothing" for one in told):
         return FrameLabel(np.zeros((size[1], size[0]), np.uint8))
     masks = list(_masks_by_file(told).values())
-    return FrameLabel(
-        masks[0] if masks else None, *(tuple(_of_kind(told, kind)) for kind in ("box", "point", "background"))
-    )
+    boxes, points, background = (tuple(_of_kind(told, kind)) for kind in ("box", "point", "background"))
+    present = any(one.label.kind == "present" for one in told)
+    return FrameLabel(masks[0] if masks else None, boxes, points, background, present)

@@ -15,7 +15,7 @@ import numpy as np
 
 from backdrop.io.run_lengths import mask_of_runs
 from backdrop.student.labels.coco import UNIT_CIRCLE, polygon_mask
-from backdrop.student.labels.label import Complaints, Label, class_kind
+from backdrop.student.labels.label import Complaints, Label, class_kind, tag_kind
 
 
 class _Image(NamedTuple):
@@ -68,8 +68,10 @@ def _video_size(root: ET.Element) -> tuple[int, int] | None:
 def _labels_of(shape: ET.Element, name: Any, image: _Image, file: str, complaints: Complaints) -> Iterator[Label]:
     kinds: dict[str, Any] = {"box": "box", "polygon": "mask", "mask": "mask", "ellipse": "mask", "points": "point"}
     kind = class_kind(name, kinds.get(shape.tag, "mask"))
-    if kind == "nothing":
-        yield Label(file, image.name, "nothing", None, image.size, image.number)
+    if shape.tag == "tag":
+        kind = tag_kind(name)
+    if kind == "nothing" or kind == "present":
+        yield Label(file, image.name, kind, None, image.size, image.number)
         return
     if shape.tag not in kinds or kind is None:
         if shape.tag not in ("tag", "attribute"):

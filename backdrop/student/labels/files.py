@@ -16,11 +16,11 @@ from backdrop.io.files import IMAGE_SUFFIXES, show
 from backdrop.io.mask_images import decode_mask
 from backdrop.student.labels.coco import coco_labels
 from backdrop.student.labels.cvat import cvat_labels
-from backdrop.student.labels.label import Complaints, Label, box_sides, class_kind
+from backdrop.student.labels.label import Complaints, Label, box_sides, tag_kind
 from backdrop.student.labels.labelstudio import labelstudio_labels
 
 TABLE_COLUMNS = ("video", "frame", "label", "left", "top", "right", "bottom")
-"""Of a table by hand. label: box, point, background (a point), nothing; points have left and top alone."""
+"""Of a table by hand. label: box, point, background (a point), nothing, present; points have left and top alone."""
 
 SILENT = (".txt", ".md", ".dvc")
 """Files that may lie among labels; so may hidden ones, and images other than PNG, which tools export beside labels."""
@@ -79,11 +79,10 @@ def _csv(path: Path, name: str, complaints: Complaints) -> Iterator[Label]:
         raise BackdropError(f"its first line must be {','.join(TABLE_COLUMNS)}")
     for line, row in enumerate(rows, 2):
         said = (row["label"] or "").strip().lower()
-        kind = class_kind(said, "point" if said in ("point", "background") else "box")
         try:
             image = f"{row['video'].strip()}/{row['frame'].strip()}"
-            if kind == "nothing":
-                yield Label(name, image, kind)
+            if tag := tag_kind(said):
+                yield Label(name, image, tag)
             elif said == "box":
                 left, top, right, bottom = (float(row[side]) for side in TABLE_COLUMNS[3:])
                 yield Label(name, image, "box", box_sides(left, top, right - left, bottom - top))

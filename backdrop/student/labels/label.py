@@ -7,10 +7,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-Kind = Literal["mask", "box", "point", "background", "nothing"]
+Kind = Literal["mask", "box", "point", "background", "nothing", "present"]
 
 NOTHING_NAMES = ("nothing", "nothing here")
 """Classes, tags and choices that say: the subject is not in this frame. In small letters."""
+
+PRESENT_NAMES = ("present", "something here")
+"""Tags and choices that say: the subject is somewhere in this frame. In small letters."""
 
 BACKGROUND_NAMES = ("background",)
 """Classes whose points lie beside the subject."""
@@ -25,7 +28,7 @@ class Label(NamedTuple):
     file: the file. image: how it calls the image. number: of the frame in a video, where it counts frames.
     size: (width, height) of the image in pixels, as the file states it; None: it does not.
     value: box: left, top, right, bottom in pixels. point, background: x, y. mask: a call that gives (H, W) uint8 of 0,
-        128 (nothing known) and 255; it may raise ValueError or BackdropError. nothing: None.
+        128 (nothing known) and 255; it may raise ValueError or BackdropError. nothing, present: None.
     """
 
     file: str
@@ -55,6 +58,14 @@ class Complaints:
             which = f": {len(known)} ({', '.join(known[:NAMED_FRAMES])}{more})" if known else ""
             told.append(f"{file}: {why}{which}; left out")
         return told
+
+
+def tag_kind(name: Any) -> Kind | None:
+    """What a tag or a choice for a whole image says; None: nothing that can be used."""
+    plain = str(name).strip().lower()
+    if plain in PRESENT_NAMES:
+        return "present"
+    return "nothing" if plain in NOTHING_NAMES else None
 
 
 def class_kind(name: Any, kind: Kind) -> Kind | None:

@@ -15,12 +15,12 @@ import numpy as np
 from backdrop.student.labels.coco import UNIT_CIRCLE, polygon_mask
 from backdrop.student.labels.label import (
     BACKGROUND_NAMES,
-    NOTHING_NAMES,
     Complaints,
     Kind,
     Label,
     box_sides,
     class_kind,
+    tag_kind,
 )
 
 ImageSize = tuple[int, int]
@@ -47,8 +47,9 @@ def labelstudio_labels(tasks: list[Any], file: str, complaints: Complaints) -> I
 def _said(one: Mapping[str, Any], name: str, file: str) -> Iterator[Label]:
     kind, value = str(one.get("type", "")), one["value"]
     if kind == "choices":
-        if any(str(choice).strip().lower() in NOTHING_NAMES for choice in value["choices"]):
-            yield Label(file, name, "nothing")
+        for choice in value["choices"]:
+            if tag := tag_kind(choice):
+                yield Label(file, name, tag)
         return
     classes = value.get(kind) or value.get("labels") or [""]
     if kind == "videorectangle":

@@ -30,6 +30,9 @@ LOOSE = 0.02
 DOT = 0.02
 """Radius of a point as a share of the image's height."""
 
+FAINT = 0.5
+"""In a tagged frame: share of the student's largest value above which a pixel may be the subject."""
+
 LEAST_SIDE = 4
 """Pixels: GrabCut has nothing to learn colors from in smaller boxes."""
 
@@ -52,6 +55,29 @@ def learned(image: UInt8[np.ndarray, "H W 3"], label: FrameLabel, second: Soft |
     for points, value in ((label.points, SUBJECT), (label.background, 0)):
         for x, y in points:
             cv2.circle(plane, (int(x * width), int(y * height)), radius, value, -1)
+    return plane
+
+
+def of_tag(pseudo: Plane, second: Soft | None, activation: Soft | None) -> Plane:
+    """What is to be learned of a frame of which somebody says that the subject is there.
+
+    Where the pseudo-mask shows something, it stays. Else the subject is where the student's activation map (Grad-CAM)
+    is largest, and in the part of the student's mask around that, however faint. Nothing is known elsewhere, and
+    nothing at all in the first round, which has no student.
+
+    Args:
+        second: the student's mask. activation: see `Student.activation`.
+    """
+    if (pseudo % IGNORED > IGNORED // 2).any():
+        return pseudo
+    plane = np.full_like(pseudo, IGNORED)
+    if activation is None or not activation.any():
+        return plane
+    y, x = (int(side) for side in np.unravel_index(int(activation.argmax()), activation.shape))
+    cv2.circle(plane, (x, y), max(1, round(DOT * len(plane))), SUBJECT, -1)
+    if second is not None and second[y, x] > FAINT * second.max():
+        _, parts = cv2.connectedComponents((second > FAINT * second.max()).astype(np.uint8), connectivity=8)
+        plane[parts == parts[y, x]] = SUBJECT
     return plane
 
 
