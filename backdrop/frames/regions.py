@@ -1,4 +1,4 @@
-"""Regions of interest that a user draws (`data.roi`): white counts, black is ignored from stabilization to scores.
+"""Regions of interest (`data.roi`, or a data set's own): white counts, black is ignored from stabilization to scores.
 
 Each sequence's region is stored in its archive, where all later stages find it (`FrameArchive.region`).
 """
@@ -121,7 +121,8 @@ class RegionSource:
 
     def __init__(self, sequence: Sequence) -> None:
         self.path = sequence.roi
-        region = None if self.path is None else decode_region(self.path, f"data.roi {show(self.path)}")
+        self._what = "" if self.path is None else f"region of interest {show(self.path)}"
+        region = None if self.path is None else decode_region(self.path, self._what)
         self._whole = None if region is None or region.all() else region
         self._at = lru_cache(maxsize=8)(self._resized)
 
@@ -136,7 +137,7 @@ class RegionSource:
     def check(self, size: tuple[int, int], frame: str) -> None:
         """Raise a BackdropError unless the image has the proportions of a frame of size (width, height)."""
         if self._whole is not None:
-            fits_frame(self._whole, size, f"data.roi {show(self.path or '')}", frame)
+            fits_frame(self._whole, size, self._what, frame)
 
     def void(self, mask: Gray | None) -> Gray | None:
         """Ground truth of a frame, with what is outside not to be counted (`VOID`)."""
@@ -157,9 +158,7 @@ class RegionSource:
         assert self._whole is not None
         region = resize_region(self._whole, size)
         if not region.any():
-            raise BackdropError(
-                f"data.roi {show(self.path or '')}: nothing of it is left at {size[0]}x{size[1]} pixels"
-            )
+            raise BackdropError(f"{self._what}: nothing of it is left at {size[0]}x{size[1]} pixels")
         return region
 
 

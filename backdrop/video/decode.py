@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 
@@ -16,7 +16,8 @@ from backdrop.io.files import libav_url, one_line, show
 from backdrop.io.images import MAX_PIXELS, RGB
 from backdrop.video.color import ColorTags, frame_color
 from backdrop.video.decoded import Decoded, turns
-from backdrop.video.numbering import Numbering
+from backdrop.video.numbering import Numbering, is_end
+from backdrop.video.torn import torn_track
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Tally:
     last_s: float = 0.0  # its time, since the first
     end_s: float = 0.0  # when it ends
     start_s: float = 0.0  # time of frame 0 by the file's clock
+    torn: bool = False  # the file ends in the middle of what it holds
     settled: bool = True  # every packet became a frame, or belonged to one
     complete: bool = False  # the end of the file was reached
 
@@ -165,7 +167,7 @@ def _decoded(path: Path, every: int, threads: int, tally: Tally) -> Iterator[tup
             stream.codec_context.thread_type = "AUTO"
         codec, declared = stream.codec_context.name, ColorTags.of(stream.codec_context)
         fps, clock = frame_rate(stream), _Clock()
-        for index, time, frame in shown_frames(container, stream, tally):
+        for index, time, frame in shown_frames(container, stream, tally, file_end(container, stream)):
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
             tally.last, tally.last_s = index, time
             tally.end_s = time + clock.length(index, time, length, 1 / fps)
@@ -224,6 +226,8 @@ def damage(info: VideoInfo, tally: Tally) -> str:
             faults.append(f"{tally.decoded} of {declared_frames(info, tally)} declared frames could be decoded")
         elif fewer and shorter and duration is not None:
             faults.append(f"frames end at {tally.end_s:.2f} s of {duration:.2f} s declared")
+    if tally.torn and not faults:
+        faults.append("the file was cut off")
     if tally.lost or tally.unreadable:
         faults.append(f"corrupt frames: {max(tally.lost, 1)}")
     return "; ".join(faults)
@@ -269,13 +273,32 @@ def video_track(container: Any) -> Any:
     return next((track for track in tracks if track.disposition & kinds.default), tracks[0] if tracks else None)
 
 
-def shown_frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[int, float, Any]]:
+class FileEnd(NamedTuple):
+    """Where a file ends. length: ticks that its header gives the track. torn: see `torn_track`. None: not known."""
+
+    length: float | None = None
+    torn: int | None = None
+
+
+UNKNOWN_END = FileEnd()
+
+
+def file_end(container: Any, stream: Any) -> FileEnd:
+    """Where an open file should end, and whether it is cut off."""
+    seconds = declared_duration(container, stream, declared_packets(container, stream), frame_rate(stream))
+    return FileEnd(None if seconds is None else seconds / float(stream.time_base), torn_track(container))
+
+
+def shown_frames(
+    container: Any, stream: Any, tally: Tally, end: FileEnd = UNKNOWN_END
+) -> Iterator[tuple[int, float, Any]]:
     """Yield (frame number in the file, seconds since frame 0, frame) of the intact frames in the order shown."""
     fps, tick = frame_rate(stream), stream.time_base
     # AVI has no time of showing; libav finds it for codecs whose pictures it reads on the way
     context = stream.codec_context
     ordered = container.format.name == "avi" and context.name in ("h264", "hevc") and bool(context.has_b_frames)
-    numbering = Numbering(context.name, 1 / (fps * float(tick)), ordered)
+    tally.torn = end.torn is not None
+    numbering = Numbering(context.name, 1 / (fps * float(tick)), ordered, end.length, tally.torn)
 
     def count() -> None:
         tally.lost, tally.companions, tally.unreadable = numbering.lost, numbering.companions, numbering.failures
@@ -284,7 +307,7 @@ def shown_frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[in
         if numbering.first is not None:
             tally.start_s = float(numbering.first * tick)
 
-    for packet, frames in _packets(container, stream, numbering):
+    for packet, frames in _packets(container, stream, numbering, end.torn == stream.id):
         tally.hidden += bool(packet.size and packet.is_discard)
         for frame in frames:
             index, pts, intact = numbering.shown(frame, packet)
@@ -297,24 +320,39 @@ def shown_frames(container: Any, stream: Any, tally: Tally) -> Iterator[tuple[in
     count()
 
 
-def _packets(container: Any, stream: Any, numbering: Numbering) -> Iterator[tuple[Any, list[Any]]]:
-    """Each packet with the frames that come out when it goes in; what cannot be read is counted, not raised."""
-    packets = container.demux(stream)
+def _packets(container: Any, stream: Any, numbering: Numbering, torn: bool) -> Iterator[tuple[Any, list[Any]]]:
+    """Each packet with the frames that come out when it goes in; what cannot be read is counted, not raised.
+
+    Args:
+        torn: the file ends in the middle of the last packet.
+    """
+    packets = _with_last(container.demux(stream)) if torn else ((packet, False) for packet in container.demux(stream))
     while True:
         try:
-            packet = next(packets, None)
+            packet, last = next(packets, (None, False))
         except av.error.FFmpegError:  # the rest of the file is unreadable
             numbering.failures += 1
             return
         if packet is None:
             return
-        numbering.sent(packet)
+        numbering.sent(packet, last)
         try:
             frames = packet.decode()
         except av.error.FFmpegError:
             frames = []
             numbering.failed(packet)
         yield packet, frames
+
+
+def _with_last(packets: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+    """Each packet, and whether it is a track's last one."""
+    before = None
+    for packet in packets:
+        if before is not None:
+            yield before, is_end(packet)
+        before = packet
+    if before is not None:
+        yield before, False
 
 
 def frame_rate(stream: Any) -> float:
@@ -347,4 +385,6 @@ def declared_duration(container: Any, stream: Any, declared: int | None, fps: fl
                 return 3600 * float(hours) + 60 * float(minutes) + float(seconds)
         if len(container.streams) == 1 and container.duration:  # else the sound may be what lasts that long
             return container.duration / av.time_base
+    if kind == "flv" and len(container.streams) == 1 and container.duration and stream.start_time is not None:
+        return max(0.0, container.duration / av.time_base - float(stream.start_time * stream.time_base)) or None
     return None

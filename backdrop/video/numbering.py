@@ -49,6 +49,8 @@ class Numbering:
         codec: libav's name of it.
         period: what a frame lasts by the file's header, in ticks of the time stamps.
         ordered: the file keeps the time at which a packet is decoded, not shown (AVI); frames have these times in turn.
+        length: what the track lasts by the file's header, in ticks; None where it does not say.
+        torn: the file ends in the middle of what it holds.
 
     Attributes:
         count: the number that the next frame has at least.
@@ -59,8 +61,10 @@ class Numbering:
         settled: at the end of the file: every packet became a frame, or belonged to one.
     """
 
-    def __init__(self, codec: str, period: float, ordered: bool = False) -> None:
-        self.codec, self.period, self.ordered = codec, period, ordered
+    def __init__(
+        self, codec: str, period: float, ordered: bool = False, length: float | None = None, torn: bool = False
+    ) -> None:
+        self.codec, self.period, self.ordered, self.length, self.torn = codec, period, ordered, length, torn
         self.count = self.lost = self.companions = self.failures = 0
         self.first: int | None = None
         self.settled = True
@@ -75,10 +79,13 @@ class Numbering:
         self._paired = self._single = 0  # frames with companions, and without
         self._early = 0  # frames that came out before their packet's time
         self._failed = self._unstamped = 0  # failures since the last frame: all, and those without a time stamp
+        self._cut_off = False  # at the end of the file: it ends before its video does
 
-    def sent(self, packet: Any) -> None:
-        """A packet goes into the decoder."""
+    def sent(self, packet: Any, torn: bool = False) -> None:
+        """A packet goes into the decoder. torn: the file ends in the middle of it."""
         self._started |= packet.is_keyframe
+        if is_end(packet):
+            self._cut_off = self._ends_early()
         pts = packet.dts if self.ordered else packet.pts
         if not packet.size or pts is None or packet.is_discard:
             return
@@ -87,7 +94,8 @@ class Numbering:
             self._sent_clock += 1
         self._sent_last = stamp
         none = _shows_none(self.codec, packet)
-        heapq.heappush(self._waiting, _Waiting(self._sent_clock, pts, packet.is_corrupt, packet.is_keyframe, none))
+        corrupt = packet.is_corrupt or torn
+        heapq.heappush(self._waiting, _Waiting(self._sent_clock, pts, corrupt, packet.is_keyframe, none))
 
     def failed(self, packet: Any) -> None:
         """The decoder refuses a packet. Nobody counts what comes before a recording's first whole picture."""
@@ -162,7 +170,7 @@ class Numbering:
         if lost:
             self._missed.extend(packet.pts for packet in others)
         self._skip(lost)
-        self.companions += silent - lost
+        self.companions += max(0, silent - lost)
         if self._last is not None:
             self._paired += silent > 0
             self._single += silent == 0
@@ -189,7 +197,8 @@ class Numbering:
         sure = _count_shown(before) - 1  # the others say that they show nothing; so do damaged ones
         most = silent if self._failed else min(silent, sure)
         fields, shortest = self._interlaced or self._paired > self._single, self._shortest
-        if (self._failed or any(packet.corrupt for packet in before)) and self._is_steady() and shortest is not None:
+        broken = self._failed or self._cut_off or any(packet.corrupt for packet in before)
+        if broken and self._is_steady() and shortest is not None:
             return max(0, _whole(pts - self._last, shortest) - 1)  # packets, too, may be missing
         if most <= 0:
             return 0
@@ -202,9 +211,19 @@ class Numbering:
         least = 0 if fields else min(self._failed, sure)
         return min(max(hole, least, 0), most)
 
+    def _ends_early(self) -> bool:
+        """Whether the file was cut off, so that pictures are missing that are shown before one that is there."""
+        if self.torn or self._is_damaged() or any(packet.corrupt for packet in self._waiting):
+            return True
+        if self.length is None or self.first is None or self._sent_clock or not self._waiting:
+            return False
+        return max(packet.pts for packet in self._waiting) - self.first + 1.5 * self.period < self.length
+
     def _is_steady(self) -> bool:
-        """Whether frames come at a constant rate."""
-        return self._steps >= 3 and self._even >= 0.8 * self._steps
+        """Whether frames come at a constant rate; of few frames, whether at the header's."""
+        if self._steps < 3 and abs((self._shortest or 0) - self.period) > 0.1 * self.period:
+            return False
+        return self._steps > 0 and self._even >= 0.8 * self._steps
 
     def _is_damaged(self) -> bool:
         return bool(self.lost or self.failures)
@@ -223,6 +242,11 @@ class Numbering:
     def _skip(self, frames: int) -> None:
         self.count += frames
         self.lost += frames
+
+
+def is_end(packet: Any) -> bool:
+    """Whether it is the empty packet after a track's last one."""
+    return not packet.size and packet.pts is None and packet.dts is None
 
 
 def _whole(time: int, step: float) -> int:

@@ -410,6 +410,23 @@ def test_cdnet(tmp_path: Path) -> None:
     assert archive.mask(2)[0, :5].tolist() == [0, 0, 128, 128, 255]
 
 
+@pytest.mark.parametrize("text", [b"", b"2\n", b"\xff\xfe2 4 6", None])
+def test_without_a_readable_interval_no_truth_of_cdnet_is_taken(text: bytes | None, tmp_path: Path) -> None:
+    """What CDnet withholds looks like empty masks."""
+    folder = tmp_path / "in" / "zoom"
+    for t in range(1, 4):
+        save(folder / "input" / f"in{t:06d}.jpg", picture(t))
+        save(folder / "groundtruth" / f"gt{t:06d}.png", np.zeros((32, 48), np.uint8))
+    if text is None:
+        (folder / "temporalROI.txt").mkdir()
+    else:
+        (folder / "temporalROI.txt").write_bytes(text)
+    row = only(extract_all(section(tmp_path / "in", layout="cdnet"), tmp_path / "out"))
+    assert (row.status, row.frames, row.masks) == ("ok", 3, 0)
+    assert "no truth is read: " in row.reason
+    assert "temporalROI.txt" in row.reason
+
+
 def test_bms(tmp_path: Path) -> None:
     for t in range(1, 4):
         save(tmp_path / "in" / "people" / f"people_{t:03d}.jpg", picture(t))

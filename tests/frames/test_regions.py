@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from zipfile import ZipFile
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from backdrop.errors import BackdropError, StrictError
 from backdrop.frames.stage import extract_all
@@ -37,6 +39,10 @@ def write_png(path: Path, pixels: np.ndarray) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(pixels))
     return path
+
+
+def write_bmp(path: Path, pixels: np.ndarray) -> None:
+    Image.fromarray(pixels).save(path)
 
 
 def left_half(width: int = WIDTH, height: int = HEIGHT, white: int = 255, black: int = 0) -> np.ndarray:
@@ -120,7 +126,7 @@ def test_bad_images_are_one_clear_line(
         if place != roi:
             place.mkdir()
             roi = roi.rename(place / "default.png")
-            words = words.replace("roi.png", "default.png")
+            words = words.replace("data.roi", "region of interest").replace("roi.png", "default.png")
         with pytest.raises(BackdropError, match=words) as raised:
             extract(footage, tmp_path / "out", place)
         assert "\n" not in str(raised.value)
@@ -133,6 +139,61 @@ def test_an_empty_folder_and_a_frame_as_region_are_named(tmp_path: Path, footage
     mask = write_png(footage / "two" / "roi.png", left_half())
     with pytest.raises(BackdropError, match=r"roi\.png lies among the frames of two; put it elsewhere"):
         extract(footage, tmp_path / "out", mask)
+
+
+def cdnet(root: Path, *names: str) -> Path:
+    """Sequences of CDnet's layout whose truth is foreground everywhere."""
+    for name in names:
+        for t in (1, 2, 3):
+            write_png(root / "ptz" / name / "input" / f"in{t:06d}.png", np.full((HEIGHT, WIDTH, 3), 60 * t, np.uint8))
+            truth = np.full((HEIGHT, WIDTH), 255, np.uint8)
+            write_png(root / "ptz" / name / "groundtruth" / f"gt{t:06d}.png", truth)
+    return root
+
+
+def test_the_region_that_a_data_set_ships_is_taken_unless_one_is_given(tmp_path: Path) -> None:
+    """CDnet's ROI.bmp. A sequence without one has the same bytes as before."""
+    root = cdnet(tmp_path / "cdnet", "one", "two", "white")
+    plain = extract(root, tmp_path / "plain", None, layout="cdnet")
+    write_bmp(root / "ptz" / "one" / "ROI.bmp", left_half())
+    write_bmp(root / "ptz" / "white" / "ROI.bmp", np.full((HEIGHT, WIDTH), 255, np.uint8))
+    out = extract(root, tmp_path / "out", None, layout="cdnet")
+    region, truth = FrameArchive(out / "one.zip").region, FrameArchive(out / "one.zip").mask(0)
+    assert region is not None
+    assert truth is not None
+    np.testing.assert_array_equal(region, left_half() > 0)
+    np.testing.assert_array_equal(truth, left_half(white=255, black=VOID))
+    for name in ("two.zip", "white.zip", "index.csv"):
+        assert (plain / name).read_bytes() == (out / name).read_bytes()
+    given = write_png(tmp_path / "roi.png", 255 - left_half())
+    region = FrameArchive(extract(root, tmp_path / "given", given, layout="cdnet") / "one.zip").region
+    assert region is not None
+    np.testing.assert_array_equal(region, left_half() == 0)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "words"),
+    [
+        (None, r"region of interest .*ROI\.bmp"),
+        (b"no image", r"region of interest .*ROI\.bmp is no readable image"),
+        (np.zeros((HEIGHT, WIDTH), np.uint8), r"ROI\.bmp has no white pixel"),
+        (left_half(WIDTH, WIDTH), r"ROI\.bmp is 64x64, frame .*000.* is 64x48"),
+    ],
+)
+def test_a_bad_region_of_a_data_set_costs_its_sequence_alone(
+    pixels: np.ndarray | bytes | None, words: str, tmp_path: Path
+) -> None:
+    root = cdnet(tmp_path / "cdnet", "one", "two")
+    path = root / "ptz" / "one" / "ROI.bmp"
+    if pixels is None:
+        path.symlink_to("nowhere")
+    elif isinstance(pixels, bytes):
+        path.write_bytes(pixels)
+    else:
+        write_bmp(path, pixels)
+    index = extract_all(section(root, layout="cdnet"), tmp_path / "out")
+    assert list(index.status) == ["skipped", "ok"]
+    assert re.search(words, index.reason[0])
 
 
 def test_joints_outside_are_not_seen(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from backdrop.errors import BackdropError
 from backdrop.video.decode import Tally, damage, decode_video, end_of_video, probe
 from tests.video.field_pictures import write_fields
 from tests.video.moving_square import COUNT, VARIABLE, Kind, overlap, square_at, write_square
@@ -120,3 +121,55 @@ def test_a_variable_rate_is_no_damage_and_ends_with_its_last_frame(name: str, tm
     assert damage(info, tally) == ""
     assert tally.fps(info.fps) == pytest.approx((COUNT - 1) / VARIABLE[-1], rel=1e-3)
     assert VARIABLE[-1] < end_of_video(info, tally) < VARIABLE[-1] + 0.3
+
+
+# ------------------------------------------------------------------------------- cut off between B-frames
+
+
+B_FRAMES = {
+    "libx264": {"x264-params": "bframes=3:b-adapt=0:keyint=12:scenecut=0"},
+    "libx265": {"x265-params": "log-level=none:bframes=3:b-adapt=0:keyint=12"},
+}
+
+SUFFIXES = [("mkv", None), ("flv", None), ("ts", "mpegts"), ("m2ts", "mpegts")]
+
+
+@pytest.mark.parametrize("codec", B_FRAMES)
+@pytest.mark.parametrize(("suffix", "container"), SUFFIXES)
+def test_a_file_that_is_cut_off_lacks_pictures_that_are_shown_before_its_last_one(
+    suffix: str, container: str | None, codec: str, tmp_path: Path
+) -> None:
+    if (suffix, codec) == ("flv", "libx265"):
+        pytest.skip("FLV holds no H.265")
+    kind = Kind(f"whole.{suffix}", codec, options=B_FRAMES[codec], container=container)
+    path = write_square(tmp_path, kind)
+    data, cut, counts = path.read_bytes(), tmp_path / f"cut.{suffix}", set()
+    assert decoded(path)[3] == ""
+    for share in np.linspace(0.5, 0.95, 12):
+        cut.write_bytes(data[: int(len(data) * share) // 188 * 188 + 100])
+        for threads in (1, 3):
+            try:
+                numbers, _, images, said = decoded(cut, threads)
+            except BackdropError:  # the cut is in the first picture
+                continue
+            counts.add(len(numbers))
+            assert said
+            if len(numbers) > 3:  # of fewer, nobody knows the rate
+                assert all(overlap(image, square_at(t)) > 0.9 for t, image in zip(numbers, images, strict=True))
+    assert max(counts) > 8
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "flv", "ts"])
+def test_a_pause_before_the_last_frame_is_no_lost_frame(suffix: str, tmp_path: Path) -> None:
+    times = [*(t / 25 for t in range(COUNT - 1)), 3.0]
+    path = write_square(tmp_path, Kind(f"a.{suffix}", "libx264", options=B_FRAMES["libx264"], times=times))
+    for threads in (1, 3):
+        numbers, found, _, said = decoded(path, threads)
+        assert (numbers, said) == (list(range(COUNT)), "")
+        assert found == pytest.approx(times, abs=1e-3)
+
+
+def test_what_lies_behind_a_whole_transport_stream_is_no_damage(tmp_path: Path) -> None:
+    path = write_square(tmp_path, Kind("a.ts", "libx264"))
+    path.write_bytes(path.read_bytes() + bytes(100))
+    assert decoded(path)[3] == ""

@@ -47,7 +47,11 @@ LAYOUTS: dict[str, Layout] = {
     "handheld190k": Layout(list_plain_splits, PLAIN_SPLITS),
     "fs_singles": Layout(list_plain_splits, PLAIN_SPLITS),
     "h36m": Layout(list_plain_splits, PLAIN_SPLITS),
-    "cdnet": Layout(list_cdnet, "<category>/<sequence>/input/in%06d.jpg and .../groundtruth/gt%06d.png"),
+    "cdnet": Layout(
+        list_cdnet,
+        "<category>/<sequence>/input/in%06d.jpg and .../groundtruth/gt%06d.png; optionally .../ROI.bmp, the region of "
+        "interest, and .../temporalROI.txt",
+    ),
     "bms": Layout(list_bms, "<sequence>/<name>.jpg, with a mask <name>.pgm beside some of them"),
 }
 

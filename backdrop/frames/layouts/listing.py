@@ -35,7 +35,7 @@ class Sequence:
         mask_rule: how mask values are read, see `decode_mask`.
         poses: a table of 2D poses (see `backdrop.frames.poses`), the truth of boxes; None: there is none.
         mask_scaled: masks may have another size than the frames, in the same proportions.
-        roi: an image of the region of interest; None: the whole frame.
+        roi: an image of the region of interest, the data set's own or `data.roi`; None: the whole frame.
         fps: of an image folder, which states none itself.
         fault: why it cannot be used, found while listing.
         note: what is worth a warning, found while listing.
