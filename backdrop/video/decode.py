@@ -326,7 +326,9 @@ def _packets(container: Any, stream: Any, numbering: Numbering, torn: bool) -> I
     Args:
         torn: the file ends in the middle of the last packet.
     """
-    packets = _with_last(container.demux(stream)) if torn else ((packet, False) for packet in container.demux(stream))
+    packets = (
+        _with_track_end(container.demux(stream)) if torn else ((packet, False) for packet in container.demux(stream))
+    )
     while True:
         try:
             packet, last = next(packets, (None, False))
@@ -344,7 +346,7 @@ def _packets(container: Any, stream: Any, numbering: Numbering, torn: bool) -> I
         yield packet, frames
 
 
-def _with_last(packets: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+def _with_track_end(packets: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
     """Each packet, and whether it is a track's last one."""
     before = None
     for packet in packets:

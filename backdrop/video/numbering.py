@@ -35,6 +35,35 @@ class Numbered(NamedTuple):
     intact: bool
 
 
+class _FrameTimes:
+    """The times between frames that came out. `shortest` of them, in ticks; None before there is one.
+
+    Args:
+        period: what a frame lasts by the file's header, in ticks.
+    """
+
+    def __init__(self, period: float) -> None:
+        self.period = period
+        self.shortest: int | None = None
+        self._all = self._even = 0  # times: all, and those about as long as the shortest
+
+    def measure(self, step: int) -> None:
+        """See the time between two frames."""
+        if step <= 0:
+            return
+        if self.shortest is None or step < 0.9 * self.shortest:
+            self._all = self._even = 0
+        self.shortest = min(self.shortest or step, step)
+        self._all += 1
+        self._even += step < 1.1 * self.shortest
+
+    def is_steady(self) -> bool:
+        """Whether frames come at a constant rate; of few frames, whether at the header's."""
+        if self._all < 3 and abs((self.shortest or 0) - self.period) > 0.1 * self.period:
+            return False
+        return self._all > 0 and self._even >= 0.8 * self._all
+
+
 class Numbering:
     """Numbers frames in the order in which they come out of a decoder.
 
@@ -70,9 +99,8 @@ class Numbering:
         self.settled = True
         self._waiting: list[_Waiting] = []
         self._missed: deque[int] = deque(maxlen=64)  # time stamps of packets of which no frame came
-        self._shortest: int | None = None  # time between two frames that came out
+        self._pace = _FrameTimes(period)
         self._last: int | None = None  # time stamp of the frame that came out last
-        self._steps = self._even = 0  # times between frames: all, and those about as long as the shortest
         self._clock = self._sent_clock = self._offset = 0
         self._sent_last: int | None = None
         self._started = self._interlaced = False
@@ -144,7 +172,7 @@ class Numbering:
         """Let the time stamps go on where they begin anew."""
         if self._last is None or self._clock == self._sent_clock or pts >= self._last - _DEEP * self.period:
             return
-        step = self._shortest or round(self.period)
+        step = self._pace.shortest or round(self.period)
         self._offset += self._last + step - pts
         self._clock += 1
         self._last = pts - step
@@ -174,18 +202,8 @@ class Numbering:
         if self._last is not None:
             self._paired += silent > 0
             self._single += silent == 0
-            self._measure(pts - self._last)
+            self._pace.measure(pts - self._last)
         self._last = pts
-
-    def _measure(self, step: int) -> None:
-        """See the time between two frames."""
-        if step <= 0:
-            return
-        if self._shortest is None or step < 0.9 * self._shortest:
-            self._steps = self._even = 0
-        self._shortest = min(self._shortest or step, step)
-        self._steps += 1
-        self._even += step < 1.1 * self._shortest
 
     def _lost_before(self, pts: int, before: list[_Waiting], silent: int) -> int:
         """How many of `silent` packets between the last frame and the one at `pts` were frames."""
@@ -196,9 +214,9 @@ class Numbering:
             return min(silent, self._without_time(len(gone)))
         sure = _count_shown(before) - 1  # the others say that they show nothing; so do damaged ones
         most = silent if self._failed else min(silent, sure)
-        fields, shortest = self._interlaced or self._paired > self._single, self._shortest
+        fields, shortest = self._interlaced or self._paired > self._single, self._pace.shortest
         broken = self._failed or self._cut_off or any(packet.corrupt for packet in before)
-        if broken and self._is_steady() and shortest is not None:
+        if broken and self._pace.is_steady() and shortest is not None:
             return max(0, _whole(pts - self._last, shortest) - 1)  # packets, too, may be missing
         if most <= 0:
             return 0
@@ -219,12 +237,6 @@ class Numbering:
             return False
         return max(packet.pts for packet in self._waiting) - self.first + 1.5 * self.period < self.length
 
-    def _is_steady(self) -> bool:
-        """Whether frames come at a constant rate; of few frames, whether at the header's."""
-        if self._steps < 3 and abs((self._shortest or 0) - self.period) > 0.1 * self.period:
-            return False
-        return self._steps > 0 and self._even >= 0.8 * self._steps
-
     def _is_damaged(self) -> bool:
         return bool(self.lost or self.failures)
 
@@ -237,7 +249,7 @@ class Numbering:
         return packets // 2 if self._has_fields() else packets
 
     def _is_second_field(self, after: int) -> bool:
-        return self._interlaced and after < 0.75 * (self._shortest or self.period)
+        return self._interlaced and after < 0.75 * (self._pace.shortest or self.period)
 
     def _skip(self, frames: int) -> None:
         self.count += frames
