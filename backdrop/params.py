@@ -199,7 +199,8 @@ def _as_meant(override: str) -> str:
 
     key, given, value = override.partition("=")
     try:
-        if not given or not OverridesParser.create().parse_override(override).is_sweep_override():
+        whole = value == value.strip()  # Hydra would take blanks around it away
+        if not given or (whole and not OverridesParser.create().parse_override(override).is_sweep_override()):
             return override
     except Exception:  # ANTLR's own among them
         pass
