@@ -155,9 +155,8 @@ def ablate(
         result["rows"][row] = {run.name: score(found, values, own) for run, found in runs.items()}
         print(row, result["rows"][row], flush=True)
         keep(result)
-    for row, teacher in product(LEARNED, TEACHERS):
-        if len(runs) < 2 if teacher != "pseudo-masks" else not all((run / PSEUDO).is_dir() for run in runs):
-            continue
+    there = {"pseudo-masks": all((run / PSEUDO).is_dir() for run in runs), "the others' truth": len(runs) > 1}
+    for row, teacher in product(LEARNED, [name for name in TEACHERS if there[name]]):
         start, name = with_terms(params, ROWS[row]), f"{row}, learned from {teacher}"
         result["rows"][name], result["weights"][name] = {}, {}
         for run, found in runs.items():

@@ -99,7 +99,7 @@ def clock(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-_KILLED = re.compile(r"ERROR: failed to reproduce .*, exited with -(\d+)$")
+_KILLED = re.compile(r"ERROR: failed to reproduce .*, exited with -(9|15)$")  # SIGKILL, SIGTERM; others are crashes
 
 
 def last_error(said: Sequence[str]) -> str:

@@ -306,6 +306,8 @@ def test_the_last_error_is_the_one_that_explains() -> None:
     assert "ended it (signal 9)" in last_error(
         [f"{bar}ERROR: failed to reproduce 'x': failed to run: y, exited with -9"]
     )
+    crash = "failed to reproduce 'x': y, exited with -11"
+    assert last_error([f"ERROR: {crash}"]) == crash, "nobody outside did that"
     assert last_error([]) == "without a word"
 
 
