@@ -183,7 +183,8 @@ class Student:
         level = self.network.up[max(0, len(self.network.up) - 2)]
         hook = level.register_forward_hook(lambda _, __, out: found.append(out))
         with torch.enable_grad():
-            logits = self.network(normalize(pixels.float() / 255).requires_grad_())
+            # a compiled network would pass over the hook, and calling `forward` passes over the compiled one
+            logits = self.network.forward(normalize(pixels.float() / 255).requires_grad_())
             (slope,) = torch.autograd.grad(logits.flatten().logsumexp(dim=0), found[0])
         hook.remove()
         # Grad-CAM, Eq. 1 and 2: channels weigh by the mean of their gradients

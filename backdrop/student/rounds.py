@@ -229,12 +229,10 @@ def keep_pseudo_masks(
         for archive, stored in zip(archives, labels, strict=True):
             with ArchiveWriter(part / f"{archive.path.stem}.zip") as written:
                 for t, label in enumerate(stored):
-                    soft = label.astype(np.float32) / (IGNORED - 1)
-                    mask = np.full(label.shape, VOID, np.uint8)
-                    mask[soft <= band[0]], mask[soft > band[1]] = BACKGROUND, FOREGROUND
-                    mask[label == IGNORED] = VOID
-                    if (mask != VOID).any():
-                        written.add(entry(t), encode_png(mask))
+                    hard, weight = targets(torch.from_numpy(np.array(label))[None], band)[0].numpy()
+                    if weight.any():
+                        mask = np.where(weight > 0, np.where(hard > 0, FOREGROUND, BACKGROUND), VOID)
+                        written.add(entry(t), encode_png(mask.astype(np.uint8)))
 
 
 def pass_through(joint_dir: Path, out_dir: Path, log_dir: Path, masks_dir: Path | None = None) -> None:
