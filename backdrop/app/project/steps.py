@@ -99,15 +99,18 @@ def clock(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-_KILLED = re.compile(r"ERROR: failed to reproduce .*, exited with -(9|15)$")  # SIGKILL, SIGTERM; others are crashes
+# SIGKILL and SIGTERM; others are crashes. A shell that waits for its command (dash does, bash does not) adds 128.
+_KILLED = re.compile(r"ERROR: failed to reproduce .*, exited with (-9|-15|137|143)$")
 
 
 def last_error(said: Sequence[str]) -> str:
     """Of what a stage and DVC said, the line that tells best why it failed."""
     for line in said:
         if killed := _KILLED.search(line):  # a progress bar may stand before it
+            number = int(killed[1])
+            number = -number if number < 0 else number - 128
             return (
-                f"something outside ended it (signal {killed[1]}), as happens where memory runs out; "
+                f"something outside ended it (signal {number}), as happens where memory runs out; "
                 "the same command goes on where it was"
             )
     for number in range(len(said) - 1, -1, -1):
