@@ -1,6 +1,7 @@
 """Soft masks -> data/masks/ (archives, threshold) and data/davis/ (PNG folders, DAVIS layout), refined by the CRF.
 
-The same CRF on the masks of detector and synthesis network without the student, as far as there are any ->
+With `crf.enabled: auto` it is left out where it takes masks away from what the student learned, data/pseudo_masks/.
+The same on the masks of detector and synthesis network without the student, as far as there are any ->
 data/masks_paper/.
 """
 
@@ -12,6 +13,7 @@ from backdrop.io.masks import read_threshold, same_predictions, write_threshold
 from backdrop.params import load_params
 from backdrop.refine.parameters import RefineStage
 from backdrop.refine.stage import RefineFolders, choose_refined_threshold, refine_all
+from backdrop.refine.worth import as_decided
 from backdrop.run.processes import pool
 from backdrop.stage import run
 
@@ -21,6 +23,7 @@ def main() -> None:
     parser.add_argument("--frames", type=Path, required=True)
     parser.add_argument("--predictions", type=Path, required=True)
     parser.add_argument("--predictions-paper", type=Path, required=True)
+    parser.add_argument("--pseudo-masks", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--out-paper", type=Path, required=True)
     parser.add_argument("--davis", type=Path, required=True)
@@ -31,9 +34,10 @@ def main() -> None:
     paper = RefineFolders(args.frames, args.predictions_paper, args.out_paper, kept=args.checkpoints)
 
     def refine(folders: RefineFolders, workers: int) -> None:
-        threshold, chosen_on = choose_refined_threshold(folders, params.crf, workers)
-        refine_all(folders, params.crf, threshold, workers)
-        write_threshold(folders.masks, threshold, chosen_on)
+        crf = as_decided(folders, args.pseudo_masks, params.crf, workers)
+        threshold, chosen_on = choose_refined_threshold(folders, crf, workers)
+        refine_all(folders, crf, threshold, workers)
+        write_threshold(folders.masks, threshold, chosen_on, bool(crf.enabled))
 
     read_threshold(args.predictions_paper)  # if it is missing, it is named before anything is computed
     with pool(params.compute) as workers:

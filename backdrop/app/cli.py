@@ -135,7 +135,7 @@ def predict(
     *,
     model: ModelFolder = MODEL,
     formats: Formats = None,
-    refinement: CRFChoice = Refinement.crf,
+    refinement: CRFChoice = Refinement.auto,
     threshold: Threshold = None,
     params: ParamsFile = None,
     min_confidence: Confidence = 0.0,
@@ -172,7 +172,7 @@ def predict(
     live = live_input(inputs)
     sources = [live.source(out)] if live else find_sources(inputs, out, say_nothing if quiet else warn)
     segmenter = load_model(model, device, None if quiet else sources)
-    crf = needed_crf(model, params) if refinement is Refinement.crf else None
+    crf = None if refinement is Refinement.none else needed_crf(model, params, refinement is Refinement.crf)
     level = threshold_of(segmenter, model, crf is not None) if threshold is None else threshold
     settings = Settings(identity(model), level, crf, every, min_confidence, instances, read_regions(roi))
     job = Job(segmenter, out, settings, [name for name in chosen if name in PICTURES], batch)

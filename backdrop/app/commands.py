@@ -75,8 +75,9 @@ SteadyChoice = Annotated[
 
 
 class Refinement(StrEnum):
-    """What makes a mask out of a soft mask: the CRF, or the threshold alone."""
+    """What makes a mask out of a soft mask: the CRF, or the threshold alone; auto: what the model's project decided."""
 
+    auto = "auto"
     crf = "crf"
     none = "none"
 
@@ -96,7 +97,10 @@ Formats = Annotated[
     list[Format] | None, typer.Option("--format", "-f", help="May be given several times; masks by default.")
 ]
 
-CRFChoice = Annotated[Refinement, typer.Option("--refine", help="Dense CRF, or the threshold alone.")]
+CRFChoice = Annotated[
+    Refinement,
+    typer.Option("--refine", help="Dense CRF, or the threshold alone; auto: the CRF, unless its project left it out."),
+]
 
 Threshold = Annotated[
     float | None,

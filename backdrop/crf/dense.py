@@ -75,7 +75,8 @@ def refine(
     """The mask after the CRF, True = foreground.
 
     A thresholded mask that is empty or full comes back as it is: it holds no edge to move, and
-    the CRF would only invent one. So does any mask where `enabled` is false.
+    the CRF would only invent one. So does any mask where `enabled` is false;
+    "auto" is true here, see `refine.worth`.
 
     Args:
         image: RGB, (H, W, 3) uint8.

@@ -34,7 +34,7 @@ Reach = Annotated[Positive, AfterValidator(_not_too_small)]
 class CRFParams(Section):
     """The section `crf`."""
 
-    enabled: bool
+    enabled: bool | Literal["auto"]
     kind: Literal["dense", "higher_order"]
     unary: Literal["thresholded", "soft"]
     confidence: Annotated[float, Field(gt=0.5, lt=1)]

@@ -125,9 +125,20 @@ def read_threshold(predictions_dir: Path | str) -> tuple[float, str]:
         raise BackdropError(f"{show(path)} holds no threshold ({fault}): run the stage segment again") from fault
 
 
-def write_threshold(folder: Path, threshold: float, chosen_on: str) -> dict[str, Any]:
-    """What `read_threshold` reads; returns what it wrote."""
-    result = {"threshold": float(threshold), "chosen_on": chosen_on}
+def read_crf(masks_dir: Path | str) -> bool | None:
+    """Whether the masks of the stage refine have passed the CRF; None: they are of a version that did not say so.
+
+    Raises:
+        BackdropError: as `read_threshold`.
+    """
+    read_threshold(masks_dir)  # which names what is wrong with the file
+    said = json.loads((Path(masks_dir) / THRESHOLD).read_text(encoding="utf-8")).get("crf")
+    return None if said is None else bool(said)
+
+
+def write_threshold(folder: Path, threshold: float, chosen_on: str, crf: bool | None = None) -> dict[str, Any]:
+    """What `read_threshold` and, where `crf` is given, `read_crf` read; returns what it wrote."""
+    result = {"threshold": float(threshold), "chosen_on": chosen_on} | ({} if crf is None else {"crf": crf})
     with atomic_path(folder / THRESHOLD) as temporary:
         temporary.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result

@@ -49,6 +49,8 @@ class StudentParams(Section):
             raise ValueError(f"student.ignore must be [low, high] with low <= high, not {list(self.ignore)}")
         if ("prior" in self.cues) != (self.prior is not None):
             raise ValueError("student.prior names a model if, and only if, student.cues holds prior")
+        if self.crf.enabled == "auto":
+            raise ValueError("student.crf.enabled is true or false: there are no masks yet by which to tell")
         return self
 
 

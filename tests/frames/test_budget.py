@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from backdrop.app.project.summary import summary
-from backdrop.app.project.trained import trained_frames, trained_sequences
 from backdrop.app.review.choice import candidates, choose
 from backdrop.app.review.tasks import write_review
 from backdrop.crf.parameters import CRFParams
@@ -24,7 +23,7 @@ from backdrop.frames.stage import extract_all
 from backdrop.io.archives import ArchiveWriter
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import encode_png
-from backdrop.io.index import read_index, read_videos
+from backdrop.io.index import read_index, read_videos, trained_frames, trained_sequences
 from backdrop.io.masks import MaskArchive, Predictions, entry, write_threshold
 from backdrop.networks.predictor import Predictor
 from backdrop.refine import stage as refine_stage

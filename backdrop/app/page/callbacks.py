@@ -53,7 +53,8 @@ class Page:
     """
 
     def __init__(self, segmenter: Segmenter, crf: CRFParams | None, folder: Path) -> None:
-        self.segmenter, self.crf, self.folder = segmenter, crf, folder
+        asked = None if crf is None else crf.model_copy(update={"enabled": True})  # by the one who ticks the box
+        self.segmenter, self.crf, self.folder = segmenter, asked, folder
 
     def segment(self, path: str, choices: Choices, old: SegmentedFile | None, progress: Any) -> list[Any]:
         """Values of all outputs (see `layout._outputs`) for a new file.

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ValidationError, field_validator
 
-from backdrop.app.project.trained import trained_frames, trained_sequences
 from backdrop.config.reading import load_yaml
 from backdrop.config.sections import CountOrZero, Fraction
 from backdrop.crf.parameters import OLDER_CRF, CRFParams
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_folder, atomic_path, copy_files, show, writing
-from backdrop.io.masks import THRESHOLD, read_threshold
+from backdrop.io.index import trained_frames, trained_sequences
+from backdrop.io.masks import THRESHOLD, read_crf, read_threshold
 from backdrop.params import read
 
 if TYPE_CHECKING:  # takes seconds
@@ -120,7 +120,7 @@ def _note_of_project(project: Path) -> ModelNote | None:
             j=_mean_j(project),
             threshold=_chosen(project, "predictions"),
             threshold_crf=_chosen(project, "masks"),
-            crf=CRFParams.model_validate(values["crf"]),
+            crf=_as_decided(CRFParams.model_validate(values["crf"]), project),
         )
     except (BackdropError, OSError, ValueError, KeyError, TypeError):
         return None
@@ -138,6 +138,13 @@ def _mean_j(project: Path) -> float | None:
 def _chosen(project: Path, kind: str) -> float | None:
     folder = project / "data" / kind
     return read_threshold(folder)[0] if (folder / THRESHOLD).is_file() else None
+
+
+def _as_decided(crf: CRFParams, project: Path) -> CRFParams:
+    """With what the stage refine decided in place of `enabled: auto`; as it stands where that has not run."""
+    folder = project / "data" / "masks"
+    decided = read_crf(folder) if crf.enabled == "auto" and (folder / THRESHOLD).is_file() else None
+    return crf if decided is None else crf.model_copy(update={"enabled": decided})
 
 
 def keep_model(project: Path) -> Path | None:
@@ -213,6 +220,8 @@ def model_lines(project: Path) -> list[str]:
 def crf_of(model: Path, params: Path | None) -> CRFParams | None:
     """The CRF's parameters: those of `params`, else the model's, else its project's, else of ./params.yaml.
 
+    In a model's own, `enabled` is what the stage refine decided on its footage. "auto" stays where nothing was decided.
+
     Returns:
         None: there are none.
 
@@ -225,14 +234,20 @@ def crf_of(model: Path, params: Path | None) -> CRFParams | None:
             return None if note is None else note.crf
         places = (project_of(model) / "params.yaml", Path("params.yaml"))
         params = next((path for path in places if path.is_file()), None)
-        return None if params is None else read(params).crf
+        return None if params is None else _as_decided(read(params).crf, project_of(model))
     if not params.is_file():
         raise BackdropError(f"--params {show(params)} is not here; name the file where the CRF's parameters stand")
     return read(params).crf
 
 
-def needed_crf(model: Path, params: Path | None) -> CRFParams:
+def needed_crf(model: Path, params: Path | None, asked: bool = False) -> CRFParams | None:
     """The same, where they cannot be done without.
+
+    Args:
+        asked: the CRF is wanted even where `enabled` is false.
+
+    Returns:
+        None: it is not enabled.
 
     Raises:
         BackdropError: there are none.
@@ -240,7 +255,7 @@ def needed_crf(model: Path, params: Path | None) -> CRFParams:
     found = crf_of(model, params)
     if found is None:
         raise BackdropError("the CRF's parameters are not known here: give --params FILE, or --refine none")
-    return found
+    return found.model_copy(update={"enabled": True}) if asked else found if found.enabled else None
 
 
 def threshold_of(segmenter: Segmenter, model: Path, refined: bool) -> float:

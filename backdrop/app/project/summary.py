@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from backdrop.app.project.trained import trained_frames
 from backdrop.doubts import UNSURE, sureness
 from backdrop.errors import BackdropError
-from backdrop.io.index import is_streamed, read_videos
+from backdrop.io.index import is_streamed, read_videos, trained_frames
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.report.scores import j_mean, read_scores, result_of
 

@@ -12,10 +12,10 @@ import numpy as np
 from jaxtyping import Float32
 
 from backdrop.app.project.summary import LOOKED_AT
-from backdrop.app.project.trained import trained_sequences
 from backdrop.doubts import sureness
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.index import trained_sequences
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.params import read
 from backdrop.student.labels.checked import read_labels
