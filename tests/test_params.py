@@ -276,7 +276,8 @@ def test_a_file_that_is_no_mapping(text: str, tmp_path: Path) -> None:
         ("data root=it's", '"data root=it\'s" is no KEY=VALUE'),
         ("lambda", "'lambda' is no KEY=VALUE"),
         ("lambda=1,2", "lambda: Input should be a valid number"),
-        ("data.root=${nope}", "nope"),
+        ("data.root=${nope}", "data.root=${nope}: ${...} stands for another key"),
+        ("data.root=a${b", "data.root=a${b: ${...} stands for another key"),
         ("lambda=abc", "lambda: Input should be a valid number"),
     ],
 )

@@ -59,6 +59,8 @@ class Pictures:
         """Remove the source's pictures of every kind: they are of what its file held before."""
         for path in self._present():
             path.unlink()
+            if self.source.video and not any(path.parent.iterdir()):
+                path.parent.rmdir()
 
     def rename(self, name: str) -> None:
         """Move the pictures of every kind to where those of a source of this name lie; what lies there goes."""

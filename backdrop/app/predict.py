@@ -114,6 +114,8 @@ def _predict_rest(job: Job, source: Source, progress: tqdm | None) -> int:
     pictures = Pictures(job.out, source, job.pictures)
     if old and not agree(old, before.header):  # frames that are not segmented now would stay among the new ones
         pictures.remove()
+    if old and old.get("video") != source.video:  # a video that became an image of its name, or an image a video
+        Pictures(job.out, source._replace(video=not source.video), ()).remove()
     done = list(takewhile(lambda record: not pictures.missing(record), before.frames))
     if progress is not None:
         _pass_over(progress, len(done))

@@ -85,6 +85,10 @@ def test_truth_of_data_sets_is_no_input(tmp_path: Path) -> None:
     touch(tmp_path, "ski/Videos_Small/t/1.jpg", "ski/Segmentation_masks/t/1.jpg")
     assert files(tmp_path) == ["DAVIS/JPEGImages/a/0.jpg", "cdnet/input/in1.jpg", "ski/Videos_Small/t/1.jpg"]
     assert files(tmp_path / "DAVIS" / "Annotations") == ["a/0.png"], "who names it means it"
+    touch(tmp_path, "cdnet/ROI.bmp", "cdnet/ROI.jpg", "cdnet/input/ROI.jpg")
+    found, said = search(tmp_path / "cdnet")
+    assert [source.file for source in found] == ["input/ROI.jpg", "input/in1.jpg"]
+    assert "CDnet's region of interest: 2 (ROI.bmp, ROI.jpg)" in said
     touch(tmp_path, "carnival/masks/1.jpg", "films/annotations/1.jpg")
     assert files(tmp_path / "carnival", tmp_path / "films") == ["carnival/masks/1.jpg", "films/annotations/1.jpg"]
 

@@ -256,6 +256,24 @@ def test_a_replaced_input_of_the_same_size_is_segmented_anew(how: str, predict: 
     assert Path("out/overlay/a.jpg").read_bytes() == Path("other/overlay/a.jpg").read_bytes()
 
 
+def test_a_video_that_became_an_image_of_its_name_leaves_no_masks(predict: Command) -> None:
+    both = ("-f", "masks", "-f", "overlay")
+    Path("in").mkdir()
+    encode_video("in/a.mp4", scene(6)[0], fps=10)
+    assert predict("in", *both)[0] == 0
+    assert len(below("out/masks")) == 6
+    Path("in/a.mp4").unlink()
+    draw("in/a.png")
+    assert predict("in", *both)[0] == 0
+    assert below("out/masks") == ["a.png"]
+    assert below("out/overlay") == ["a.jpg"]
+    assert not Path("out/masks/a").exists()
+    Path("in/a.png").unlink()
+    encode_video("in/a.mp4", scene(6)[0], fps=10)
+    assert predict("in", *both)[0] == 0
+    assert below("out/masks") == [f"a/{t:06d}.png" for t in range(6)]
+
+
 UNCHANGED = {
     "nothing": lambda _: None,
     "touched": lambda path: os.utime(path),
@@ -320,7 +338,8 @@ def test_an_image_cut_in_half_costs_itself_in_exports_too(name: str, predict: Co
     assert "2.png is no readable image" in said
     status, said = call("export", "out", "-f", name, "-f", "coco")
     assert status == cli.SOME_FAILED
-    assert [line for line in said.splitlines() if "error" in line and "in/2.png is not segmented to its end" in line]
+    assert [line for line in said.splitlines() if "error" in line and "in/2.png is not segmented: " in line]
+    assert "cannot be read, mend it, or remove it and out/records/2.jsonl" in said
     assert shown() == ["0.png", "1.png", "3.png"]
     if name in ("yolo", "davis"):
         assert len(below(f"out/{name}")) == 3

@@ -98,6 +98,11 @@ def _read(path: Path, name: str) -> Recorded:
     if not records.complete and records.header.get(LIVE):  # it was killed, and there is no going on
         last = records.frames[-1].time if records.frames else 0.0
         records = records._replace(complete=True, ending=Ending(last, "the command was killed while it was read"))
+    if not records.complete and not records.frames:
+        raise BackdropError(
+            f"{show(header['source'])} is not segmented: run the same `backdrop predict` again; if that says that the "
+            f"file cannot be read, mend it, or remove it and {show(path)}"
+        )
     if not records.complete:
         raise BackdropError(
             f"{show(header['source'])} is not segmented to its end ({show(path)} is not complete); run the same "
