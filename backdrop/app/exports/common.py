@@ -100,8 +100,8 @@ def _read(path: Path, name: str) -> Recorded:
         records = records._replace(complete=True, ending=Ending(last, "the command was killed while it was read"))
     if not records.complete and not records.frames:
         raise BackdropError(
-            f"{show(header['source'])} is not segmented ({show(path)} is not complete); run the same `backdrop predict` "
-            "again; if that says that the file cannot be read, mend it, or remove both"
+            f"{show(header['source'])} is not segmented ({show(path)} is not complete); run the same "
+            "`backdrop predict` again; if that says that the file cannot be read, mend it, or remove both"
         )
     if not records.complete:
         raise BackdropError(
