@@ -182,7 +182,7 @@ def _composition_fault(fault: Exception, overrides: list[str], conf: Path) -> st
         wrong = next((one for one in overrides if _as_meant(one) == getattr(fault, "override", None)), text)
         return f"{wrong!r} is no KEY=VALUE"
     for given in overrides:
-        if "${" in given:
+        if "${" in given and ("nterpolation" in text or given.partition("=")[0] in text):
             return f"{given}: ${{...}} stands for another key; give a link to a folder of such a name"
     return f"{conf} cannot be composed: {' '.join(text.split())}"
 

@@ -272,7 +272,7 @@ class _Search:
             why: str | None = entry.why
             if entry.kind == "folder":
                 why = self._why_folder(entry, entries, linked)
-            elif path.stem.lower() == "roi" and any(e.kind == "folder" and e.path.name == "input" for e in entries):
+            elif path.name in ("ROI.bmp", "ROI.jpg") and any(e.path.name == "input" for e in entries):
                 self._pass(path, "CDnet's region of interest")
                 continue
             if entry.kind == "folder" and why is None:

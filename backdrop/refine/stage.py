@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ from backdrop.run.chunks import by_sequence, cached_open
 from backdrop.run.processes import each
 from backdrop.thresholds import GRID, best_threshold
 from backdrop.video.streamed import check_frames, open_frames
+
+Item = TypeVar("Item")
 
 CRF_LEVELS = GRID[1::2]
 """Thresholds that are tried with the CRF: .1, .2 to .9."""
@@ -87,7 +90,7 @@ def choose_refined_threshold(folders: RefineFolders, params: CRFParams, workers:
         truth = [t for t in range(len(archive)) if archive.has_mask(t)]
         count = min(len(truth), max(1, TUNED // len(names)))
         if count and predictions.is_file():
-            some = [truth[k] for k in np.linspace(0, len(truth) - 1, count).round().astype(int)]
+            some = spread(truth, count)
             tasks += [(name, frames, predictions, some[i::4]) for i in range(4) if some[i::4]]
     if not tasks:
         return before, chosen_on
@@ -96,6 +99,11 @@ def choose_refined_threshold(folders: RefineFolders, params: CRFParams, workers:
     for (name, *_), part in zip(tasks, parts, strict=True):
         grids.setdefault(name, []).append(part)
     return best_threshold([np.concatenate(part) for part in grids.values()], CRF_LEVELS), chosen_on
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, from the first to the last."""
+    return [items[k] for k in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)]
 
 
 def _refined_grid(frames: Path, predictions: Path, some: list[int], params: CRFParams) -> np.ndarray:

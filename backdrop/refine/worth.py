@@ -19,12 +19,12 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import trained_sequences
 from backdrop.io.masks import MaskArchive, Predictions, read_threshold, resize_mask, split_truth
 from backdrop.measures import jaccard
-from backdrop.refine.stage import RefineFolders
+from backdrop.refine.stage import RefineFolders, spread
 from backdrop.run.processes import each
 from backdrop.video.streamed import open_frames
 
 COMPARED = 60
-"""Frames of all sequences together by which it is told, equally many of each."""
+"""Frames of all sequences together by which it is told, equally many of each that takes part."""
 
 
 class CRFWorth(NamedTuple):
@@ -64,7 +64,8 @@ def crf_worth(folders: RefineFolders, pseudo_masks: Path, params: CRFParams, wor
         if all(place.is_file() for place in places):
             tasks.append((folders.frames / f"{name}.zip", folders.frames / f"{video}.zip", *places))
     rest = max(1, COMPARED // max(1, len(tasks))), params, threshold
-    rows = np.concatenate([np.zeros((0, 2)), *each(_agreement, [(task, *rest) for task in tasks], workers)])
+    found = each(_agreement, [(task, *rest) for task in spread(tasks, COMPARED)], workers)
+    rows = np.concatenate([np.zeros((0, 2)), *found])
     if not len(rows):
         return None
     without, refined = rows.mean(axis=0)
@@ -90,9 +91,8 @@ def _agreement(places: tuple[Path, Path, Path, Path], most: int, params: CRFPara
     images, masks, soft = FrameArchive(stored), MaskArchive(pseudo_masks), Predictions(predictions)
     place = {name: t for t, name in enumerate(open_frames(segmented).names)}
     there = [t for t, name in enumerate(images.names) if masks.has(t) and name in place and soft.has(place[name])]
-    some = np.unique(np.linspace(0, len(there) - 1, min(most, len(there))).round().astype(int))
     rows = []
-    for t in (there[k] for k in some):
+    for t in spread(there, most):
         number = place[images.names[t]]
         probability, found = soft.soft(number), best_finding(soft.box[number], soft.p[number])
         plain = probability > threshold

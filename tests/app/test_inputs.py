@@ -89,6 +89,9 @@ def test_truth_of_data_sets_is_no_input(tmp_path: Path) -> None:
     found, said = search(tmp_path / "cdnet")
     assert [source.file for source in found] == ["input/ROI.jpg", "input/in1.jpg"]
     assert "CDnet's region of interest: 2 (ROI.bmp, ROI.jpg)" in said
+    touch(tmp_path, "reels/input/1.jpg", "reels/roi.mp4", "pictures/ROI.jpg")
+    assert files(tmp_path / "reels") == ["input/1.jpg", "roi.mp4"]
+    assert files(tmp_path / "pictures") == ["ROI.jpg"], "no `input` beside it"
     touch(tmp_path, "carnival/masks/1.jpg", "films/annotations/1.jpg")
     assert files(tmp_path / "carnival", tmp_path / "films") == ["carnival/masks/1.jpg", "films/annotations/1.jpg"]
 

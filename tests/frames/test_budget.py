@@ -28,6 +28,7 @@ from backdrop.io.masks import MaskArchive, Predictions, entry, write_threshold
 from backdrop.networks.predictor import Predictor
 from backdrop.refine import stage as refine_stage
 from backdrop.refine.stage import RefineFolders, refine_all
+from backdrop.refine.worth import crf_worth
 from backdrop.score.frame_scores import ScoreFolders
 from backdrop.score.sheets import contact_sheet_all
 from backdrop.score.table import score_all
@@ -39,7 +40,7 @@ from backdrop.student.labels.label import Label
 from backdrop.video.decode import decode_video
 from backdrop.video.encode import encode_video
 from backdrop.video.streamed import StreamedFrames
-from tests.handmade_run import write_predictions
+from tests.handmade_run import write_masks, write_predictions
 from tests.small_pipeline import contents, small_params, small_values, write_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -424,6 +425,22 @@ def test_a_label_of_a_video_finds_the_burst_that_holds_its_frame(frames: Path) -
     drawn = {int(name) for archive in archives if archive.path.stem.startswith("long") for name in archive.names}
     left_out = next(t for t in range(COUNT["long"]) if t not in drawn)
     assert "data.budget" in str(known.find(Label("a file", "long.mp4", "nothing", None, None, left_out)))
+
+
+def test_the_crf_is_told_by_the_frames_of_bursts_in_the_masks_of_their_video(frames: Path, tmp_path: Path) -> None:
+    masks = {t: scene(t) == 5 for t in range(COUNT["long"])}
+    write_predictions(tmp_path / "soft", "long", masks, [np.array([0.0, 0, 1, 1])] * len(masks))
+    write_threshold(tmp_path / "soft", 0.5, "default")
+    bursts = [str(name) for name in read_index(frames, usable=True).sequence if str(name).startswith("long")]
+    for burst in bursts:
+        numbers = [int(name) for name in FrameArchive(frames / f"{burst}.zip").names]
+        assert numbers[0] > 0, "else places would do for numbers"
+        write_masks(tmp_path / "pseudo", burst, {t: masks[number] for t, number in enumerate(numbers)})
+    folders = RefineFolders(frames, tmp_path / "soft", tmp_path / "masks")
+    found = crf_worth(folders, tmp_path / "pseudo", small_params().crf, 1)
+    assert found is not None
+    assert found.without == 1, "each frame with the mask of its own number"
+    assert found.frames >= len(bursts)
 
 
 def test_review_looks_at_bursts_with_the_masks_of_their_video(frames: Path, footage: Path, tmp_path: Path) -> None:
