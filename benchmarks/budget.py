@@ -9,14 +9,16 @@ the truth in every `--truth`-th frame. The video is there several times (`--loop
 the largest budget. Runs the stages of dvc.yaml in a folder a budget under runs/budget/. A stage that is done is not run
 again. Writes benchmarks/budget.json after each stage, and prints a table.
 
-`--hour`: the video is stretched to 1280 x 720 and repeated in one file until it lasts an hour at 30 frames a second,
-every second time as in a mirror. Masks are of 640 x 360, without the CRF. The budget is the default for own videos.
+`--hour`: the video, stretched to 1280 x 720, and its mirror image make a file; there are as many such files as last an
+hour at 30 frames a second. Masks are of 640 x 360, without the CRF. The budget is the default for own videos.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
+import os
 import shutil
 import sys
 import time
@@ -24,7 +26,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import cv2
 import numpy as np
 
@@ -70,48 +71,31 @@ def prepare(video: Path, folder: Path, loops: int, every: int, level: int) -> Pa
 
 
 def prepare_hour(video: Path, folder: Path, every: int, level: int) -> Path:
-    """One file of an hour, and the masks of the first time that the video is shown."""
-    footage, once = folder / "videos", folder / "once.mp4"
+    """An hour in files that each show the video and its mirror image, and the masks of the first file."""
+    footage = folder / "videos"
     if footage.is_dir():
         return footage
     part = folder / "videos.part"
     shutil.rmtree(part, ignore_errors=True)
-    masks = part / "masks" / "hour"
+    masks = part / "masks" / "v00"
     masks.mkdir(parents=True)
+    count = 0
 
     def shown() -> Iterator[np.ndarray]:
+        nonlocal count
         for mirrored in (False, True):
             for t, _, image in decode_video(video):
                 large = cv2.resize(image, HD, interpolation=cv2.INTER_CUBIC)
                 if not mirrored and t % every == 0:
                     cv2.imwrite(str(masks / f"{t:06d}.png"), dark_region(large, level))
+                count += 1
                 yield large[:, ::-1] if mirrored else large
 
-    encode_video(once, shown(), fps=30, quality=60)
-    repeat_packets(once, part / "hour.mp4", HOUR)
+    encode_video(part / "v00.mp4", shown(), fps=30, quality=60)
+    for k in range(1, math.ceil(HOUR / count)):
+        os.link(part / "v00.mp4", part / f"v{k:02d}.mp4")
     part.rename(footage)
     return footage
-
-
-def repeat_packets(source: Path, target: Path, frames: int) -> None:
-    """A video again and again in one file, as it is encoded, until there are so many frames or a few more."""
-    written, start = 0, 0
-    with av.open(str(target), "w") as output:
-        stream = None
-        while written < frames:
-            with av.open(str(source)) as container:
-                taken = container.streams.video[0]
-                stream = stream or output.add_stream_from_template(taken)
-                end = start
-                for packet in container.demux(taken):
-                    if packet.dts is None or packet.pts is None:
-                        continue
-                    packet.pts, packet.dts = packet.pts + start, packet.dts + start
-                    end = max(end, packet.pts + (packet.duration or 1))
-                    packet.stream = stream
-                    output.mux(packet)
-                    written += 1
-                start = end
 
 
 def run(folder: Path, budget: int, footage: Path, args: argparse.Namespace, done: dict[str, Any], save: Any) -> None:
@@ -164,7 +148,7 @@ def main() -> None:
     parser.add_argument("--dark", type=int, default=70, help="gray level below which a pixel is the subject's")
     parser.add_argument("--set", nargs="*", default=["scale=sequence"], help="further overrides")
     parser.add_argument("--only", nargs="*", default=[], help="stages; without: all")
-    parser.add_argument("--hour", action="store_true", help="an hour of 720p in one file, with the default budget")
+    parser.add_argument("--hour", action="store_true", help="an hour of 720p, with the default budget")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "budget")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "budget.json")
     args = parser.parse_args()
