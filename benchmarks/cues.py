@@ -118,8 +118,7 @@ def of_sequence(name: str, *, data: str, root: str, work: Path, prior: str | Non
     one = Work(name, path, homographies, labels, evidence, motion, None, len(frames))
     begun, (width, height), order = time.process_time(), params.size, cue_names(params)
     fit_motion(one, params)
-    for cue in set(order) & set(REGION_CUES):
-        find_regions(one, cue, params)
+    find_regions(one, [cue for cue in order if cue in REGION_CUES], params)
     allocate(one.evidence, (one.count, len(order), height, width), IGNORED)
     gather_cues(one, range(one.count), params)
     minutes = (time.process_time() - begun) / 60

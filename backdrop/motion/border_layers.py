@@ -120,7 +120,7 @@ def _best_affine(
         return None
     models = np.linalg.solve(points[triples], flow[triples])
     errors = np.matmul(points, models) - flow
-    agreeing = ((errors**2).sum(axis=2) < tolerance**2).sum(axis=1)
+    agreeing = (errors[..., 0] ** 2 + errors[..., 1] ** 2 < tolerance**2).sum(axis=1)
     return models[int(agreeing.argmax())]
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float32, UInt8
 
 from backdrop.io.masks import resize_region
 from backdrop.motion.border_layers import border_layers, residuals
+from backdrop.motion.flow_field import lengths
 from backdrop.motion.neighbors import NeighborView, median_background
 
 GrayImage = UInt8[np.ndarray, "H W"]
@@ -108,7 +109,7 @@ def _against_layers(
     if not models:
         return
     left = residuals(flow, models)
-    least = np.min([np.linalg.norm(one, axis=2) for one in left], axis=0)
+    least = np.min([lengths(one) for one in left], axis=0)
     height, width = target.shape
     x = np.arange(width, dtype=np.float32)[None, :] + flow[..., 0]
     y = np.arange(height, dtype=np.float32)[:, None] + flow[..., 1]

@@ -127,7 +127,13 @@ def magnitude(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]
     """
     if not valid.any():
         return np.zeros(valid.shape, np.float32)
-    return (np.linalg.norm(flow - np.median(flow[valid], axis=0), axis=2) * valid).astype(np.float32)
+    return (lengths(flow - np.median(flow[valid], axis=0)) * valid).astype(np.float32)
+
+
+def lengths(vectors: Float32[np.ndarray, "h w 2"]) -> Float32[np.ndarray, "h w"]:
+    """The length of each vector: `np.linalg.norm` over the last axis, several times as fast."""
+    x, y = vectors[..., 0], vectors[..., 1]
+    return np.sqrt(x * x + y * y)
 
 
 def dense_inverse_search(

@@ -55,7 +55,7 @@ def mixture_foreground(
     mixture = cv2.createBackgroundSubtractorMOG2(PASSES * len(views), MOG2_VARIANCE, detectShadows=True)
     mixture.setBackgroundRatio(BACKGROUND_RATIO)
     for view, inside in list(views) * PASSES:
-        mosaic[inside] = view[inside]
+        cv2.copyTo(view, inside.view(np.uint8), mosaic)
         mixture.apply(mosaic)
     found = []
     for variance in variances:
@@ -103,7 +103,7 @@ class Mog2:
         current = self._frame(t)
         mosaic = current.copy()
         for image, inside in reversed(views):
-            mosaic[inside] = image[inside]
+            cv2.copyTo(image, inside.view(np.uint8), mosaic)
         found = mixture_foreground(current, views, mosaic, variances)
         return [clean(within_region(resize_mask(foreground, self.size), self.region)) for foreground in found]
 

@@ -100,9 +100,12 @@ class Expectation:
         if missing and "motion" in self.student.cues:
             collect(fit_motion, missing, workers, title="motion network fitted", unit="sequence")
         chosen = [cue for cue in REGION_CUES if cue in self.student.cues]
-        absent = [(work, cue, self.student) for work in works for cue in chosen if not work.regions(cue).exists()]
-        if absent:
-            collect(find_regions, absent, workers, title="cues of whole sequences", unit="cue")
+        absent = [(work, [cue for cue in chosen if not work.regions(cue).exists()]) for work in works]
+        if len(works) < workers:  # else the cues of a sequence share its flow
+            absent = [(work, [cue]) for work, cues in absent for cue in cues]
+        whole = [(*one, self.student) for one in absent if one[1]]
+        if whole:
+            collect(find_regions, whole, workers, title="cues of whole sequences", unit="sequence")
         chunks = [(work, span) for work in works for span in spans(work.count, LABEL_CHUNK)]
         tasks: list[tuple] = [(*chunk, self.student) for chunk in chunks]
         collect(gather_cues, tasks, workers, title=f"cues, round {number + 1}", unit="chunk")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -177,16 +179,20 @@ def fit_motion(work: Work, params: StudentParams) -> None:
         temporary.write_bytes(save(network.state_dict()))
 
 
-def find_regions(work: Work, cue: str, params: StudentParams) -> None:
-    """Write a cue that is computed for the whole sequence to `work.regions(cue)`: (N, H, W) uint8."""
+def find_regions(work: Work, cues: Sequence[str], params: StudentParams) -> None:
+    """Write cues that are computed for the whole sequence to `work.regions(cue)`: (N, H, W) uint8."""
     cv2.setNumThreads(1)
     width, height = params.size
-    with atomic_path(work.regions(cue)) as temporary:
-        allocate(temporary, (work.count, height, width), IGNORED)
-        out = np.load(temporary, mmap_mode="r+")
-        for t, plane in enumerate(region_masks(stabilized_frames(work, params.size, params), cue)):
-            out[t] = plane
-        out.flush()
+    with ExitStack() as stack:
+        out = {}
+        for cue in cues:
+            temporary = stack.enter_context(atomic_path(work.regions(cue)))
+            allocate(temporary, (work.count, height, width), IGNORED)
+            out[cue] = np.load(temporary, mmap_mode="r+")
+        for cue, t, plane in region_masks(stabilized_frames(work, params.size, params), cues):
+            out[cue][t] = plane
+        for planes in out.values():
+            planes.flush()
 
 
 def some_frames(count: int, most: int, every: int = 1) -> list[int]:

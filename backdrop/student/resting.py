@@ -87,5 +87,13 @@ def _as_bright(
     view: UInt8[np.ndarray, "H W 3"], image: UInt8[np.ndarray, "H W 3"], where: Valid
 ) -> UInt8[np.ndarray, "H W 3"]:
     """The view at the image's exposure."""
-    gain = np.median(image[where].mean(axis=1)) / max(float(np.median(view[where].mean(axis=1))), 1.0)
+    gain = _usual_brightness(image, where) / max(_usual_brightness(view, where), 1.0)
     return cv2.convertScaleAbs(view, alpha=float(np.clip(gain, 0.5, 2)))  # type: ignore[return-value]
+
+
+def _usual_brightness(image: UInt8[np.ndarray, "H W 3"], where: Valid) -> float:
+    """The median over some pixels of the mean of their channels."""
+    total = cv2.transform(image.astype(np.uint16), np.ones((1, 3)))
+    counts = np.cumsum(np.bincount(total[where], minlength=1))
+    middle = [(counts[-1] - 1) // 2, counts[-1] // 2]
+    return float(np.searchsorted(counts, middle, side="right").mean() / 3)

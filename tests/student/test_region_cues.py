@@ -27,7 +27,7 @@ def clip() -> Rendered:
 
 @pytest.mark.parametrize("name", REGION_CUES)
 def test_they_find_the_subject_before_a_turning_camera(name: str, clip: Rendered) -> None:
-    planes = np.stack(list(region_masks(StabilizedSequence(clip, exact(clip.clip), SIZE), name)))
+    planes = np.stack([plane for *_, plane in region_masks(StabilizedSequence(clip, exact(clip.clip), SIZE), [name])])
     assert planes.dtype == np.uint8
     assert planes.max() < IGNORED
     found = [jaccard(plane / (IGNORED - 1), clip.clip.mask(t)) for t, plane in enumerate(planes)]
@@ -43,7 +43,7 @@ def test_they_know_nothing_where_nothing_moves(name: str) -> None:
     for frames in (plain, ImageList(grainy), ImageList(grainy[:1])):
         count = len(frames)
         own = {key: value[:count] for key, value in homographies.items()}
-        planes = list(region_masks(StabilizedSequence(frames, own, SIZE), name))
+        planes = [plane for *_, plane in region_masks(StabilizedSequence(frames, own, SIZE), [name])]
         assert len(planes) == count
         assert all((plane == IGNORED).all() for plane in planes)
 
@@ -94,7 +94,7 @@ def test_they_take_part_where_they_were_computed(tmp_path: Path) -> None:
     params = PARAMS.model_copy(update={"cues": ["median", "nlc"]})
     paths = [tmp_path / name for name in ("labels.npy", "evidence.npy", "motion.safetensors")]
     work = Work("one", tmp_path / "frames" / "one.zip", tmp_path / "homographies" / "one.npz", *paths, None, 6)
-    find_regions(work, "nlc", params)
+    find_regions(work, ["fast_motion", "nlc"], params)
     stored = np.load(work.regions("nlc"))
     assert stored.shape == (6, params.size[1], params.size[0])
     frames = FrameArchive(work.frames)

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
 from backdrop.io.masks import Soft
+from backdrop.motion.flow_field import lengths
 from backdrop.motion.regions.cut import Joints, min_cut
 from backdrop.motion.regions.stretch import ResidualFlow, Stretch, blurred, stretched
 from backdrop.motion.regions.superpixels import BINS, borders, color_bins, links, superpixels
@@ -84,7 +85,7 @@ def motion_boundaries(field: ResidualFlow) -> Bool[np.ndarray, "H W"]:
     """Where flow changes fast from pixel to pixel, or, changing less fast, turns against all around it."""
     flow = np.dstack([cv2.medianBlur(np.ascontiguousarray(field.flow[..., k]), 5) for k in (0, 1)])
     slopes = [cv2.Sobel(flow[..., k], cv2.CV_32F, dx, 1 - dx, ksize=3) / 8 for k in (0, 1) for dx in (1, 0)]
-    speed = cv2.dilate(np.linalg.norm(flow, axis=2), np.ones((SPEED_REACH, SPEED_REACH), np.uint8))
+    speed = cv2.dilate(lengths(flow), np.ones((SPEED_REACH, SPEED_REACH), np.uint8))
     change = np.sqrt(np.sum(np.square(slopes), axis=0)) / np.maximum(1, speed / CALM)
     measure = 1 - np.exp(-STRENGTH * change)
     turned = 1 - np.exp(-STRENGTH * _turn(flow) ** 2)

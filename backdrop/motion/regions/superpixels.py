@@ -65,12 +65,12 @@ def superpixels(image: UInt8[np.ndarray, "H W 3"], count: int) -> Regions:
 
 def borders(regions: Regions) -> tuple[Int[np.ndarray, "E 2"], Float[np.ndarray, " E"]]:
     """Pairs of superpixels that touch, the smaller number first, and the length of their border in pixels."""
-    labels, pairs = regions.labels, []
+    labels, lows, highs = regions.labels, [], []
     for a, b in ((labels[:, 1:], labels[:, :-1]), (labels[1:], labels[:-1])):
         apart = a != b
-        pairs.append(np.stack([np.minimum(a[apart], b[apart]), np.maximum(a[apart], b[apart])], axis=1))
-    found, lengths = np.unique(np.concatenate(pairs).astype(np.int64), axis=0, return_counts=True)
-    return found, lengths.astype(np.float64)
+        lows.append(np.minimum(a[apart], b[apart]))
+        highs.append(np.maximum(a[apart], b[apart]))
+    return _counted(np.concatenate(lows), np.concatenate(highs), (regions.parts, regions.parts))
 
 
 def links(
@@ -85,9 +85,15 @@ def links(
     y, x = np.mgrid[:height, :width]
     x2, y2 = np.rint(x + shift[..., 0]).astype(int), np.rint(y + shift[..., 1]).astype(int)
     inside = (x2 >= 0) & (x2 < width) & (y2 >= 0) & (y2 < height)
-    pairs = np.stack([here.labels[inside], there.labels[y2[inside], x2[inside]]], axis=1).astype(np.int64)
-    found, shared = np.unique(pairs, axis=0, return_counts=True)
-    return found, shared.astype(np.float64)
+    return _counted(here.labels[inside], there.labels[y2[inside], x2[inside]], (here.parts, there.parts))
+
+
+def _counted(
+    first: Int32[np.ndarray, " N"], second: Int32[np.ndarray, " N"], parts: tuple[int, int]
+) -> tuple[Int[np.ndarray, "E 2"], Float[np.ndarray, " E"]]:
+    """The pairs that occur, in order, and how often. parts: how many numbers the first and the second have."""
+    counts = np.bincount(first.astype(np.int64) * parts[1] + second, minlength=parts[0] * parts[1]).reshape(parts)
+    return np.argwhere(counts), counts[counts > 0].astype(np.float64)
 
 
 def color_bins(image: UInt8[np.ndarray, "H W 3"]) -> np.ndarray:

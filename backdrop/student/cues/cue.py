@@ -112,9 +112,10 @@ def color_difference(image: UInt8[np.ndarray, "H W 3"], background: UInt8[np.nda
     """
     around = np.ones((3, 3), np.uint8)
     low, high = cv2.erode(background, around), cv2.dilate(background, around)
-    beyond = np.maximum(cv2.subtract(image, high), cv2.subtract(low, image)).astype(np.float32)
-    exact = cv2.absdiff(image, background).astype(np.float32)
-    return cv2.GaussianBlur(0.5 * (beyond.sum(axis=2) + exact.sum(axis=2)), (0, 0), 1)
+    beyond = np.maximum(cv2.subtract(image, high), cv2.subtract(low, image))
+    both = cv2.add(beyond, cv2.absdiff(image, background), dtype=cv2.CV_16U)
+    total = cv2.transform(both, np.ones((1, 3))).astype(np.float32)
+    return cv2.GaussianBlur(0.5 * total, (0, 0), 1)
 
 
 def scaled(raw: Field, valid: Valid, floor: float) -> Cue:

@@ -7,7 +7,7 @@ round 1, and keeps them in files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -37,16 +37,23 @@ def stretch_spans(count: int) -> list[range]:
     return [range(int(a), int(b)) for a, b in zip(ends, ends[1:], strict=False)]
 
 
-def region_masks(sequence: StabilizedSequence, name: str) -> Iterator[UInt8[np.ndarray, "H W"]]:
-    """The masks of all frames, as they are stored. Nothing is known of a stretch in which hardly a frame moves."""
+def region_masks(
+    sequence: StabilizedSequence, names: Sequence[str]
+) -> Iterator[tuple[str, int, UInt8[np.ndarray, "H W"]]]:
+    """The masks of all frames, as they are stored: cue, frame, plane. The cues share the flow.
+
+    Nothing is known of a stretch in which hardly a frame moves.
+    """
     for frames in stretch_spans(len(sequence)):
         stretch = Stretch(sequence, frames)
-        if sum(stretch.moves(t) for t in range(len(stretch))) >= MOVING_FRAMES:
-            for soft in REGION_CUES[name](stretch):
-                yield np.rint(soft * (IGNORED - 1)).astype(np.uint8)
-        else:
-            for _ in frames:
-                yield np.full((sequence.size[1], sequence.size[0]), IGNORED, np.uint8)
+        moving = sum(stretch.moves(t) for t in range(len(stretch))) >= MOVING_FRAMES
+        for name in names:
+            if not moving:
+                for t in frames:
+                    yield name, t, np.full((sequence.size[1], sequence.size[0]), IGNORED, np.uint8)
+                continue
+            for t, soft in zip(frames, REGION_CUES[name](stretch), strict=True):
+                yield name, t, np.rint(soft * (IGNORED - 1)).astype(np.uint8)
 
 
 def fast_motion_cue(frame: CueFrame) -> Cue | None:
