@@ -139,7 +139,7 @@ def refine_all(folders: RefineFolders, params: CRFParams, threshold: float, work
     Raises:
         BackdropError: no predictions at all, or an archive is damaged (it is named).
     """
-    counts = _predicted_counts(folders)
+    counts = predicted_counts(folders)
     streamed = is_streamed(folders.frames)
     length = STREAMED_REFINE_CHUNK if streamed else REFINE_CHUNK
     with ExitStack() as stack:
@@ -162,7 +162,7 @@ def refine_all(folders: RefineFolders, params: CRFParams, threshold: float, work
     return list(counts)
 
 
-def _predicted_counts(folders: RefineFolders) -> dict[str, int]:
+def predicted_counts(folders: RefineFolders) -> dict[str, int]:
     """Sequences with stored frames and predictions, and their number of frames, in the order of the index."""
     counts = {str(row.sequence): int(row.frames) for row in read_videos(folders.frames, usable=True).itertuples()}
     found = {name: n for name, n in counts.items() if (folders.predictions / f"{name}.zip").is_file()}

@@ -6,6 +6,7 @@ and still it does not always win: where it moves outlines away from them, it is 
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,20 +20,27 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import trained_sequences
 from backdrop.io.masks import MaskArchive, Predictions, read_threshold, resize_mask, split_truth
 from backdrop.measures import jaccard
-from backdrop.refine.stage import RefineFolders, spread
+from backdrop.refine.stage import RefineFolders, predicted_counts, spread
 from backdrop.run.processes import each
 from backdrop.video.streamed import open_frames
+
+LONG = 30
+"""Core minutes of the CRF that are announced."""
 
 COMPARED = 60
 """Frames of all sequences together by which it is told, equally many of each that takes part."""
 
 
 class CRFWorth(NamedTuple):
-    """Mean J of masks with the pseudo-masks, without the CRF and with it, over so many frames."""
+    """Mean J of masks with the pseudo-masks, without the CRF and with it, over so many frames.
+
+    seconds: core seconds of the CRF, a frame.
+    """
 
     without: float
     refined: float
     frames: int
+    seconds: float
 
     @property
     def pays(self) -> bool:
@@ -43,6 +51,14 @@ class CRFWorth(NamedTuple):
         """In a line."""
         found = f"J {self.without:.3f} without it, {self.refined:.3f} with it, {self.frames} frames"
         return f"the CRF is {'kept' if self.pays else 'left out'}: agreement with the pseudo-masks, {found}"
+
+    def price(self, frames: int) -> str | None:
+        """In a line, what it will take on so many frames; None where that is soon over or it is left out."""
+        minutes = self.seconds * frames / 60
+        if not self.pays or minutes < LONG:
+            return None
+        time = f"{minutes:.0f} core minutes" if minutes < 120 else f"{minutes / 60:.0f} core hours"
+        return f"it will take about {time} for {frames:,} frames; crf.enabled=false goes without it"
 
 
 def crf_worth(folders: RefineFolders, pseudo_masks: Path, params: CRFParams, workers: int = 0) -> CRFWorth | None:
@@ -65,11 +81,11 @@ def crf_worth(folders: RefineFolders, pseudo_masks: Path, params: CRFParams, wor
             tasks.append((folders.frames / f"{name}.zip", folders.frames / f"{video}.zip", *places))
     rest = max(1, COMPARED // max(1, len(tasks))), params, threshold
     found = each(_agreement, [(task, *rest) for task in spread(tasks, COMPARED)], workers)
-    rows = np.concatenate([np.zeros((0, 2)), *found])
+    rows = np.concatenate([np.zeros((0, 3)), *found])
     if not len(rows):
         return None
-    without, refined = rows.mean(axis=0)
-    return CRFWorth(float(without), float(refined), len(rows))
+    without, refined, seconds = rows.mean(axis=0)
+    return CRFWorth(float(without), float(refined), len(rows), float(seconds))
 
 
 def as_decided(folders: RefineFolders, pseudo_masks: Path, params: CRFParams, workers: int = 0) -> CRFParams:
@@ -82,11 +98,16 @@ def as_decided(folders: RefineFolders, pseudo_masks: Path, params: CRFParams, wo
     worth = crf_worth(folders, pseudo_masks, params, workers)
     said = "the CRF is kept: no frame has a pseudo-mask to compare with" if worth is None else worth.words()
     tqdm.write(f"{folders.masks}: {said}")
+    if worth is not None and (price := worth.price(sum(predicted_counts(folders).values()))):
+        tqdm.write(f"{folders.masks}: {price}")
     return params.model_copy(update={"enabled": worth is None or worth.pays})
 
 
 def _agreement(places: tuple[Path, Path, Path, Path], most: int, params: CRFParams, threshold: float) -> np.ndarray:
-    """J without and with the CRF: (frames, 2). A burst's frames bear the names they have in its video."""
+    """J without and with the CRF, and its core seconds: (frames, 3).
+
+    A burst's frames bear the names they have in its video.
+    """
     stored, segmented, pseudo_masks, predictions = places
     images, masks, soft = FrameArchive(stored), MaskArchive(pseudo_masks), Predictions(predictions)
     place = {name: t for t, name in enumerate(open_frames(segmented).names)}
@@ -99,6 +120,8 @@ def _agreement(places: tuple[Path, Path, Path, Path], most: int, params: CRFPara
         mask, void = split_truth(masks.gray(t))
         size = (plain.shape[1], plain.shape[0])
         mask, void = resize_mask(mask, size), None if void is None else resize_mask(void, size)
-        refined = refine(images.image(t), probability, threshold, params, found)
-        rows.append([jaccard(one, mask, void) for one in (plain, refined)])
-    return np.array(rows).reshape(-1, 2)
+        image, begun = images.image(t), time.process_time()
+        refined = refine(image, probability, threshold, params, found)
+        seconds = time.process_time() - begun
+        rows.append([*(jaccard(one, mask, void) for one in (plain, refined)), seconds])
+    return np.array(rows).reshape(-1, 3)
