@@ -1,23 +1,20 @@
-"""J against `data.budget` on one long video, and what a frame costs: core seconds and bytes on disk.
+"""J against `data.budget` on long footage, and what a frame costs: core seconds, memory and bytes on disk.
 
-    python -m benchmarks.budget /path/to/mouse.mp4                                       # budgets 500 1000 2000 4000
-    python -m benchmarks.budget /path/to/mouse.mp4 --budgets 150 --loops 1 --only frames # a try, in a minute
-    python -m benchmarks.budget /path/to/mouse.mp4 --hour --out benchmarks/hour.json     # an hour of 720p, to the end
+    python -m benchmarks.budget /path/to/mouse.mp4                               # budgets 500 1000 2000 4000
+    python -m benchmarks.budget /path/to/mouse.mp4 --budgets 150 --only frames   # a try, in a minute
+    python -m benchmarks.budget /path/to/mouse.mp4 --files 24 --budgets 4000 --out benchmarks/hour.json   # an hour
 
-The subject is a dark animal on a light ground: the largest dark region that does not touch the border stands in for
-the truth in every `--truth`-th frame. The video is there several times (`--loops`), so that there is more footage than
-the largest budget. Runs the stages of dvc.yaml in a folder a budget under runs/budget/. A stage that is done is not run
-again. Writes benchmarks/budget.json after each stage, and prints a table.
-
-`--hour`: the video, stretched to 1280 x 720, and its mirror image make a file; there are as many such files as last an
-hour at 30 frames a second. Masks are of 640 x 360, without the CRF. The budget is the default for own videos.
+The video, stretched to 1280 x 720, and its mirror image make a file; there are `--files` of them. Masks are of
+640 x 360, without the CRF. The subject is a dark animal on a light ground: the largest dark region that does not touch
+the border stands in for the truth in every `--truth`-th frame of the first file. Runs the stages of dvc.yaml in a
+folder a budget under runs/budget/. A stage that is done is not run again. Writes benchmarks/budget.json after each
+stage, and prints a table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import shutil
 import sys
@@ -37,9 +34,8 @@ from backdrop.video.encode import encode_video
 from benchmarks.bench import machine
 from benchmarks.growth import commands, disk, measure
 
-HOUR = 108_000
-"""Frames of an hour at 30 a second."""
 HD = (1280, 720)
+SETTINGS = ["scale=sequence", "data.size=[640,360]", "crf.enabled=false"]
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -53,25 +49,8 @@ def dark_region(image: np.ndarray, level: int) -> np.ndarray:
     return ((labels == best) & bool(areas[best])).astype(np.uint8) * 255
 
 
-def prepare(video: Path, folder: Path, loops: int, every: int, level: int) -> Path:
-    """The footage: the video several times, and the masks of the first one."""
-    footage = folder / "videos"
-    if footage.is_dir():
-        return footage
-    part = folder / "videos.part"
-    shutil.rmtree(part, ignore_errors=True)
-    masks = part / "masks" / "v0"
-    masks.mkdir(parents=True)
-    for k in range(loops):
-        shutil.copy(video, part / f"v{k}{video.suffix}")
-    for t, _, image in decode_video(video, every):
-        cv2.imwrite(str(masks / f"{t:06d}.png"), dark_region(image, level))
-    part.rename(footage)
-    return footage
-
-
-def prepare_hour(video: Path, folder: Path, every: int, level: int) -> Path:
-    """An hour in files that each show the video and its mirror image, and the masks of the first file."""
+def prepare(video: Path, folder: Path, files: int, every: int, level: int) -> Path:
+    """Files that each show the video and its mirror image, and the masks of the first one."""
     footage = folder / "videos"
     if footage.is_dir():
         return footage
@@ -79,20 +58,17 @@ def prepare_hour(video: Path, folder: Path, every: int, level: int) -> Path:
     shutil.rmtree(part, ignore_errors=True)
     masks = part / "masks" / "v00"
     masks.mkdir(parents=True)
-    count = 0
 
     def shown() -> Iterator[np.ndarray]:
-        nonlocal count
         for mirrored in (False, True):
             for t, _, image in decode_video(video):
                 large = cv2.resize(image, HD, interpolation=cv2.INTER_CUBIC)
                 if not mirrored and t % every == 0:
                     cv2.imwrite(str(masks / f"{t:06d}.png"), dark_region(large, level))
-                count += 1
                 yield large[:, ::-1] if mirrored else large
 
     encode_video(part / "v00.mp4", shown(), fps=30, quality=60)
-    for k in range(1, math.ceil(HOUR / count)):
+    for k in range(1, files):
         os.link(part / "v00.mp4", part / f"v{k:02d}.mp4")
     part.rename(footage)
     return footage
@@ -139,28 +115,31 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def by_stage(run: dict[str, Any]) -> str:
+    """Where the time goes: a row a stage."""
+    lines = ["| stage | core s | wall s | MB of memory | kB a frame on disk |", "|---|---|---|---|---|"]
+    for name, one in run["stages"].items():
+        kept = 1000 * one["disk_MB"] / run["frames"]
+        lines.append(f"| {name} | {one['seconds']:,.0f} | {one['wall']:,.0f} | {one['MB']:,.0f} | {kept:.1f} |")
+    hours = sum(one["seconds"] for one in run["stages"].values()) / 3600
+    return "\n".join([*lines, f"| all | {hours:.2f} core hours | | | |"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("video", type=Path)
     parser.add_argument("--budgets", type=int, nargs="+", default=[500, 1000, 2000, 4000])
-    parser.add_argument("--loops", type=int, default=2)
+    parser.add_argument("--files", type=int, default=1)
     parser.add_argument("--truth", type=int, default=40, help="a mask for every n-th frame of the first file")
     parser.add_argument("--dark", type=int, default=70, help="gray level below which a pixel is the subject's")
-    parser.add_argument("--set", nargs="*", default=["scale=sequence"], help="further overrides")
+    parser.add_argument("--set", nargs="*", default=SETTINGS, help="further overrides")
     parser.add_argument("--only", nargs="*", default=[], help="stages; without: all")
-    parser.add_argument("--hour", action="store_true", help="an hour of 720p, with the default budget")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "budget")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "budget.json")
     args = parser.parse_args()
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    if args.hour:
-        work /= "hour"
-        work.mkdir(exist_ok=True)
-        footage = prepare_hour(args.video, work, args.truth, args.dark)
-        args.budgets, args.set = [4000], [*args.set, "data.size=[640,360]", "crf.enabled=false"]
-    else:
-        footage = prepare(args.video, work, args.loops, args.truth, args.dark)
+    footage = prepare(args.video, work / f"footage{args.files}", args.files, args.truth, args.dark)
     runs: dict[str, dict[str, Any]] = json.loads(args.out.read_text()) if args.out.is_file() else {}
 
     def save() -> None:
@@ -168,8 +147,11 @@ def main() -> None:
             temporary.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
 
     for budget in args.budgets:
-        run(work / str(budget), budget, footage, args, runs.setdefault(str(budget), {}), save)
-    print(table({budget: one for budget, one in runs.items() if one.get("stages")}))
+        run(work / f"{args.files}_{budget}", budget, footage, args, runs.setdefault(str(budget), {}), save)
+    done = {budget: one for budget, one in runs.items() if one.get("stages")}
+    print(table(done))
+    for budget, one in done.items():
+        print(f"\nbudget {budget}, {one['frames']:,} frames ({one['machine']})\n\n{by_stage(one)}")
 
 
 if __name__ == "__main__":
