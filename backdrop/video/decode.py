@@ -15,7 +15,7 @@ from backdrop.errors import BackdropError
 from backdrop.io.files import libav_url, one_line, show
 from backdrop.io.images import MAX_PIXELS, RGB
 from backdrop.video.color import ColorTags, frame_color
-from backdrop.video.decoded import Decoded, turns
+from backdrop.video.decoded import Decoded, Orientation, turns
 from backdrop.video.numbering import Numbering, is_end
 from backdrop.video.torn import torn_track
 
@@ -166,13 +166,13 @@ def _decoded(path: Path, every: int, threads: int, tally: Tally) -> Iterator[tup
         if threads > 1:
             stream.codec_context.thread_type = "AUTO"
         codec, declared = stream.codec_context.name, ColorTags.of(stream.codec_context)
-        fps, clock = frame_rate(stream), _Clock()
+        fps, clock, orientation = frame_rate(stream), _Clock(), Orientation()
         for index, time, frame in shown_frames(container, stream, tally, file_end(container, stream)):
             length = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
             tally.last, tally.last_s = index, time
             tally.end_s = time + clock.length(index, time, length, 1 / fps)
             if index % every == 0:
-                yield index, time, Decoded(path, frame, frame_color(frame, codec, declared))
+                yield index, time, Decoded(path, frame, frame_color(frame, codec, declared), orientation.of(frame))
         tally.complete = True
 
 

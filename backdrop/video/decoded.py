@@ -15,6 +15,24 @@ from backdrop.io.files import show
 from backdrop.io.images import RGB, Gray
 from backdrop.video.color import ColorTags, decoded_rgb
 
+Turns = tuple[bool, bool, bool]
+"""(transpose, then flip left-right, then flip up-down) that turn a decoded frame upright."""
+
+
+class Orientation:
+    """How the frames of one stream are turned. It looks at a frame's side data only where its rotation changes: after
+    such a look the frame stays in memory until Python's collector of cycles comes, some hundred frames later."""
+
+    def __init__(self) -> None:
+        self._rotation: int | None = None
+        self._turned: Turns = (False, False, False)
+
+    def of(self, frame: Any) -> Turns:
+        """What turns a frame upright."""
+        if frame.rotation != self._rotation:
+            self._rotation, self._turned = frame.rotation, turns(frame)
+        return self._turned
+
 
 class Decoded:
     """A decoded frame before its colors are converted, which takes as long as decoding it.
@@ -23,13 +41,13 @@ class Decoded:
         size: (width, height) of the upright frame in pixels.
     """
 
-    def __init__(self, path: Path, frame: Any, color: ColorTags) -> None:
-        self._path, self._frame, self._color = path, frame, color
-        self.size = (frame.height, frame.width) if turns(frame)[0] else (frame.width, frame.height)
+    def __init__(self, path: Path, frame: Any, color: ColorTags, turned: Turns) -> None:
+        self._path, self._frame, self._color, self._turned = path, frame, color, turned
+        self.size = (frame.height, frame.width) if turned[0] else (frame.width, frame.height)
 
     def rgb(self) -> RGB:
         """The frame, upright, (H, W, 3)."""
-        return _upright_image(self._path, self._frame, self._color)
+        return _upright_image(self._path, self._frame, self._color, self._turned)
 
     def gray(self, width: int) -> Gray:
         """Its brightness as stored, not turned upright, reduced to at most this width in pixels."""
@@ -39,8 +57,8 @@ class Decoded:
         return small.to_ndarray()  # type: ignore[no-any-return]
 
 
-def turns(frame: Any) -> tuple[bool, bool, bool]:
-    """(transpose, then flip left-right, then flip up-down) that turn a decoded frame upright.
+def turns(frame: Any) -> Turns:
+    """What turns a decoded frame upright.
 
     Convention: the display matrix, row-major 16.16 integers a b u c d v x y w, sends the stored pixel
     (x, y), x right and y down, to (a x + c y, b x + d y). Only the nearest axis-aligned map is applied.
@@ -54,12 +72,12 @@ def turns(frame: Any) -> tuple[bool, bool, bool]:
     return True, c < 0, b < 0
 
 
-def _upright_image(path: Path, frame: Any, color: ColorTags) -> RGB:
+def _upright_image(path: Path, frame: Any, color: ColorTags, turned: Turns) -> RGB:
     try:
         image = decoded_rgb(frame, color)
     except BackdropError as fault:
         raise BackdropError(f"{show(path)} has {fault}") from fault
-    transposed, left_right, up_down = turns(frame)
+    transposed, left_right, up_down = turned
     if transposed:
         image = image.transpose(1, 0, 2)
     if left_right:

@@ -27,7 +27,7 @@ from backdrop.video.decode import (
     shown_frames,
     video_track,
 )
-from backdrop.video.decoded import Decoded
+from backdrop.video.decoded import Decoded, Orientation
 
 PATIENCE_S = 10.0
 """How long an address may say nothing, when it is opened and later, before it counts as gone."""
@@ -157,11 +157,11 @@ class Stream:
     def frames(self) -> Generator[LiveFrame, None, None]:
         """As `Live.frames`."""
         codec, declared = self._track.codec_context.name, ColorTags.of(self._track.codec_context)
-        tally, watched = self._tally, _Watched(self._container)
+        tally, watched, orientation = self._tally, _Watched(self._container), Orientation()
         for number, seconds, frame in shown_frames(watched, self._track, tally):
             tally.last, tally.last_s = number, seconds
             tally.end_s = seconds + 1 / self._fps
-            picture = Decoded(Path(self._what), frame, frame_color(frame, codec, declared))
+            picture = Decoded(Path(self._what), frame, frame_color(frame, codec, declared), orientation.of(frame))
             yield LiveFrame(number, seconds, picture.rgb)
         if watched.fault:
             raise BackdropError(f"{self._what} {_gave_no_more(tally.decoded, tally.end_s, watched.fault)}")
