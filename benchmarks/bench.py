@@ -265,9 +265,13 @@ PREDICTED = 64
 """Frames of the video in the row `predict`."""
 
 
-def prediction(folder: Path) -> tuple[Side, Side]:
-    """From a video file of 640 x 360 to PNG masks on disk, decoding included, before the CRF: what `backdrop predict`
-    does, and the same with u2netp. Both sides decode alike, and give each core images of its own."""
+def prediction(folder: Path, size: tuple[int, int] = (640, 360)) -> tuple[Side, Side]:
+    """From a video file to PNG masks on disk, decoding included, before the CRF: what `backdrop predict` does, and the
+    same with u2netp. Both sides decode alike, and give each core images of its own.
+
+    Args:
+        size: (width, height) of the video.
+    """
     from itertools import islice
     from shutil import rmtree
 
@@ -281,7 +285,7 @@ def prediction(folder: Path) -> tuple[Side, Side]:
     from backdrop.video.encode import encode_video
 
     prior_files("u2netp")  # says how to install it where it is missing
-    encode_video(folder / "run.mp4", Rendered((640, 360), PREDICTED).images, fps=24)
+    encode_video(folder / "run.mp4", Rendered(size, PREDICTED).images, fps=24)
     segmenter, out = untrained(folder), folder / "out"
 
     def ours() -> None:
@@ -421,6 +425,8 @@ ROWS = [
     Row("inference", "a mask at 640 x 360", "torchvision's Mask R-CNN R50-FPN, same threads", "10", inference, 7),
     Row("predict", f"predict: {PREDICTED} frames of 640 x 360, file to PNG", "u2netp (rembg), decoded alike",
         "20 frames/s on 2 cores", prediction, 3, frames=PREDICTED),
+    Row("predict_720p", f"predict: {PREDICTED} frames of 1280 x 720, file to PNG", "u2netp (rembg), decoded alike",
+        "20 frames/s on 2 cores", partial(prediction, size=(1280, 720)), 3, frames=PREDICTED),
     Row("data", "training step", "the same with its data in memory", "0.95", data_waits, 5),
     Row("dvc", "dvc status and idle repro, 20,000 frames", "one file a frame", "2.5", dvc, 5),
 ]  # fmt: skip
