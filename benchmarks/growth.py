@@ -7,7 +7,8 @@ The footage is rendered once; more of it are hard links to the same videos under
 for what the stages write. Each stage runs by its command line of dvc.yaml in a folder of its own. Training runs as few
 iterations at any size: what grows with the frames is what it does around them. Time is the processor's, of the stage
 and of what it started: other work on the machine hardly changes it. Memory is the largest sum, over the
-stage's processes, of the pages that are theirs (a page that several share is divided among them), four times a second.
+stage's processes, of the pages that are theirs (a page that several share is divided among them; pages of files do not
+count), four times a second.
 Prints a table; writes benchmarks/growth_<size>.json. A stage that was measured is not run again: stopped, it goes on.
 """
 
@@ -90,12 +91,13 @@ def measure(command: list[str], folder: Path) -> dict[str, float]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process and of those that it started."""
+    """Bytes of a process and of those that it started, without pages of files, which the kernel can drop at any time."""
     total = 0
     with suppress(psutil.Error):
         for process in (top := psutil.Process(pid), *top.children(recursive=True)):
-            with suppress(psutil.Error):
-                total += process.memory_full_info().pss
+            with suppress(OSError):
+                rows = Path(f"/proc/{process.pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+                total += sum(1024 * int(row.split()[1]) for row in rows if row.startswith(("Pss_Anon:", "Pss_Shmem:")))
     return total
 
 
