@@ -91,7 +91,7 @@ def measure(command: list[str], folder: Path) -> dict[str, float]:
 
 
 def resident(pid: int) -> int:
-    """Bytes of a process and of those that it started, without pages of files, which the kernel can drop at any time."""
+    """Bytes of a process and of those that it started, without pages of files: the kernel can drop these."""
     total = 0
     with suppress(psutil.Error):
         for process in (top := psutil.Process(pid), *top.children(recursive=True)):
