@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,8 +36,10 @@ SEGMENT_CHUNK = 32
 
 
 STREAMED_CHUNK = 256
-"""The same of videos that are not stored: each process decodes them from their beginnings, and passes over the chunks
-of others. What is lost when a run is stopped."""
+"""The same of videos that are not stored. What is lost when a run is stopped."""
+
+MOST_IN_TURN = 8192
+"""Frames of a video that is not stored that a process segments in one turn, at most: some minutes."""
 
 
 @dataclass(frozen=True)
@@ -176,10 +179,24 @@ def _segment_files(task: _Task, names: list[str], workers: int, gpu: bool) -> No
     if is_streamed(task.frames):
         frames = STREAMED_CHUNK
     counts, length = frame_counts(task.frames, names), task.batch * max(1, frames // task.batch)
-    found = by_sequence(_segment_chunk, counts, length, (task,), workers=workers, title="segment", gpu=gpu)
+    turn = _turn_frames(counts, length, workers) if is_streamed(task.frames) else length
+    found = by_sequence(_segment_chunks, counts, turn, (length, task), workers=workers, title="segment", gpu=gpu)
     with closing(found):
-        for name, chunks in found:
+        for name, turns in found:
+            chunks = chain.from_iterable(turns)
             _join_parts([out / f"{name}.zip" for out, _ in task.of(name).outs], chunks, task.keep)
+
+
+def _turn_frames(counts: Mapping[str, int], length: int, workers: int) -> int:
+    """Frames that a process gets of a video at a time, in whole chunks of `length`.
+
+    A process decodes a video from its beginning and passes over what others segment. Where there are enough videos for
+    all processes, each gets long pieces, at best whole videos; else each gets a chunk in turn.
+    """
+    pieces = -(-2 * workers // len(counts))  # of a video: two for each process, over all videos
+    if pieces >= workers:
+        return length
+    return length * max(1, min(MOST_IN_TURN // length, -(-max(counts.values()) // (pieces * length))))
 
 
 def _join_parts(paths: Sequence[Path], chunks: Iterable[Sequence[Path]], keep: bool) -> None:
@@ -204,6 +221,12 @@ def _packed(arrays: Mapping[str, np.ndarray]) -> bytes:
     stored = BytesIO()
     np.savez(stored, **arrays)  # type: ignore[arg-type] # of keywords mypy takes the first one's type
     return stored.getvalue()
+
+
+def _segment_chunks(name: str, span: range, length: int, task: _Task) -> list[list[Path]]:
+    """The parts of each chunk of a piece of a sequence."""
+    starts = range(span.start, max(span.stop, span.start + 1), length)
+    return [_segment_chunk(name, range(start, min(start + length, span.stop)), task) for start in starts]
 
 
 def _segment_chunk(name: str, span: range, task: _Task) -> list[Path]:

@@ -281,6 +281,33 @@ def test_the_same_bytes_in_two_processes_with_masks_pooled_over_time(
     assert contents(tmp_path / "one" / "soft") == contents(tmp_path / "two" / "soft")
 
 
+@pytest.mark.parametrize(
+    ("videos", "frames", "workers", "expected"),
+    [
+        (1, 5000, 2, 16),  # each process in turn
+        (3, 5000, 2, 16),
+        (4, 5000, 2, 5008),  # a whole video at a time
+        (24, 4660, 16, 2336),  # half a video
+        (4, 50_000, 2, 8192),
+        (5, 40, 1, 16),
+    ],
+)
+def test_processes_get_long_pieces_where_there_are_enough_videos(
+    videos: int, frames: int, workers: int, expected: int
+) -> None:
+    counts = {f"v{k}": frames - k for k in range(videos)}
+    assert segment_stage._turn_frames(counts, 16, workers) == expected
+
+
+def test_chunks_are_the_same_in_long_pieces(
+    frames: Path, model: Path, tmp_path: Path, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segment(frames, model, tmp_path / "short")
+    monkeypatch.setattr(segment_stage, "_turn_frames", lambda *_: 48)
+    segment(frames, model, tmp_path / "long")
+    assert contents(tmp_path / "long" / "soft") == contents(tmp_path / "short" / "soft")
+
+
 def _left(parts: AbstractContextManager[Path]) -> Path:
     """What a run that is killed leaves."""
     folder = parts.__enter__()
