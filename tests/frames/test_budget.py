@@ -16,7 +16,8 @@ from backdrop.app.review.choice import candidates, choose
 from backdrop.app.review.tasks import write_review
 from backdrop.crf.parameters import CRFParams
 from backdrop.errors import BackdropError
-from backdrop.frames.budget.choice import choose_bursts
+from backdrop.frames.budget import videos as budget_videos
+from backdrop.frames.budget.choice import Burst, choose_bursts
 from backdrop.frames.budget.watch import BURST, Offer, Watcher
 from backdrop.frames.parameters import DataParams
 from backdrop.frames.stage import extract_all
@@ -178,6 +179,30 @@ def test_bursts_are_spread_over_videos_and_time_within_the_budget() -> None:
     assert len(found["a"]) > 3 * len(found["b"]) > 3 * len(found["c"]) == 3
     places = np.array([burst.start for burst in found["a"]]) / (100 * BURST)
     assert np.allclose(places, (np.arange(len(places)) + 0.5) / len(places), atol=0.05)
+
+
+def test_of_neighbors_the_burst_is_drawn_in_which_the_subject_goes_somewhere() -> None:
+    """Every third burst is a walk; in the others the subject turns on the spot, sharper than where it walks."""
+    images = []
+    for k in range(12):
+        for t in range(BURST):
+            image = np.full((HEIGHT, WIDTH), 200, np.uint8)
+            x, y = (4 + 1.5 * t, 10 + 4 * k) if k % 3 == 2 else (30 + 5 * (t // 8 % 2), 10 + 4 * k)
+            cv2.rectangle(image, (int(x), int(y)), (int(x) + 12, int(y) + 8), 10, -1)
+            images.append(cv2.GaussianBlur(image, (0, 0), 1.0 if k % 3 == 2 else 0.8))
+    offers = watch(images)
+    assert [offer.moving > 0.5 for offer in offers] == [True] * 12
+    chosen = choose_bursts({"a": offers}, 4 * BURST)["a"]
+    assert [burst.start // BURST for burst in chosen] == [2, 5, 8, 11]
+    few = watch(images, limit=2)
+    assert {offer.start // BURST % 3 for offer in few} == {2}, "also where a long video keeps some of its bursts"
+
+
+def test_of_a_moving_camera_the_middle_burst_of_each_part_is_drawn() -> None:
+    wide = cv2.resize(PATTERN, (WIDTH + 12 * BURST, HEIGHT), interpolation=cv2.INTER_NEAREST)
+    offers = watch([wide[:, t : t + WIDTH] for t in range(12 * BURST)])
+    chosen = choose_bursts({"a": offers}, 4 * BURST)["a"]
+    assert [burst.start // BURST for burst in chosen] == [1, 4, 7, 10]
 
 
 @pytest.mark.parametrize(("videos", "budget"), [(5, 100), (50, 1000), (300, 1000)])
@@ -454,14 +479,19 @@ def test_a_label_of_a_video_finds_the_burst_that_holds_its_frame(frames: Path) -
     assert "data.budget" in str(known.find(Label("a file", "long.mp4", "nothing", None, None, left_out)))
 
 
-def test_the_crf_is_told_by_the_frames_of_bursts_in_the_masks_of_their_video(frames: Path, tmp_path: Path) -> None:
+def test_the_crf_is_told_by_the_frames_of_bursts_in_the_masks_of_their_video(
+    footage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget_videos, "choose_bursts", lambda *_: {"long": [Burst(20, 30)]})
+    frames = tmp_path / "frames"
+    extract_all(section(footage), frames)
     masks = {t: scene(t) == 5 for t in range(COUNT["long"])}
     write_predictions(tmp_path / "soft", "long", masks, [np.array([0.0, 0, 1, 1])] * len(masks))
     write_threshold(tmp_path / "soft", 0.5, "default")
     bursts = [str(name) for name in read_index(frames, usable=True).sequence if str(name).startswith("long")]
     for burst in bursts:
         numbers = [int(name) for name in FrameArchive(frames / f"{burst}.zip").names]
-        assert numbers[0] > 0, "else places would do for numbers"
+        assert numbers[0] == 20, "else places would do for numbers"
         write_masks(tmp_path / "pseudo", burst, {t: masks[number] for t, number in enumerate(numbers)})
     folders = RefineFolders(frames, tmp_path / "soft", tmp_path / "masks")
     found = crf_worth(folders, tmp_path / "pseudo", small_params().crf, 1)

@@ -1,4 +1,5 @@
-"""The choice of bursts: spread over all videos and over each, without still, blurred and repeated ones."""
+"""The choice of bursts: spread over all videos and over each, without still, blurred and repeated ones, and of
+neighbors the one in which more travels."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backdrop.frames.budget.watch import BURST, MOVED, SHORTEST, Offer, differences
+from backdrop.frames.budget.watch import BURST, MOVED, SHORTEST, Offer, differences, travel
 
 MOVING = 0.5
 """Share of a burst's frames in which something must move."""
@@ -44,7 +45,7 @@ def choose_bursts(offers: Mapping[str, Sequence[Offer]], budget: int) -> dict[st
         good = {names[k]: good[names[k]] for k in np.linspace(0, len(names) - 1, total).round().astype(int)}
     drawn = {}
     for name, count in _shares({name: len(found) for name, found in good.items()}, total).items():
-        chosen = _middles(good[name], count)
+        chosen = _liveliest(good[name], count)
         drawn[name] = [Burst(offer.start, min(offer.length, length)) for offer in chosen]
     return drawn
 
@@ -80,6 +81,10 @@ def _shares(sizes: Mapping[str, int], total: int) -> dict[str, int]:
     return given
 
 
-def _middles(offers: Sequence[Offer], count: int) -> list[Offer]:
-    """The middle one of each of `count` equal parts."""
-    return [offers[(2 * k + 1) * len(offers) // (2 * count)] for k in range(count)]
+def _liveliest(offers: Sequence[Offer], count: int) -> list[Offer]:
+    """The one in which most travels of each of `count` equal parts; of equal ones that nearest to the middle.
+
+    A subject that stays where it is hides its background in every frame of the burst, and is taken for it.
+    """
+    parts = [range(k * len(offers) // count, (k + 1) * len(offers) // count) for k in range(count)]
+    return [offers[max(part, key=lambda k: (travel(offers[k]), -abs(2 * k - part[0] - part[-1])))] for part in parts]

@@ -29,6 +29,9 @@ CELLS = (32, 18)
 MOVED = 4.0
 """Gray levels by which a cell must change to show that something moves: several times the noise of cameras."""
 
+TRAVELED = CELLS[0] * CELLS[1] // 4
+"""Cells. Where more change, the camera moves, and it says nothing of the subject."""
+
 APART = 8
 """Frames between the two that are compared for motion, so that slow subjects count."""
 
@@ -128,8 +131,17 @@ class Watcher:
             self._stride *= 2
 
 
-def _worth(offer: Offer) -> tuple[bool, float]:
-    return offer.moving >= 0.5, offer.sharp
+def _worth(offer: Offer) -> tuple[bool, int, float]:
+    return offer.moving >= 0.5, travel(offer), offer.sharp
+
+
+def travel(offer: Offer) -> int:
+    """In how many cells the first and the last coarse picture of a burst differ, `TRAVELED` at most.
+
+    What turns on the spot changes few cells, what goes somewhere those that it leaves and those that it takes.
+    """
+    apart = offer.looks[-1].astype(np.float32) - offer.looks[0]
+    return min(TRAVELED, int((np.abs(apart - np.median(apart)) > MOVED).sum()))
 
 
 def differences(looks: UInt8[np.ndarray, "N 18 32"], other: UInt8[np.ndarray, "18 32"]) -> Float32[np.ndarray, "N"]:
