@@ -102,16 +102,17 @@ def run(folder: Path, budget: int, footage: Path, args: argparse.Namespace, done
 
 
 def table(runs: dict[str, dict[str, Any]]) -> str:
+    """A row a run; its key is files_budget."""
     lines = [
         "| budget | trained on | of frames | J | core s per frame, all stages | kB per frame |",
         "|---|---|---|---|---|---|",
     ]
-    for budget, run in runs.items():
+    for key, run in runs.items():
         stages = run["stages"].values()
         seconds, size = sum(one["seconds"] for one in stages), sum(one["disk_MB"] for one in stages)
         j = "" if run.get("J") is None else f"{run['J']:.2f}"
         cost = f"{seconds / run['frames']:.3f} | {1000 * size / run['frames']:.1f}"
-        lines.append(f"| {budget} | {run['trained_on']:,} | {run['frames']:,} | {j} | {cost} |")
+        lines.append(f"| {key.split('_')[1]} | {run['trained_on']:,} | {run['frames']:,} | {j} | {cost} |")
     return "\n".join(lines)
 
 
@@ -147,11 +148,12 @@ def main() -> None:
             temporary.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
 
     for budget in args.budgets:
-        run(work / f"{args.files}_{budget}", budget, footage, args, runs.setdefault(str(budget), {}), save)
-    done = {budget: one for budget, one in runs.items() if one.get("stages")}
+        key = f"{args.files}_{budget}"
+        run(work / key, budget, footage, args, runs.setdefault(key, {}), save)
+    done = {key: one for key, one in runs.items() if one.get("stages")}
     print(table(done))
-    for budget, one in done.items():
-        print(f"\nbudget {budget}, {one['frames']:,} frames ({one['machine']})\n\n{by_stage(one)}")
+    for key, one in done.items():
+        print(f"\nbudget {key.split('_')[1]}, {one['frames']:,} frames ({one['machine']})\n\n{by_stage(one)}")
 
 
 if __name__ == "__main__":

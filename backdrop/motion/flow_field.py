@@ -109,7 +109,7 @@ def flow_image(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"
     import torch
     from torchvision.utils import flow_to_image
 
-    speed = np.linalg.norm(flow, axis=2) * valid
+    speed = lengths(flow) * valid
     largest = max(NOISE, float(np.percentile(speed[valid], 99)) if valid.any() else 0.0)
     scaled = flow * (np.minimum(1, largest / np.maximum(speed, 1e-6)) * valid)[..., None] / largest
     # flow_to_image divides by the largest magnitude it sees: a column of magnitude 1 fixes that to 1.

@@ -209,10 +209,10 @@ def median_background(found: list[NeighborView]) -> Background | None:
     if len(found) < 2:
         return None
     shown = np.stack([view.background for view in found])
-    few = shown.sum(axis=0, dtype=np.uint8) < 2
+    few = shown.sum(axis=0, dtype=np.uint16) < 2
     if few.any():
         shown = np.where(few, np.stack([view.inside for view in found]), shown)
-    count = shown.sum(axis=0, dtype=np.uint8)
+    count = shown.sum(axis=0, dtype=np.uint16)
     # Left-out samples become the largest value and sort to the end; the median is then at (count - 1) // 2.
     hidden = np.where(shown, np.uint8(0), np.uint8(255))[..., None]
     ranked = sort_planes([view.image | out for view, out in zip(found, hidden, strict=True)])

@@ -21,7 +21,10 @@ Turns = tuple[bool, bool, bool]
 
 class Orientation:
     """How the frames of one stream are turned. It looks at a frame's side data only where its rotation changes: after
-    such a look the frame stays in memory until Python's collector of cycles comes, some hundred frames later."""
+    such a look the frame stays in memory until Python's collector of cycles comes, some hundred frames later.
+
+    A stream that only in its middle begins to be mirrored up and down keeps its rotation, and is not seen to.
+    """
 
     def __init__(self) -> None:
         self._rotation: int | None = None

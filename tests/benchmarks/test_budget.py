@@ -53,7 +53,7 @@ def test_a_stage_is_measured_once(
     words = ["budget", str(clip), "--budgets", "100", "--only", "frames", "--dark", "90", "--truth", "5"]
     monkeypatch.setattr(sys, "argv", [*words, "--work", str(tmp_path / "work"), "--out", str(out)])
     budget.main()
-    run = json.loads(out.read_text())["100"]
+    run = json.loads(out.read_text())["1_100"]
     assert run["frames"] == 2 * FRAMES
     assert 16 <= run["trained_on"] <= run["frames"]
     assert run["stages"]["frames"]["seconds"] > 0

@@ -20,7 +20,7 @@ def test_planes_are_sorted_pixel_by_pixel(count: int) -> None:
     assert np.array_equal(sort_planes(list(planes.copy())), np.sort(planes, axis=0))
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 12])
+@pytest.mark.parametrize("count", [2, 3, 5, 12, 600])
 def test_the_background_is_the_lower_median_of_the_views_that_show_it(count: int) -> None:
     rng = np.random.default_rng(count)
     images = rng.integers(0, 256, (count, *SHAPE, 3), dtype=np.uint8)

@@ -9,10 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from backdrop.frames.budget.watch import BURST, MOVED, SHORTEST, Offer, differences, travel
-
-MOVING = 0.5
-"""Share of a burst's frames in which something must move."""
+from backdrop.frames.budget.watch import BURST, MOVED, MOVING, SHORTEST, Offer, differences, travel
 
 BLURRED = 0.4
 """A burst is blurred if it has less than this share of the sharpness that is usual in its video."""

@@ -29,6 +29,9 @@ CELLS = (32, 18)
 MOVED = 4.0
 """Gray levels by which a cell must change to show that something moves: several times the noise of cameras."""
 
+MOVING = 0.5
+"""Share of a burst's frames in which something must move."""
+
 TRAVELED = CELLS[0] * CELLS[1] // 4
 """Cells. Where more change, the camera moves, and it says nothing of the subject."""
 
@@ -132,7 +135,7 @@ class Watcher:
 
 
 def _worth(offer: Offer) -> tuple[bool, int, float]:
-    return offer.moving >= 0.5, travel(offer), offer.sharp
+    return offer.moving >= MOVING, travel(offer), offer.sharp
 
 
 def travel(offer: Offer) -> int:
