@@ -18,9 +18,9 @@ from backdrop.flow.ptlflow import PtlflowModel
 from backdrop.io.archives import ArchiveWriter, PartWriter
 from backdrop.io.files import parts_folder
 from backdrop.io.frame_archive import FrameArchive, frame_counts
-from backdrop.io.index import usable_sequences
+from backdrop.io.index import is_streamed, usable_sequences
 from backdrop.io.masks import Mask
-from backdrop.motion.flow_field import encode_flow
+from backdrop.motion.flow_field import FINE_SIDE, encode_flow, halve_flow
 from backdrop.motion.homography import Images, load_homographies, warp
 from backdrop.run.chunks import by_sequence, cached_open
 from backdrop.run.processes import collect, device_there
@@ -85,8 +85,9 @@ def _write_flow(
     writer: ArchiveWriter,
     *,
     region: Mask | None,
+    halved: bool = False,
 ) -> None:
-    """The frames of `span` of `flow_sequence`."""
+    """The frames of `span` of `flow_sequence`, at half the size if `halved`."""
     if len(archive) != len(homographies["H"]):
         raise BackdropError(
             f"{len(archive)} frames but {len(homographies['H'])} homographies for {writer.path}: "
@@ -100,7 +101,9 @@ def _write_flow(
                 flow, inside = pair_flow(target, image(int(homographies["neighbor"][t])), homographies["H"][t], model)
             else:
                 flow, inside = np.zeros((*target.shape[:2], 2), np.float32), np.zeros(target.shape[:2], bool)
-            writer.add(f"{t:06d}.png", encode_flow(flow, inside if region is None else inside & region))
+            valid = inside if region is None else inside & region
+            stored = encode_flow(*halve_flow(flow, valid), small=True) if halved else encode_flow(flow, valid)
+            writer.add(f"{t:06d}.png", stored)
 
 
 def flow_all(folders: FlowFolders, params: FlowParams, workers: int = 0, device: str = "cpu") -> None:
@@ -167,5 +170,7 @@ def _flow_chunk(name: str, span: range, folders: FlowFolders, model: str, parts_
     homographies = cached_open(load_homographies, folders.homographies / f"{name}.npz")
     part = parts_dir / f"{name}.{span.start}.zip"
     writer = PartWriter(part, folders.flow / f"{name}.zip")
-    _write_flow(archive, span, homographies, MODELS[model], writer, region=archive.region)
+    # Flow of frames drawn by `data.budget` is never scored. DIS computes pairs of pixels there: half the size holds it.
+    halved = is_streamed(folders.frames) and max(archive.size) > FINE_SIDE
+    _write_flow(archive, span, homographies, MODELS[model], writer, region=archive.region, halved=halved)
     return part

@@ -108,7 +108,8 @@ class TrainingFrames(Dataset):
         flow, known = np.full_like(image, 255), False
         if self.flows is not None:
             vectors, valid = self.flows[sequence].read(t)
-            known = bool((valid if frames.region is None else valid[frames.region]).mean() > 0.5)
+            region = None if frames.region is None else resize_region(frames.region, (valid.shape[1], valid.shape[0]))
+            known = bool((valid if region is None else valid[region]).mean() > 0.5)
             if known:
                 colored = (flow_image(vectors, valid).permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
                 flow = cv2.resize(colored, self.size, interpolation=cv2.INTER_AREA)

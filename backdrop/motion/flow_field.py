@@ -35,19 +35,31 @@ NOISE = 1.0
 """The least flow, in pixels, that gets full color: below it a flow image would amplify noise."""
 
 
-def encode_flow(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]) -> bytes:
+def encode_flow(flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"], small: bool = False) -> bytes:
     """KITTI's flow PNG: 16 bits; R = u * 64 + 32768, G = v * 64 + 32768, B = valid (1 or 0).
 
     Exact to 1/128 pixel. Flow that is not finite or beyond the encoding's 512 pixels becomes invalid;
-    invalid pixels hold zero flow.
+    invalid pixels hold zero flow. `small`: a sixth fewer bytes, at four times the time.
     """
     valid = valid & (np.abs(np.nan_to_num(flow, nan=np.inf)) <= LIMIT).all(2)
     steps = np.round(np.where(valid[..., None], flow, 0) * STEP) + 32768
     bgr = np.dstack([valid, steps[..., 1], steps[..., 0]]).astype(np.uint16)
-    done, png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 2])
+    done, png = cv2.imencode(".png", bgr, [cv2.IMWRITE_PNG_COMPRESSION, 6 if small else 2])
     if not done:
         raise BackdropError(f"cannot encode a flow field of shape {flow.shape} as PNG")
     return png.tobytes()
+
+
+def halve_flow(
+    flow: Float32[np.ndarray, "h w 2"], valid: Bool[np.ndarray, "h w"]
+) -> tuple[Float32[np.ndarray, "rows columns 2"], Bool[np.ndarray, "rows columns"]]:
+    """Flow and validity at half the size, in pixels of the full size: a quarter of the bytes.
+
+    Valid where all pixels are that a new one covers.
+    """
+    size = (max(1, flow.shape[1] // 2), max(1, flow.shape[0] // 2))
+    small = cv2.resize(flow, size, interpolation=cv2.INTER_AREA)
+    return small, cv2.resize(valid.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 1 - 1e-4
 
 
 def decode_flow(png: bytes) -> tuple[Float32[np.ndarray, "h w 2"], Bool[np.ndarray, "h w"]]:

@@ -27,12 +27,14 @@ from backdrop.flow.parameters import FlowParams
 from backdrop.flow.ptlflow import PtlflowModel
 from backdrop.flow.stage import FlowFolders, flow_all, flow_sequence, pair_flow
 from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.index import STREAMED
 from backdrop.motion.flow_field import (
     FlowArchive,
     decode_flow,
     dense_inverse_search,
     encode_flow,
     flow_image,
+    halve_flow,
     magnitude,
 )
 from backdrop.motion.homography import load_homographies, save_homographies
@@ -157,6 +159,43 @@ def test_files_keep_flow_to_a_128th_of_a_pixel(height: int, width: int, seed: in
     assert (decoded[~valid] == 0).all()
     again, _ = decode_flow(encode_flow(decoded, where))
     assert (again == decoded).all()
+
+
+def test_half_the_size_keeps_the_pixels_of_the_full_one() -> None:
+    across, down = np.meshgrid(np.arange(41, dtype=np.float32), np.arange(30, dtype=np.float32))
+    flow = np.dstack([3 + across / 8, -down / 4])
+    valid = np.ones((30, 41), bool)
+    valid[10, 20] = False
+    small, known = halve_flow(flow, valid)
+    assert small.shape == (15, 20, 2)
+    assert np.argwhere(~known).tolist() == [[5, 9], [5, 10]]  # 41 pixels make 20: a pixel in the middle is part of two
+    decoded, where = decode_flow(encode_flow(small, known))
+    large = cv2.resize(decoded, (41, 30), interpolation=cv2.INTER_LINEAR)
+    inner = np.s_[2:-2, 2:16]  # beside the border and the unknown pixel
+    assert (where == known).all()
+    assert np.abs(large - flow)[inner].max() < 0.05
+    assert halve_flow(flow[:1, :1], valid[:1, :1])[0].shape == (1, 1, 2)
+
+
+def test_large_frames_that_a_budget_drew_get_flow_of_half_their_size(tmp_path: Path) -> None:
+    views = {name: [view(4 * t, 0) for t in range(2)] for name in ("large", "small")}
+    views["large"] = [cv2.resize(image, (640, 360), interpolation=cv2.INTER_CUBIC) for image in views["large"]]
+    write_sequences(tmp_path / "frames", views)
+    for name, step in (("large", 8), ("small", 4)):
+        there, back = translation(-step, 0), translation(step, 0)
+        save_homographies(tmp_path / "H" / f"{name}.npz", homographies([there, back], [1, 0], [True, True]))
+    flow_all(FlowFolders(tmp_path / "frames", tmp_path / "H", tmp_path / "whole"), DIS, 1)
+    (tmp_path / "frames" / STREAMED).write_bytes((tmp_path / "frames" / "index.csv").read_bytes())
+    flow_all(FlowFolders(tmp_path / "frames", tmp_path / "H", tmp_path / "drawn"), DIS, 1)
+    assert (tmp_path / "drawn" / "small.zip").read_bytes() == (tmp_path / "whole" / "small.zip").read_bytes()
+    whole, drawn = (FlowArchive(tmp_path / out / "large.zip") for out in ("whole", "drawn"))
+    assert whole.flow(0).shape == (360, 640, 2)
+    assert drawn.flow(0).shape == (180, 320, 2)
+    enlarged = cv2.resize(drawn.flow(0), (640, 360), interpolation=cv2.INTER_LINEAR)
+    both = whole.valid(0) & (cv2.resize(drawn.valid(0).astype(np.uint8), (640, 360)) > 0)
+    assert both.mean() > 0.9
+    assert np.abs(enlarged - whole.flow(0))[both].mean() < 0.05
+    assert 5 * drawn.path.stat().st_size < 2 * whole.path.stat().st_size
 
 
 def test_files_follow_the_kitti_layout() -> None:
