@@ -2,6 +2,7 @@
 
     python -m benchmarks.growth                                    # 40, 400 and 4,000 frames of 160 x 96
     python -m benchmarks.growth --size 320 192 --times 1 10        # what a frame of the demo's size costs
+    python -m benchmarks.growth --length 30 --budget 100           # 120, 1,200, 12,000 frames, 100 of them to train on
 
 The footage is rendered once; more of it are hard links to the same videos under other names: growth takes no disk but
 for what the stages write. Each stage runs by its command line of dvc.yaml in a folder of its own. Training runs as few
@@ -9,7 +10,8 @@ iterations at any size: what grows with the frames is what it does around them. 
 and of what it started: other work on the machine hardly changes it. Memory is the largest sum, over the
 stage's processes, of the pages that are theirs (a page that several share is divided among them; pages of files do not
 count), four times a second.
-Prints a table; writes benchmarks/growth_<size>.json. A stage that was measured is not run again: stopped, it goes on.
+Prints a table; writes benchmarks/growth_<size>[_budget<n>].json. A stage that was measured is not run again: stopped,
+it goes on.
 """
 
 from __future__ import annotations
@@ -29,17 +31,14 @@ import psutil
 import yaml
 
 from backdrop.io.files import atomic_path
-from backdrop.io.index import read_index
+from backdrop.io.index import read_videos
 from backdrop.params import compose_params
 from benchmarks.bench import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-LENGTH = 10
-"""Frames of a video."""
 BY_VIDEO = ("score", "report")
 """What they leave on disk are pictures and rows of videos, as large for a long video as for a short one."""
 FEW = [
-    f"footage.frames={LENGTH}",
     "footage.train=2",
     "footage.val=1",
     "footage.test=1",
@@ -119,7 +118,7 @@ def grow(times: int, work: Path, footage: Path, *, changes: list[str], done: dic
         print(f"{times} times: {name} ...", file=sys.stderr, flush=True)
         before = disk(folder)
         parts = [measure(line, folder) for line in lines]
-        frames = int(read_index(folder / "data" / "frames")["frames"].sum())
+        frames = int(read_videos(folder / "data" / "frames")["frames"].sum())
         done[name] = {
             "frames": frames,
             "seconds": sum(part["seconds"] for part in parts),
@@ -140,9 +139,9 @@ def table(runs: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def plan(runs: dict[str, dict[str, Any]], frames: int, videos: int) -> str:
-    """A row a stage: core hours and GB for so many frames in so many videos, by what a frame (of pictures, a video)
-    more costs from the smallest run to the largest."""
+def plan(runs: dict[str, dict[str, Any]], length: int, frames: int, videos: int) -> str:
+    """A row a stage: core hours and GB for so many frames in so many videos, by what a frame (of pictures, a video
+    of `length` frames) more costs from the smallest run to the largest."""
     least, most = (runs[str(times)] for times in (min(map(int, runs)), max(map(int, runs))))
     lines = ["| stage | core ms a frame | core hours | kB a frame | GB |", "|---|---|---|---|---|"]
     hours = gigabytes = 0.0
@@ -150,7 +149,7 @@ def plan(runs: dict[str, dict[str, Any]], frames: int, videos: int) -> str:
         begin = least[name]
         more = end["frames"] - begin["frames"]
         took, room = (max(0.0, end[key] - begin[key]) / more for key in ("seconds", "disk_MB"))
-        own = took * frames / 3600, room * (LENGTH * videos if name in BY_VIDEO else frames) / 1000
+        own = took * frames / 3600, room * (length * videos if name in BY_VIDEO else frames) / 1000
         each = "by video" if name in BY_VIDEO else f"{1000 * room:.1f}"
         lines.append(f"| {name} | {1000 * took:.0f} | {own[0]:,.0f} | {each} | {own[1]:,.0f} |")
         hours, gigabytes = hours + own[0], gigabytes + own[1]
@@ -161,11 +160,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", nargs="+", type=int, default=[1, 10, 100])
     parser.add_argument("--size", nargs=2, type=int, default=[160, 96], help="of the footage and of the student")
+    parser.add_argument("--length", type=int, default=10, help="frames of a video")
+    parser.add_argument("--budget", type=int, default=0, help="data.budget; 0: all frames are stored and trained on")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "growth")
     parser.add_argument("--plan", nargs=2, type=int, metavar=("FRAMES", "VIDEOS"), help="also what these would take")
     args = parser.parse_args()
     size = "x".join(map(str, args.size))
-    work = args.work.resolve() / size
+    name = f"{size}_budget{args.budget}" if args.budget else size
+    work = args.work.resolve() / name
     state = work / "state.json"
     runs: dict[str, dict[str, Any]] = json.loads(state.read_text()) if state.is_file() else {}
 
@@ -173,7 +175,8 @@ def main() -> None:
         with atomic_path(state) as temporary:
             temporary.write_text(json.dumps(runs))
 
-    changes = [*FEW, *(f"{key}=[{args.size[0]},{args.size[1]}]" for key in ("footage.size", "student.size"))]
+    footing = [f"footage.frames={args.length}", f"data.budget={args.budget}"]
+    changes = [*FEW, *footing, *(f"{key}=[{args.size[0]},{args.size[1]}]" for key in ("footage.size", "student.size"))]
     footage = work / "once" / "data" / "footage"
     if not footage.is_dir():
         (work / "once").mkdir(parents=True, exist_ok=True)
@@ -185,8 +188,8 @@ def main() -> None:
     print(f"{machine()}, frames of {size}\n\n{table(shown)}")
     if args.plan:
         frames, videos = args.plan
-        print(f"\n{frames:,} frames in {videos:,} videos\n\n{plan(shown, frames, videos)}")
-    with atomic_path(ROOT / "benchmarks" / f"growth_{size}.json") as temporary:
+        print(f"\n{frames:,} frames in {videos:,} videos\n\n{plan(shown, args.length, frames, videos)}")
+    with atomic_path(ROOT / "benchmarks" / f"growth_{name}.json") as temporary:
         temporary.write_text(json.dumps({"machine": machine(), "runs": shown}, indent=1) + "\n", encoding="utf-8")
 
 
