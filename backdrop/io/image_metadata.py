@@ -12,6 +12,9 @@ _ORIENTATION = 0x0112
 _EXIF = b"Exif\0\0"
 
 
+JPEG_END = b"\xff\xd9"
+
+
 def orientation(image: Any) -> int:
     """How an opened Pillow image is turned, by EXIF or XMP: 1..8. 1 is upright, and stands for what cannot be read."""
     try:
@@ -52,6 +55,13 @@ def without_metadata(data: bytes) -> tuple[bytes, int] | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _bare_webp(data)
     return None
+
+
+def lacks_end(data: bytes) -> bool:
+    """Whether a file is a JPEG without its end marker. Progressive ones do not count: theirs may lack a whole scan."""
+    if not data.startswith(b"\xff\xd8") or JPEG_END in data[-64:]:
+        return False
+    return 0xC2 not in (marker for marker, _, _ in _jpeg_segments(data))
 
 
 def _bare_png(data: bytes) -> tuple[bytes, int] | None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from backdrop.errors import BackdropError
 from backdrop.io.files import one_line, show
-from backdrop.io.image_metadata import orientation, without_metadata
+from backdrop.io.image_metadata import JPEG_END, lacks_end, orientation, without_metadata
 
 RGB = UInt8[np.ndarray, "H W 3"]
 
@@ -57,7 +57,10 @@ def open_image(source: bytes | Path, name: str | None = None) -> Image.Image:
         raise BackdropError(f"{name} has more than {MAX_PIXELS} pixels; scale it down first") from fault
     except Exception as fault:  # Pillow's decoders raise a dozen kinds on damaged bytes
         with suppress(Exception):  # then the pixels, too, are damaged, and the first fault says more
-            bare = without_metadata(source if isinstance(source, bytes) else source.read_bytes())
+            data = source if isinstance(source, bytes) else source.read_bytes()
+            if lacks_end(data):
+                return _without_end(data)
+            bare = without_metadata(data)
             if bare is not None:
                 return _decoded_image(*bare)
         raise BackdropError(f"{name} is no readable image ({one_line(fault)}); replace or remove it") from fault
@@ -74,6 +77,21 @@ def _decoded_image(source: bytes | Path, turned: int | None = None) -> Image.Ima
             image.load()
             turn = _TURNS.get(turned or orientation(image))
             return image.copy() if turn is None else image.transpose(turn)
+
+
+def _without_end(data: bytes) -> Image.Image:
+    """A JPEG file that lacks its end marker, if it lacks nothing else.
+
+    Bits that follow the last pixel change nothing. If pixels are missing, the bits stand for them.
+
+    Raises:
+        ValueError: pixels are missing.
+    """
+    data = data.rstrip(b"\xff")  # half of the marker
+    whole, *others = (_decoded_image(data + bits + JPEG_END) for bits in (b"", b"\xaa" * 64, b"\x55" * 64))
+    if any(other.tobytes() != whole.tobytes() for other in others):
+        raise ValueError("cut off")
+    return whole
 
 
 def decode_image(source: bytes | Path, name: str | None = None) -> RGB:

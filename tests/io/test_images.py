@@ -165,6 +165,25 @@ UPRIGHT = {
 }
 
 
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_rows": 1}, {"optimize": True}])
+def test_a_jpeg_without_its_end_marker_is_read_and_one_without_its_last_pixels_is_not(options: dict[str, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 255, (37, 52, 3), dtype=np.uint8)
+    data = _png(Image.fromarray(picture), "JPEG", quality=90, **options)
+    assert data.endswith(b"\xff\xd9")
+    whole = images.decode_image(data)
+    for lost in (1, 2):
+        assert (images.decode_image(data[:-lost]) == whole).all()
+    for lost in (4, 5, 6, 8, 12, 20, 50, 200, 1000):
+        with pytest.raises(BackdropError, match="image is no readable image"):
+            images.decode_image(data[:-lost])
+
+
+def test_a_progressive_jpeg_without_its_end_is_refused() -> None:
+    data = _png(Image.new("RGB", (40, 30), "red"), "JPEG", progressive=True)
+    with pytest.raises(BackdropError, match="truncated"):
+        images.decode_image(data[:-2])
+
+
 @pytest.mark.parametrize("name", [*TURNED, *UPRIGHT])
 def test_broken_metadata_is_no_reason_to_refuse_pixels(name: str, tmp_path: Path) -> None:
     data, pixels = (TURNED | UPRIGHT)[name], _pixels()
