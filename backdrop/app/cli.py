@@ -285,19 +285,26 @@ def review(
 def onnx(
     out: Annotated[Path, typer.Option("--out", "-o", help="The ONNX file.")],
     model: ModelFolder = MODEL,
+    int8: Annotated[
+        list[str] | None,
+        typer.Option(help="Footage like that to come (files, folders, patterns): the student computes with 8 bits."),
+    ] = None,
 ) -> None:
     """Write the model as one ONNX file, for programs without PyTorch: image -> mask, box, cell probabilities, presence.
 
     \b
     backdrop onnx -o model.onnx
     backdrop onnx -o model.onnx --model models/joint
+    backdrop onnx -o small.onnx --int8 clip.mp4
 
     The image comes at the working size; the mask is the one before the guided filter (see backdrop/app/onnx.py).
     """
     from backdrop.app.onnx import describe, export_onnx
+    from backdrop.app.reader import some_frames
+    from backdrop.app.sources import find_sources
 
     check_out(out, folder=False)
-    path = export_onnx(load_model(model, "cpu", None), out)
+    path = export_onnx(load_model(model, "cpu", None), out, some_frames(find_sources(int8)) if int8 else None)
     typer.echo(f"wrote {path} ({path.stat().st_size / 1e6:.1f} MB)")
     for line in describe(path):
         typer.echo(line)

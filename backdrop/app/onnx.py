@@ -18,7 +18,11 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
+import tempfile
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -29,11 +33,13 @@ import onnx
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Float32
+from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 from torch import Tensor, nn
 
 from backdrop.app.segmenter import Segmenter
 from backdrop.errors import BackdropError
 from backdrop.io.files import atomic_path, show
+from backdrop.io.images import RGB
 from backdrop.motion.blobs import SPECK
 from backdrop.networks.encoder import normalize
 from backdrop.networks.predictor import BOX_LEVEL
@@ -165,28 +171,97 @@ def extent(mask: Float[Tensor, "B H W"], other: Float[Tensor, "B 4"], level: flo
     return torch.where(found, torch.stack([cx, cy, w, h], dim=1), other)
 
 
-def export_onnx(segmenter: Segmenter, path: str | Path) -> Path:
+def export_onnx(segmenter: Segmenter, path: str | Path, calibration: Sequence[RGB] | None = None) -> Path:
     """Write the predictor as an ONNX file (opset 18, float32, any batch size), which needs no PyTorch to run.
 
     Its metadata are strings: `backdrop`, the version; `working_size`, JSON [W, H]; `threshold`, where the student has
-    one; `ranges`, JSON, what the input and each output hold.
+    one; `ranges`, JSON, what the input and each output hold; `int8`, where there is calibration, its number of images.
 
     Args:
         path: of the file. It is written completely or not at all.
+        calibration: images like those to come, of any size. The student's convolutions then compute with 8 bits, in
+            the ranges that their values have in these images.
 
     Returns:
         The path.
 
     Raises:
-        BackdropError: `path` is a folder, or cannot be written.
+        BackdropError: `path` is a folder, or cannot be written; or calibration of a model without a student.
     """
     path = Path(path)
     if path.is_dir():
         raise BackdropError(f"{show(path)} is a folder; give the name of a file, as {show(path / 'model.onnx')}")
-    data = _graph(segmenter).SerializeToString()
+    if calibration is not None and segmenter.student is None:
+        raise BackdropError("the model has no student, and only a student is brought to 8 bits; leave --int8 out")
+    graph = _graph(segmenter)
+    data = (graph if calibration is None else _in_8_bits(graph, calibration)).SerializeToString()
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
     return path
+
+
+class _Calibration(CalibrationDataReader):
+    """Images one at a time, as the graph takes them."""
+
+    def __init__(self, images: Sequence[RGB], size: tuple[int, int]) -> None:
+        self._inputs = iter([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
+
+    def get_next(self) -> dict[str, Float32[np.ndarray, "1 3 H W"]] | None:
+        """The next input; None at the end."""
+        image = next(self._inputs, None)
+        return None if image is None else {INPUT: image.transpose(2, 0, 1)[None].astype(np.float32) / 255}
+
+
+def _in_8_bits(model: onnx.ModelProto, images: Sequence[RGB]) -> onnx.ModelProto:
+    """The graph with the student's layers in 8 bits, but for the last one, whose values are the logits."""
+    # what leads to the mask, less what the student shares with the detector: the normalized image
+    student = _leading_to(model.graph, "mask") - _leading_to(model.graph, "p")
+    last = [node.name for node in model.graph.node if node.op_type == "Conv" and node.name in student][-1]
+    about = {entry.key: entry.value for entry in model.metadata_props} | {"int8": str(len(images))}
+    width, height = json.loads(about["working_size"])
+    with tempfile.TemporaryDirectory(prefix="backdrop-") as folder:
+        plain, small = Path(folder) / "plain.onnx", Path(folder) / "small.onnx"
+        onnx.save(model, plain)
+        with _quiet():
+            quantize_static(
+                plain,
+                small,
+                _Calibration(images, (width, height)),
+                op_types_to_quantize=["Conv", "Concat", "MaxPool", "Resize"],
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=sorted(student - {last}),
+            )
+        found = onnx.load(small)
+    for value in (*found.graph.input, *found.graph.output):
+        value.doc_string = RANGES[value.name]
+    onnx.helper.set_model_props(found, about)
+    onnx.checker.check_model(found, full_check=True)
+    return found
+
+
+def _leading_to(graph: onnx.GraphProto, output: str) -> set[str]:
+    """The names of the nodes that a value is computed by."""
+    maker = {name: node for node in graph.node for name in node.output}
+    found: set[str] = set()
+    waiting = [output]
+    while waiting:
+        node = maker.get(waiting.pop())
+        if node is not None and node.name not in found:
+            found.add(node.name)
+            waiting += node.input
+    return found
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without advice of the quantizer, which goes to the root logger."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _graph(segmenter: Segmenter) -> onnx.ModelProto:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -13,8 +13,12 @@ from backdrop.app.sources import Source
 from backdrop.io.images import RGB, decode_image
 from backdrop.io.masks import Mask
 from backdrop.networks.predictor import Prediction
+from backdrop.run.chunks import spread
 from backdrop.run.threads import ahead
-from backdrop.video.decode import Tally, decode_video
+from backdrop.video.decode import Tally, decode_video, probe
+
+SOME = 64
+"""Images that show the ranges of a network's values."""
 
 
 class Frame(NamedTuple):
@@ -43,6 +47,19 @@ def frames_of(source: Source, every: int = 1, tally: Tally | None = None) -> Ite
         return
     for index, time, image in decode_video(source.path, every, tally=tally):
         yield Frame(index, time, np.ascontiguousarray(image))
+
+
+def some_frames(sources: Sequence[Source]) -> list[RGB]:
+    """Some `SOME` images of sources: of videos one a second, from the beginning of each.
+
+    Raises:
+        BackdropError: one of them cannot be read.
+    """
+    chosen, found = spread(sources, SOME), []
+    for source in chosen:
+        every = max(1, round(probe(source.path).fps)) if source.video else 1
+        found += [frame.image for frame in islice(frames_of(source, every), -(-SOME // len(chosen)))]
+    return found
 
 
 def _batches(frames: Iterable[Frame], batch: int) -> Iterator[list[Frame]]:

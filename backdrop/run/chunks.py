@@ -7,13 +7,14 @@ process does not grow with the sequence, and processes on other machines need on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from tqdm import tqdm
 
 from backdrop.run.processes import each, no_bar
@@ -22,10 +23,17 @@ ChunkResult = TypeVar("ChunkResult")
 
 Opened = TypeVar("Opened")
 
+Item = TypeVar("Item")
+
 
 def spans(count: int, length: int) -> list[range]:
     """Frames 0 to `count` - 1 in chunks of `length` frames, the last with the rest; of no frames one empty chunk."""
     return [range(start, min(start + length, count)) for start in range(0, max(count, 1), length)]
+
+
+def spread(items: Sequence[Item], most: int) -> list[Item]:
+    """At most so many of them, evenly from the first to the last."""
+    return [items[k] for k in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)]
 
 
 def by_sequence(

@@ -29,6 +29,7 @@ from backdrop.networks.model_folders import save_network
 from backdrop.networks.predictor import BOX_LEVEL, presence
 from backdrop.networks.student import StudentNetwork, sharpen
 from backdrop.networks.synthesis import SynthesisNetwork
+from backdrop.video.encode import encode_video
 from tests.backdrop_command import call
 from tests.handmade_run import HEIGHT, WIDTH, scene
 from tests.small_pipeline import small_params
@@ -132,6 +133,38 @@ def test_onnxruntime_gives_what_pytorch_gives(
             assert a.shape == b.shape
             assert len(a) == batch
             assert np.abs(a - b).max() < NEAR, field
+
+
+def test_in_8_bits_the_students_mask_is_nearly_the_same_and_all_of_the_detector_is(
+    graphs: dict[str, Path], folders: dict[str, Path], images: np.ndarray, tmp_path: Path
+) -> None:
+    for i, image in enumerate(images):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), image[..., ::-1])
+    (tmp_path / "clip").mkdir()
+    encode_video(tmp_path / "clip" / "clip.mp4", iter(images.repeat(12, axis=0)), fps=24)
+    status, text = call(
+        "onnx", "-o", tmp_path / "small.onnx", "--model", folders["student"],
+        *("--int8", tmp_path / "*.png", "--int8", tmp_path / "clip"),
+    )  # fmt: skip
+    assert status == 0, text
+    x = tensor("student", images)
+    full, small = by_onnxruntime(graphs["student"], x), by_onnxruntime(tmp_path / "small.onnx", x)
+    assert 0 < np.abs(full.mask - small.mask).mean() < 0.02
+    assert ((full.mask > 0.5) == (small.mask > 0.5)).mean() > 0.97
+    assert np.abs(full.p - small.p).max() < NEAR
+    model = onnx.load(tmp_path / "small.onnx")
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("DequantizeLinear") > kinds.count("QuantizeLinear") > 5
+    about = {entry.key: entry.value for entry in model.metadata_props}
+    before = {entry.key: entry.value for entry in onnx.load(graphs["student"]).metadata_props}
+    assert about == before | {"int8": "6"}  # four images, and two seconds of video
+    assert [value.doc_string for value in model.graph.output] == [RANGES[name] for name in Outputs._fields]
+
+
+def test_8_bits_without_a_student_are_an_error(segmenters: dict[str, Segmenter], tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match="no student"):
+        export_onnx(segmenters["bare"], tmp_path / "small.onnx", [np.zeros((20, 20, 3), np.uint8)])
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["student", "bare"])
