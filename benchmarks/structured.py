@@ -34,7 +34,7 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import Mask, Predictions, Soft, read_threshold, split_truth
 from backdrop.measures import boundary_f, jaccard
 from backdrop.params import read
-from backdrop.run.chunks import one_thread
+from backdrop.run.chunks import one_thread, spread
 
 ROOT = Path(__file__).resolve().parent.parent
 GIVEN = {"superpixel_background": 1.0, "superpixel_foreground": 1.0, "detection": 0.5}
@@ -83,7 +83,7 @@ def cases(run: Path, count: int) -> Iterator[Case]:
         paper = data / "predictions_paper" / path.name
         own = Predictions(paper) if paper.is_file() else soft
         there = [t for t in range(len(frames)) if frames.has_mask(t) and soft.has(t)]
-        for t in [there[k] for k in np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(int)]:
+        for t in spread(there, count):
             stored = frames.mask(t)
             assert stored is not None
             boxes = (best_finding(one.box[t], one.p[t]) for one in (soft, own))

@@ -28,7 +28,7 @@ from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.masks import MaskArchive, Predictions, read_threshold, resize_mask, split_truth, within
 from backdrop.params import read
-from backdrop.run.chunks import one_thread
+from backdrop.run.chunks import one_thread, spread
 
 LEARNED_PIXELS = 427 * 240
 """Frames are learned from at this size: kernels and superpixels shrink with them, and kernels are normalized."""
@@ -149,9 +149,7 @@ def stored_examples(frames: Path, predictions: Path, targets: Path, params: CRFP
             continue
         images, soft, masks = FrameArchive(places[0]), Predictions(places[1]), MaskArchive(path)
         there = [t for t in range(len(images)) if masks.has(t) and soft.has(t)]
-        for t in [
-            there[k] for k in np.unique(np.linspace(0, len(there) - 1, min(count, len(there))).round().astype(int))
-        ]:
+        for t in spread(there, count):
             box, size = best_finding(soft.box[t], soft.p[t]), soft.soft(t).shape[::-1]
             mask, void = split_truth(masks.gray(t))
             target = resize_mask(mask, (size[0], size[1]))

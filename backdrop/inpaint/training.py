@@ -24,6 +24,7 @@ from backdrop.networks import spatial
 from backdrop.networks.encoder import Features, feature_distance, normalize, square_distance
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import save_network
+from backdrop.run.chunks import spread
 
 CHECKPOINT_EVERY = 500
 """Iterations between two resume checkpoints."""
@@ -34,8 +35,7 @@ COLOR_FRAMES = 64
 
 def mean_color(data: TrainingFrames, kind: str) -> Float[Tensor, " 3"]:
     """The mean normalized color of up to `COLOR_FRAMES` of the images that an inpainter is to learn."""
-    chosen = np.linspace(0, len(data) - 1, min(COLOR_FRAMES, len(data))).round().astype(int)
-    rows = [Batch(*data[int(index)]) for index in chosen]
+    rows = [Batch(*data[index]) for index in spread(range(len(data)), COLOR_FRAMES)]
     pictures = [row.flow if kind == "flow" else row.image for row in rows if kind == "rgb" or row.flow_valid]
     if not pictures:
         return torch.zeros(3)

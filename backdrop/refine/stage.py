@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -22,12 +21,10 @@ from backdrop.io.index import is_streamed, read_videos
 from backdrop.io.masks import Predictions, entry, read_threshold, resize_mask, split_truth, within_region
 from backdrop.learn.source_files import run_key
 from backdrop.measures import jaccard
-from backdrop.run.chunks import by_sequence, cached_open
+from backdrop.run.chunks import by_sequence, cached_open, spread
 from backdrop.run.processes import each
 from backdrop.thresholds import GRID, best_threshold
 from backdrop.video.streamed import check_frames, open_frames
-
-Item = TypeVar("Item")
 
 CRF_LEVELS = GRID[1::2]
 """Thresholds that are tried with the CRF: .1, .2 to .9."""
@@ -99,11 +96,6 @@ def choose_refined_threshold(folders: RefineFolders, params: CRFParams, workers:
     for (name, *_), part in zip(tasks, parts, strict=True):
         grids.setdefault(name, []).append(part)
     return best_threshold([np.concatenate(part) for part in grids.values()], CRF_LEVELS), chosen_on
-
-
-def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most so many of them, from the first to the last."""
-    return [items[k] for k in np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)]
 
 
 def _refined_grid(frames: Path, predictions: Path, some: list[int], params: CRFParams) -> np.ndarray:

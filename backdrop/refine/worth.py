@@ -20,7 +20,8 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import trained_sequences
 from backdrop.io.masks import MaskArchive, Predictions, read_threshold, resize_mask, split_truth
 from backdrop.measures import jaccard
-from backdrop.refine.stage import RefineFolders, predicted_counts, spread
+from backdrop.refine.stage import RefineFolders, predicted_counts
+from backdrop.run.chunks import spread
 from backdrop.run.processes import each
 from backdrop.video.streamed import open_frames
 

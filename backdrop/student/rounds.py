@@ -42,13 +42,14 @@ from backdrop.networks.model_folders import load_network, save_network
 from backdrop.networks.motion_network import MOTION_WEIGHTS
 from backdrop.networks.predictor import Predictor
 from backdrop.networks.student import StudentNetwork
+from backdrop.run.chunks import spread
 from backdrop.student.cues.prior import prior_files
 from backdrop.student.e_step import Expectation, working_student
 from backdrop.student.labels.applied import TaughtFrames
 from backdrop.student.labels.checked import FrameLabels, read_labels
 from backdrop.student.labels.files import label_files
 from backdrop.student.parameters import StudentFolders, StudentStage
-from backdrop.student.pseudo_masks import CONSENSUS_FRAMES, some_frames
+from backdrop.student.pseudo_masks import CONSENSUS_FRAMES
 from backdrop.student.targets import IGNORED, augment, student_loss, targets, to_normal
 from backdrop.thresholds import best_threshold
 
@@ -159,7 +160,7 @@ class SelfTraining:
         most = min(CONSENSUS_FRAMES, max(1, THRESHOLD_FRAMES // len(labels)))
         for archive, stored in zip(self.data.frames, labels, strict=True):
             rows = []
-            for t in some_frames(len(archive), most, self.student.every):
+            for t in spread(range(0, len(archive), self.student.every), most):
                 subject, unknown = stored[t] % IGNORED > IGNORED // 2, stored[t] == IGNORED
                 if subject.any():
                     soft = within_region(student.raw([archive.image(t)])[0], archive.region)

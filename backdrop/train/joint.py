@@ -32,6 +32,7 @@ from backdrop.networks.encoder import Features, denormalize, normalize
 from backdrop.networks.inpainter import Inpainter, load_inpainter
 from backdrop.networks.model_folders import save_network
 from backdrop.networks.synthesis import SynthesisNetwork
+from backdrop.run.chunks import spread
 from backdrop.train.augmentation import ColorChange, mirrored
 from backdrop.train.background import Backgrounds
 from backdrop.train.losses import objective
@@ -80,8 +81,8 @@ def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:
     """
     sides = []
     for flow in flows:
-        for t in np.linspace(0, len(flow) - 1, min(START_FRAMES, len(flow))).round().astype(int):
-            vectors, valid = flow.read(int(t))
+        for t in spread(range(len(flow)), START_FRAMES):
+            vectors, valid = flow.read(t)
             soft = flow_soft(vectors, valid)
             box = box_from_mask(flow_mask(soft, otsu(soft, valid)))
             if box is not None:

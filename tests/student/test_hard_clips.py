@@ -17,10 +17,11 @@ from backdrop.motion.homography import load_homographies
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.networks.motion_network import fit_norms, load_motion_network, shipped_motion_network
 from backdrop.render.clip import Clip
+from backdrop.run.chunks import spread
 from backdrop.student.cues import cue_names, frame_cues
 from backdrop.student.cues.motion import FIT_FRAMES, fitted_network
 from backdrop.student.fusion import consensus, fuse
-from backdrop.student.pseudo_masks import Work, allocate, fit_motion, gather_cues, pseudo_mask, some_frames
+from backdrop.student.pseudo_masks import Work, allocate, fit_motion, gather_cues, pseudo_mask
 from backdrop.student.targets import IGNORED
 from tests.frame_archives import ImageList
 from tests.handmade_run import make_run
@@ -105,7 +106,7 @@ def test_the_e_step_asks_the_network_that_was_fitted(tmp_path: Path) -> None:
     fit_motion(work, params)
     network = load_motion_network(work.motion)
     sequence = StabilizedSequence(FrameArchive(archive), load_homographies(homographies), params.size)
-    expected = fitted_network(sequence, some_frames(12, FIT_FRAMES), params).state_dict()
+    expected = fitted_network(sequence, spread(range(12), FIT_FRAMES), params).state_dict()
     assert all(torch.equal(value, expected[key]) for key, value in network.state_dict().items())
     torch.nn.init.zeros_(network.head[0].weight)
     torch.nn.init.constant_(network.head[0].bias, 9.0)

@@ -14,6 +14,7 @@ from backdrop.errors import BackdropError
 from backdrop.io.index import is_streamed, read_videos, trained_frames
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.report.scores import j_mean, read_scores, result_of
+from backdrop.run.chunks import spread
 
 PATHS = {
     "masks": "data/davis/Annotations",
@@ -129,7 +130,7 @@ def _looked_at(project: Path) -> Iterator[LookedAt]:
         masks = MaskArchive(data / "masks" / f"{name}.zip")
         soft = Predictions(data / "predictions" / f"{name}.zip")
         count = len(masks)
-        yield _found(name, masks, soft, sorted({int(t) for t in np.linspace(0, count - 1, min(each, count))}))
+        yield _found(name, masks, soft, spread(range(count), each))
 
 
 def _found(name: str, masks: MaskArchive, predictions: Predictions, frames: Sequence[int]) -> LookedAt:

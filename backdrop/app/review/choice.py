@@ -18,6 +18,7 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.index import trained_sequences
 from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.params import read
+from backdrop.run.chunks import spread
 from backdrop.student.labels.checked import read_labels
 from backdrop.student.labels.files import labels_place
 
@@ -70,7 +71,7 @@ def _of_sequence(data: Path, name: str, video: str, most: int) -> Iterator[Candi
     soft = Predictions(data / "predictions" / f"{video}.zip")
     count, whole = len(frames), FrameArchive(data / "frames" / f"{video}.zip").names
     first = whole.index(frames.names[0])
-    for t in sorted({int(t) for t in np.linspace(0, count - 1, min(most, count))}):
+    for t in spread(range(count), most):
         place = first + t
         if masks.has(place) and soft.has(place):
             small = cv2.resize(frames.image(t), LOOK, interpolation=cv2.INTER_AREA)

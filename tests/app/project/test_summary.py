@@ -12,6 +12,7 @@ import pytest
 from backdrop.app.project import summary as module
 from backdrop.app.project.summary import LookedAt, summary
 from backdrop.errors import BackdropError
+from backdrop.run.chunks import spread
 from tests.handmade_run import make_run, write_index, write_masks, write_predictions
 from tests.scored_project import scored_project
 from tests.small_pipeline import ROOT
@@ -98,7 +99,7 @@ def test_of_a_long_video_some_frames_are_looked_at(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(module.MaskArchive, "gray", lambda self, t: seen.append(t) or plain(self, t))
     make_run(project / "data", {"one": "all"}, frames=40)
     summary(project)
-    assert sorted(set(seen)) == sorted({int(t) for t in np.linspace(0, 39, 8)})
+    assert sorted(set(seen)) == spread(range(40), 8)
 
 
 def test_damaged_scores_are_one_line(tmp_path: Path) -> None:
