@@ -23,7 +23,7 @@ from backdrop.motion.homography import Homographies, load_homographies
 from backdrop.motion.neighbors import StabilizedSequence
 from backdrop.motion.parameters import StabilizeParams
 from backdrop.networks.motion_network import load_motion_network
-from backdrop.run.chunks import cached_open
+from backdrop.run.chunks import cached_open, spread
 from backdrop.run.space import take_room
 from backdrop.student.camera import refit
 from backdrop.student.cues import cue_names, frame_cues
@@ -174,7 +174,8 @@ def stabilized_frames(work: Work, size: tuple[int, int], params: StudentParams) 
 def fit_motion(work: Work, params: StudentParams) -> None:
     """Write the motion network that is fitted to a sequence to `work.motion`."""
     cv2.setNumThreads(1)
-    network = fitted_network(stabilized_frames(work, params.size, params), some_frames(work.count, FIT_FRAMES), params)
+    sequence = stabilized_frames(work, params.size, params)
+    network = fitted_network(sequence, spread(range(work.count), FIT_FRAMES), params)
     with atomic_path(work.motion) as temporary:
         temporary.write_bytes(save(network.state_dict()))
 
@@ -193,12 +194,6 @@ def find_regions(work: Work, cues: Sequence[str], params: StudentParams) -> None
             out[cue][t] = plane
         for planes in out.values():
             planes.flush()
-
-
-def some_frames(count: int, most: int, every: int = 1) -> list[int]:
-    """At most so many of the frames 0, `every`, ..., spread over a sequence."""
-    used = np.arange(0, count, every)
-    return [int(t) for t in used[np.linspace(0, len(used) - 1, min(most, len(used))).round().astype(int)]]
 
 
 def gather_cues(work: Work, span: range, params: StudentParams) -> None:
@@ -232,7 +227,7 @@ def weigh_cues(work: Work, params: StudentParams) -> dict[str, float]:
     """The weights of a sequence's cues, by their consensus."""
     cv2.setNumThreads(1)
     evidence = np.load(work.evidence, mmap_mode="r")
-    some = some_frames(work.count, CONSENSUS_FRAMES, params.every)
+    some = spread(range(0, work.count, params.every), CONSENSUS_FRAMES)
     weights = consensus([read_cues(evidence[t], params) for t in some], params.size, params.consensus, params.subjects)
     return dict.fromkeys(cue_names(params), 1e-4) | weights
 
