@@ -15,8 +15,10 @@ from typing import NamedTuple
 
 from backdrop.errors import BackdropError
 from backdrop.frames.entries import (
+    CDNET_REGION,
     PLAIN_FILES,
     Entry,
+    is_region,
     is_truth,
     kind_by_name,
     look_at,
@@ -146,8 +148,8 @@ class _Search:
                 self._pass(path, why)
         elif os.path.lexists(path):
             self.bases.append(_absolute(path).parent)
-            if listed and not kind_by_name(path) and path.suffix.lower() in PLAIN_FILES:
-                self._pass(path, "neither image nor video")
+            if listed and (is_region(path) or (not kind_by_name(path) and path.suffix.lower() in PLAIN_FILES)):
+                self._pass(path, CDNET_REGION if is_region(path) else "neither image nor video")
             else:
                 self._add(path, self._fault(path))
         elif str(given).startswith("~"):
@@ -189,10 +191,10 @@ class _Search:
             if os.path.isdir(path):
                 for file, fault in self._files(path):
                     self._add(file, fault)
-            elif kind_by_name(path):
+            elif kind_by_name(path) and not is_region(path):
                 self._add(path, self._fault(path))
             else:
-                self._pass(path, look_at(path).why)
+                self._pass(path, CDNET_REGION if is_region(path) else look_at(path).why)
         if len(self.found) == before:
             self._add(Path(pattern), f"{show(pattern)} matches none of {ACCEPTED}")
 
@@ -272,15 +274,12 @@ class _Search:
             why: str | None = entry.why
             if entry.kind == "folder":
                 why = self._why_folder(entry, entries, linked)
-            elif path.name in ("ROI.bmp", "ROI.jpg") and any(e.path.name == "input" for e in entries):
-                self._pass(path, "CDnet's region of interest")
-                continue
             if entry.kind == "folder" and why is None:
                 yield from self._walk(path, linked or link)
-            elif entry.kind in ("image", "video"):
+            elif entry.kind in ("image", "video") and not is_region(path):
                 yield path, f"{show(path)}: {why}" if why else ""
             else:
-                self._pass(path, why or "")
+                self._pass(path, CDNET_REGION if is_region(path) else why or "")
 
     def _why_folder(self, entry: Entry, beside: Sequence[Entry], linked: bool) -> str | None:
         """Why a folder is no input, "" where that need not be told; None: it is one."""

@@ -110,6 +110,14 @@ def is_truth(entry: Entry, beside: Iterable[Entry]) -> bool:
     return any(one.kind == "folder" and one.path.name.lower() in TRUTH_BESIDE.get(name, ()) for one in others)
 
 
+CDNET_REGION = "CDnet's region of interest"
+
+
+def is_region(path: Path) -> bool:
+    """Whether a file is the `CDNET_REGION` of the frames in `input` beside it."""
+    return path.name in ("ROI.bmp", "ROI.jpg") and path.with_name("input").is_dir()
+
+
 def passed_over(entries: Iterable[tuple[str, str]]) -> str:
     """What was passed over, as one line: for each reason how many, and the first names.
 

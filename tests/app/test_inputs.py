@@ -89,6 +89,11 @@ def test_truth_of_data_sets_is_no_input(tmp_path: Path) -> None:
     found, said = search(tmp_path / "cdnet")
     assert [source.file for source in found] == ["input/ROI.jpg", "input/in1.jpg"]
     assert "CDnet's region of interest: 2 (ROI.bmp, ROI.jpg)" in said
+    for inputs in ([f"{tmp_path}/cdnet/*"], sorted((tmp_path / "cdnet").iterdir()), [f"{tmp_path}/cd*/**/*"]):
+        found, said = search(*inputs)  # a pattern, and what a shell makes of it
+        assert [source.path.name for source in found] == ["ROI.jpg", "in1.jpg"]
+        assert "CDnet's region of interest: 2 (ROI.bmp, ROI.jpg)" in said
+    assert files(tmp_path / "cdnet" / "ROI.bmp") == ["ROI.bmp"], "who names it alone means it"
     touch(tmp_path, "reels/input/1.jpg", "reels/roi.mp4", "pictures/ROI.jpg")
     assert files(tmp_path / "reels") == ["input/1.jpg", "roi.mp4"]
     assert files(tmp_path / "pictures") == ["ROI.jpg"], "no `input` beside it"
