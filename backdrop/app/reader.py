@@ -17,8 +17,8 @@ from backdrop.run.chunks import spread
 from backdrop.run.threads import ahead
 from backdrop.video.decode import Tally, decode_video, probe
 
-SOME = 64
-"""Images that show the ranges of a network's values."""
+CALIBRATION_FRAMES = 64
+"""Enough images to show the ranges of a network's values."""
 
 
 class Frame(NamedTuple):
@@ -50,15 +50,15 @@ def frames_of(source: Source, every: int = 1, tally: Tally | None = None) -> Ite
 
 
 def some_frames(sources: Sequence[Source]) -> list[RGB]:
-    """Some `SOME` images of sources: of videos one a second, from the beginning of each.
+    """About `CALIBRATION_FRAMES` images of sources, as many of each; of videos one a second, from the beginning.
 
     Raises:
         BackdropError: one of them cannot be read.
     """
-    chosen, found = spread(sources, SOME), []
+    chosen, found = spread(sources, CALIBRATION_FRAMES), []
     for source in chosen:
         every = max(1, round(probe(source.path).fps)) if source.video else 1
-        found += [frame.image for frame in islice(frames_of(source, every), -(-SOME // len(chosen)))]
+        found += [frame.image for frame in islice(frames_of(source, every), -(-CALIBRATION_FRAMES // len(chosen)))]
     return found
 
 
