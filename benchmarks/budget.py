@@ -3,6 +3,7 @@
     python -m benchmarks.budget /path/to/mouse.mp4                               # budgets 500 1000 2000 4000
     python -m benchmarks.budget /path/to/mouse.mp4 --budgets 150 --only frames   # a try, in a minute
     python -m benchmarks.budget /path/to/mouse.mp4 --files 24 --budgets 4000 --out benchmarks/hour.json   # an hour
+    python -m benchmarks.budget /path/to/mouse.mp4 --files 24 --joined --budgets 4000    # the same in a single file
 
 The video, stretched to 1280 x 720, and its mirror image make a file; there are `--files` of them. Masks are of
 640 x 360, without the CRF. The subject is a dark animal on a light ground: the largest dark region that does not touch
@@ -23,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 
@@ -49,8 +51,13 @@ def dark_region(image: np.ndarray, level: int) -> np.ndarray:
     return ((labels == best) & bool(areas[best])).astype(np.uint8) * 255
 
 
-def prepare(video: Path, folder: Path, files: int, every: int, level: int) -> Path:
-    """Files that each show the video and its mirror image, and the masks of the first one."""
+def prepare(video: Path, folder: Path, files: int, every: int, level: int, *, joined: bool = False) -> Path:
+    """Files that each show the video and its mirror image, and the masks of the first one.
+
+    Args:
+        joined: one file that shows all of that `files` times. Of files that are the same, the same bursts are drawn, of
+            one long file each from another place.
+    """
     footage = folder / "videos"
     if footage.is_dir():
         return footage
@@ -68,10 +75,28 @@ def prepare(video: Path, folder: Path, files: int, every: int, level: int) -> Pa
                 yield large[:, ::-1] if mirrored else large
 
     encode_video(part / "v00.mp4", shown(), fps=30, quality=60)
-    for k in range(1, files):
+    if joined:
+        once = (part / "v00.mp4").rename(part / "once.mp4")
+        repeat(once, part / "v00.mp4", files)
+        once.unlink()
+    for k in range(1, 1 if joined else files):
         os.link(part / "v00.mp4", part / f"v{k:02d}.mp4")
     part.rename(footage)
     return footage
+
+
+def repeat(video: Path, out: Path, times: int) -> None:
+    """A video again and again in one file, its packets copied."""
+    with av.open(str(out), "w") as target, av.open(str(video)) as first:
+        shown = first.streams.video[0]
+        stream, length = target.add_stream_from_template(shown), shown.duration or 0
+        for k in range(times):
+            with av.open(str(video)) as source:
+                for packet in source.demux(source.streams.video[0]):
+                    if packet.pts is not None and packet.dts is not None:
+                        packet.pts, packet.dts = packet.pts + k * length, packet.dts + k * length
+                        packet.stream = stream
+                        target.mux(packet)
 
 
 def run(folder: Path, budget: int, footage: Path, args: argparse.Namespace, done: dict[str, Any], save: Any) -> None:
@@ -131,6 +156,7 @@ def main() -> None:
     parser.add_argument("video", type=Path)
     parser.add_argument("--budgets", type=int, nargs="+", default=[500, 1000, 2000, 4000])
     parser.add_argument("--files", type=int, default=1)
+    parser.add_argument("--joined", action="store_true", help="one file that is as long as all of them")
     parser.add_argument("--truth", type=int, default=40, help="a mask for every n-th frame of the first file")
     parser.add_argument("--dark", type=int, default=70, help="gray level below which a pixel is the subject's")
     parser.add_argument("--set", nargs="*", default=SETTINGS, help="further overrides")
@@ -140,7 +166,8 @@ def main() -> None:
     args = parser.parse_args()
     work = args.work.resolve()
     work.mkdir(parents=True, exist_ok=True)
-    footage = prepare(args.video, work / f"footage{args.files}", args.files, args.truth, args.dark)
+    shape = f"{args.files}joined" if args.joined else str(args.files)
+    footage = prepare(args.video, work / f"footage{shape}", args.files, args.truth, args.dark, joined=args.joined)
     runs: dict[str, dict[str, Any]] = json.loads(args.out.read_text()) if args.out.is_file() else {}
 
     def save() -> None:
@@ -148,7 +175,7 @@ def main() -> None:
             temporary.write_text(json.dumps(runs, indent=1) + "\n", encoding="utf-8")
 
     for budget in args.budgets:
-        key = f"{args.files}_{budget}"
+        key = f"{shape}_{budget}"
         run(work / key, budget, footage, args, runs.setdefault(key, {}), save)
     done = {key: one for key, one in runs.items() if one.get("stages")}
     print(table(done))

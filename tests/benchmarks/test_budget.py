@@ -46,6 +46,18 @@ def test_a_file_shows_the_video_and_its_mirror_image_and_the_animal_is_the_truth
         assert jaccard(cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) > 0, truth) > 0.9
 
 
+def test_joined_files_are_one_long_video(clip: Path, tmp_path: Path) -> None:
+    footage = budget.prepare(clip, tmp_path / "work", 3, every=5, level=90, joined=True)
+    assert sorted(path.name for path in footage.iterdir()) == ["masks", "v00.mp4"]
+    found = list(decode_video(footage / "v00.mp4"))
+    assert [number for number, *_ in found] == list(range(6 * FRAMES))
+    assert np.allclose([time for _, time, _ in found], np.arange(6 * FRAMES) / 30, atol=1e-3)
+    images = [image.astype(int) for *_, image in found]
+    for t in (0, 7, 2 * FRAMES - 1):
+        assert np.abs(images[t + 4 * FRAMES] - images[t]).mean() < 1
+    assert len(list((footage / "masks" / "v00").iterdir())) == FRAMES // 5
+
+
 def test_a_stage_is_measured_once(
     clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
