@@ -23,6 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,13 +88,11 @@ def run_until(command: Sequence[str], seconds: float, log: Path) -> str:
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            for sent in (signal.SIGINT, signal.SIGKILL):
-                if child.poll() is None:
+            for sent in (signal.SIGINT, signal.SIGKILL):  # what the command started may outlive it
+                with suppress(ProcessLookupError):
                     os.killpg(child.pid, sent)
-                    try:
-                        child.wait(5)
-                    except subprocess.TimeoutExpired:
-                        continue
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(5)
     if status is None:
         return "no time"
     last = log.read_text(errors="replace").strip().splitlines()[-1:] or [""]
