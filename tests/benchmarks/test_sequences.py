@@ -51,6 +51,17 @@ def test_the_table_says_where_both_baselines_are_beaten() -> None:
     assert lines[4].endswith("| 1 of 2 | 4.0 |")
 
 
+def test_without_baselines_as_on_a_budget_none_is_beaten() -> None:
+    results = [result(name, 0.8, 0.7, 0.2) for name in ("camel", "dog")]
+    for one in results:
+        one["scores"]["baselines"] = {}
+    lines = table(results).splitlines()
+    assert lines[2].startswith("| camel | 0.80 / 0.40 |")
+    assert "| nan / nan | nan / nan |" in lines[2]
+    assert lines[2].endswith("| no | 4.0 |")
+    assert lines[4].startswith("| **mean** | 0.800 / 0.400 |")
+
+
 def test_results_recorded_under_the_older_name_of_d_and_s_are_read() -> None:
     now, before = result("camel", 0.8, 0.7, 0.2), result("camel", 0.8, 0.7, 0.2)
     before["scores"] = {key.replace("d_and_s", "method_paper"): value for key, value in before["scores"].items()}
