@@ -7,7 +7,7 @@ Each step is a process of its own: what one lacks (a package, memory, time) cost
 
 1. `run.json`: the machine, its PyTorch, and packages that are missing. It is written first, and after each step.
 2. `gpu.json`: steps at the papers' scale, and whether processor and GPU agree (`benchmarks.gpu`), a third of the time.
-3. `sequences.json`: sequences trained by `scale=gpu`, as many at a time as there are cores for, until the time is up;
+3. `sequences.json`: sequences trained by `scale=gpu`, one for two cores at a time, until the time is up;
    `<name>.safetensors`: the student of each of the first five, in half precision.
 4. In `run.json`: `predict` on a video of 1280 x 720 made of the first sequence, by its model; frames a second.
 """
@@ -18,6 +18,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,15 +100,21 @@ def run_until(command: Sequence[str], seconds: float, log: Path) -> str:
     return "done" if status == 0 else f"failed with status {status}: {last[0]}"
 
 
+def finished(work: Path) -> list[Path]:
+    """The folders of the sequences that are done, in the order in which they were."""
+    done = sorted(work.glob("*/*/result.json"), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in done]
+
+
 def collect(work: Path, out: Path, most: int = STUDENTS) -> list[dict[str, Any]]:
     """The results of the sequences that are done, into sequences.json, and the first students beside it."""
     results = []
-    for done in sorted(work.glob("*/*/result.json"), key=lambda path: path.stat().st_mtime):
-        results.append(json.loads(done.read_text(encoding="utf-8")))
+    for folder in finished(work):
+        results.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
         if len(results) <= most:
-            state = load_file(done.parent / "models" / "segmenter" / "model.safetensors")
+            state = load_file(folder / "models" / "segmenter" / "model.safetensors")
             student = {name: value.half() for name, value in state.items() if name.startswith("student.")}
-            save_file(student, out / f"{done.parent.name}.safetensors")
+            save_file(student, out / f"{folder.name}.safetensors")
     with atomic_path(out / "sequences.json") as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return results
@@ -122,10 +129,10 @@ def film(frames: Sequence[Path], path: Path, length: int) -> Path:
 
 def predict(work: Path, root: Path, most: float, frames: int) -> dict[str, Any]:
     """`predict` by the model of the first sequence that is done: the whole command, and without its start."""
-    done = sorted(work.glob("*/*/result.json"), key=lambda path: path.stat().st_mtime)
-    if not done:
+    runs, begun = finished(work), time.monotonic()
+    if not runs:
         return {"outcome": "no sequence was done"}
-    run, begun = done[0].parent, time.monotonic()
+    run = runs[0]
     images = sorted(root.glob(f"JPEGImages/*/{run.name}/*.jpg"))[:40]
     seconds = []
     for length in (2, frames):
@@ -153,6 +160,7 @@ def main() -> None:
     args = parser.parse_args()
     begun, out, root = time.monotonic(), args.out.resolve(), args.root.resolve()
     work = out.parent / f"{out.name}.work"
+    shutil.rmtree(work, ignore_errors=True)  # what a rehearsal left is no result of this run
     for folder in (out, work):
         folder.mkdir(parents=True, exist_ok=True)
     cuda = torch.cuda.is_available()

@@ -10,8 +10,8 @@ iterations at any size: what grows with the frames is what it does around them. 
 and of what it started: other work on the machine hardly changes it. Memory is the largest sum, over the
 stage's processes, of the pages that are theirs (a page that several share is divided among them; pages of files do not
 count), four times a second.
-Prints a table; writes benchmarks/growth_<size>[_budget<n>].json. A stage that was measured is not run again: stopped,
-it goes on.
+Prints a table; writes benchmarks/growth_<size>[_length<n>][_budget<n>].json. A stage that was measured is not run
+again: stopped, it goes on.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from backdrop.params import compose_params
 from benchmarks.bench import machine
 
 ROOT = Path(__file__).resolve().parent.parent
+LENGTH = 10
+"""Frames of a video, if nothing else is asked for."""
 BY_VIDEO = ("score", "report")
 """What they leave on disk are pictures and rows of videos, as large for a long video as for a short one."""
 FEW = [
@@ -160,13 +162,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--times", nargs="+", type=int, default=[1, 10, 100])
     parser.add_argument("--size", nargs=2, type=int, default=[160, 96], help="of the footage and of the student")
-    parser.add_argument("--length", type=int, default=10, help="frames of a video")
+    parser.add_argument("--length", type=int, default=LENGTH, help="frames of a video")
     parser.add_argument("--budget", type=int, default=0, help="data.budget; 0: all frames are stored and trained on")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "growth")
     parser.add_argument("--plan", nargs=2, type=int, metavar=("FRAMES", "VIDEOS"), help="also what these would take")
     args = parser.parse_args()
     size = "x".join(map(str, args.size))
-    name = f"{size}_budget{args.budget}" if args.budget else size
+    name = size + (f"_length{args.length}" if args.length != LENGTH else "")
+    name += f"_budget{args.budget}" if args.budget else ""
     work = args.work.resolve() / name
     state = work / "state.json"
     runs: dict[str, dict[str, Any]] = json.loads(state.read_text()) if state.is_file() else {}

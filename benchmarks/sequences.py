@@ -148,7 +148,9 @@ def _take_over(base: Path, folder: Path) -> dict[str, float]:
 
 def interval(values: list[float]) -> tuple[float, float]:
     """95 % bootstrap interval (percentiles) of the mean over sequences."""
-    if len(set(values)) < 2 or np.isnan(values).any():
+    if np.isnan(values).any():
+        return float("nan"), float("nan")
+    if len(set(values)) < 2:
         return values[0], values[0]
     found = bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
     return float(found.low), float(found.high)
@@ -161,9 +163,9 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         scores = [result_of(result["scores"], key) or {} for key in RESULTS]
         unknown = dict.fromkeys(("J_mean", "F_mean"), float("nan"))  # of baselines, on a budget
-        pairs = [(one["J_mean"], one["F_mean"]) for one in (unknown | one for one in scores)]
+        pairs = [(one["J_mean"], one["F_mean"]) for one in (unknown | dict(one) for one in scores)]
         further = [scores[0].get(key, float("nan")) for key in FURTHER]
-        beats = pairs[0][0] > max(pairs[-1][0], pairs[-2][0])
+        beats = all(pairs[0][0] > other for other, _ in pairs[-2:])
         minutes = float("nan") if result["cpu_minutes"] is None else result["cpu_minutes"]  # a run that was cut off
         cells.append([*pairs, *further, beats, minutes])
         marks = [*(f"{j:.2f} / {f:.2f}" for j, f in pairs), *(f"{value:.2f}" for value in further)]

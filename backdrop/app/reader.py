@@ -10,6 +10,8 @@ import numpy as np
 
 from backdrop.app.segmenter import Segmenter
 from backdrop.app.sources import Source
+from backdrop.errors import BackdropError
+from backdrop.frames.layouts.listing import warn
 from backdrop.io.images import RGB, decode_image
 from backdrop.io.masks import Mask
 from backdrop.networks.predictor import Prediction
@@ -52,13 +54,24 @@ def frames_of(source: Source, every: int = 1, tally: Tally | None = None) -> Ite
 def some_frames(sources: Sequence[Source]) -> list[RGB]:
     """About `CALIBRATION_FRAMES` images of sources, as many of each; of videos one a second, from the beginning.
 
+    A source that cannot be read is warned of, and costs itself alone.
+
     Raises:
-        BackdropError: one of them cannot be read.
+        BackdropError: not one of them can be read.
     """
-    chosen, found = spread(sources, CALIBRATION_FRAMES), []
+    chosen, found = spread([source for source in sources if not source.fault], CALIBRATION_FRAMES), []
+    faults = [source.fault for source in sources if source.fault]
     for source in chosen:
-        every = max(1, round(probe(source.path).fps)) if source.video else 1
-        found += [frame.image for frame in islice(frames_of(source, every), -(-CALIBRATION_FRAMES // len(chosen)))]
+        try:
+            every = max(1, round(probe(source.path).fps)) if source.video else 1
+            for frame in islice(frames_of(source, every), -(-CALIBRATION_FRAMES // len(chosen))):
+                found.append(frame.image)
+        except BackdropError as fault:
+            faults.append(str(fault))
+    if not found:
+        raise BackdropError(faults[0] if faults else "no footage is given by which the student is brought to 8 bits")
+    for trouble in faults:
+        warn(trouble)
     return found
 
 

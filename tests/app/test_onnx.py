@@ -140,6 +140,7 @@ def test_in_8_bits_the_students_mask_is_nearly_the_same_and_all_of_the_detector_
 ) -> None:
     for i, image in enumerate(images):
         cv2.imwrite(str(tmp_path / f"{i}.png"), image[..., ::-1])
+    (tmp_path / "bad.png").write_bytes(b"no picture")  # costs itself alone
     (tmp_path / "clip").mkdir()
     encode_video(tmp_path / "clip" / "clip.mp4", iter(images.repeat(12, axis=0)), fps=24)
     status, text = call(
@@ -147,6 +148,7 @@ def test_in_8_bits_the_students_mask_is_nearly_the_same_and_all_of_the_detector_
         *("--int8", tmp_path / "*.png", "--int8", tmp_path / "clip"),
     )  # fmt: skip
     assert status == 0, text
+    assert "bad.png is no readable image" in text
     x = tensor("student", images)
     full, small = by_onnxruntime(graphs["student"], x), by_onnxruntime(tmp_path / "small.onnx", x)
     assert 0 < np.abs(full.mask - small.mask).mean() < 0.02
@@ -159,6 +161,16 @@ def test_in_8_bits_the_students_mask_is_nearly_the_same_and_all_of_the_detector_
     before = {entry.key: entry.value for entry in onnx.load(graphs["student"]).metadata_props}
     assert about == before | {"int8": "6"}  # four images, and two seconds of video
     assert [value.doc_string for value in model.graph.output] == [RANGES[name] for name in Outputs._fields]
+
+
+def test_8_bits_by_footage_that_cannot_be_read_are_an_error(folders: dict[str, Path], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no picture")
+    status, text = call("onnx", "-o", tmp_path / "s.onnx", "--model", folders["student"], "--int8", bad)
+    assert status == 1
+    assert "bad.png is no readable image" in text
+    assert "Traceback" not in text
+    assert not (tmp_path / "s.onnx").exists()
 
 
 def test_8_bits_without_a_student_are_an_error(segmenters: dict[str, Segmenter], tmp_path: Path) -> None:

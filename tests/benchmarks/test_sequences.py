@@ -53,6 +53,10 @@ def test_the_table_says_where_both_baselines_are_beaten() -> None:
 
 def test_without_baselines_as_on_a_budget_none_is_beaten() -> None:
     results = [result(name, 0.8, 0.7, 0.2) for name in ("camel", "dog")]
+    for one, left in zip(results, ("mog2", "flow_threshold"), strict=True):
+        one["scores"]["baselines"].pop(left)
+        one["scores"]["baselines"][{"mog2": "flow_threshold", "flow_threshold": "mog2"}[left]]["J_mean"] = 0.1
+    assert table(results).splitlines()[4].endswith("| 0 of 2 | 4.0 |"), "what was not scored is not beaten"
     for one in results:
         one["scores"]["baselines"] = {}
     lines = table(results).splitlines()
@@ -60,6 +64,7 @@ def test_without_baselines_as_on_a_budget_none_is_beaten() -> None:
     assert "| nan / nan | nan / nan |" in lines[2]
     assert lines[2].endswith("| no | 4.0 |")
     assert lines[4].startswith("| **mean** | 0.800 / 0.400 |")
+    assert lines[5].count("nan to nan") == 2
 
 
 def test_results_recorded_under_the_older_name_of_d_and_s_are_read() -> None:
