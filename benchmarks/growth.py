@@ -9,7 +9,7 @@ for what the stages write. Each stage runs by its command line of dvc.yaml in a 
 iterations at any size: what grows with the frames is what it does around them. Time is the processor's, of the stage
 and of what it started: other work on the machine hardly changes it. Memory is the largest sum, over the
 stage's processes, of the pages that are theirs (a page that several share is divided among them; pages of files do not
-count), four times a second.
+count), at most four times a second.
 Prints a table; writes benchmarks/growth_<size>[_length<n>][_budget<n>].json. A stage that was measured is not run
 again: stopped, it goes on.
 """
@@ -82,8 +82,10 @@ def measure(command: list[str], folder: Path) -> dict[str, float]:
     with (folder / "log.txt").open("ab") as log:
         process = subprocess.Popen(words, cwd=folder, env=env, stdout=log, stderr=log)
         while (found := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+            began = time.perf_counter()
             peak = max(peak, resident(process.pid))
-            time.sleep(0.25)
+            # a look at large processes takes the kernel long: at most a twentieth of a core goes into looking
+            time.sleep(max(0.25, 20 * (time.perf_counter() - began)))
     _, status, used = found
     if status:
         code = os.waitstatus_to_exitcode(status)
