@@ -33,15 +33,16 @@ PATIENCE = 60.0
 
 _STAGE = re.compile(r"(Running) stage '([^']+)'|Stage '([^']+)' (?:didn't change|is cached)")
 
-_BAR = re.compile(r"(?:(.*?): )?\s*(\d+)%\|.*?\[[\d:]+<([\d:]+|\?)")
+_BAR = re.compile(r"(?:(.*?): )?\s*(\d+)%\|.*?\[[\d:]+<([\d:]+|\?)[^\]]*\]?")
 
 
 class Bar(NamedTuple):
-    """A progress bar of a stage: what it counts, percent, seconds left (None: not known)."""
+    """A progress bar of a stage: what it counts, percent, seconds left (None: not known), what stands behind it."""
 
     title: str
     percent: int
     left: float | None
+    behind: str = ""
 
 
 def run_steps(project: Path) -> None:
@@ -248,6 +249,8 @@ class Story:
             self._next(stage[2] or stage[3], ran=stage[1] is not None)
         elif bar:
             self._show(bar)
+            if bar.behind:  # a stage that was killed ends no line
+                self.hear(bar.behind)
         else:
             self.said.append(text)
             if text.startswith("warning: "):
@@ -336,7 +339,8 @@ class Story:
 
 def read_bar(text: str) -> Bar | None:
     """The state of one of tqdm's bars; None: it is something else."""
-    found = _BAR.match(text.strip("\r"))
+    text = text.strip("\r")
+    found = _BAR.match(text)
     if found is None:
         return None
     left = None
@@ -344,4 +348,4 @@ def read_bar(text: str) -> Bar | None:
         left = 0.0
         for part in found[3].split(":"):
             left = 60 * left + float(part)
-    return Bar((found[1] or "").strip(), int(found[2]), left)
+    return Bar((found[1] or "").strip(), int(found[2]), left, text[found.end() :])

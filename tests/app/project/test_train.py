@@ -67,6 +67,10 @@ def test_what_has_not_changed_is_one_line(project: Path) -> None:
     assert said.startswith("step 1 of 2: nothing changed, taken from an earlier run\nstep 2 of 2: learning")
 
 
+BAR = "import sys\nprint('student:  28%|## | 83/300 [00:34<01:35,  2.28it/s]', end='', flush=True)"
+"""A bar that nobody closes."""
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [
@@ -75,6 +79,11 @@ def test_what_has_not_changed_is_one_line(project: Path) -> None:
         ("import os\nos._exit(3)", "the step 'train' failed: failed to reproduce 'train'"),
         ("print('error: two:\\n  a: 1\\n  b: 2')\nraise SystemExit(1)", "failed: two: a: 1 b: 2;"),
         ("print('done, but wrote nothing')", "output 'b' does not exist"),
+        (f"{BAR}\nprint('error: no room')\nsys.exit(1)", "the step 'train' failed: no room;"),
+        (
+            f"{BAR}\nimport os\nos.kill(os.getpid(), 9)",
+            "failed: something outside ended it (signal 9)",
+        ),
     ],
 )
 def test_a_step_that_fails_is_named_with_its_last_error_and_the_log(code: str, words: str, project: Path) -> None:
@@ -221,6 +230,7 @@ def test_bars_are_read() -> None:
     )
     assert read_bar("x:   0%|          | 0/4 [00:00<?, ?it/s]") == Bar("x", 0, None)
     assert read_bar(" 50%|##   | 1/2 [1:00:00<2:00:01, 3s/it]") == Bar("", 50, 7201)
+    assert read_bar("x: 50%|##   | 1/2 [00:01<00:01, 1s/it]error: a") == Bar("x", 50, 1, "error: a")
     assert read_bar("frames: 12frame [00:01, 8frame/s]") is None
     assert read_bar("loss 50% [x]") is None
 
