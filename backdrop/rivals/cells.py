@@ -31,7 +31,7 @@ from backdrop.learn.source_files import reached_from
 from backdrop.params import Params, read
 from backdrop.rivals.footage import TEST_VIDEOS, Manifest, read_manifest
 from backdrop.rivals.material import Material, RivalSettings
-from backdrop.rivals.registry import load_rival, rival_file, trained_as
+from backdrop.rivals.registry import load_rival, model_key, rival_file, trained_as
 from backdrop.rivals.scores import score_sequence
 from backdrop.rivals.spent import forget_try, note_peak, peak_mb, spent_seconds
 
@@ -47,11 +47,16 @@ class RivalParams(Section):
 
     Attributes:
         cpu_minutes: a sequence that takes more is stopped and marked.
-        instance_model: path of the model for the rival of that name, or null.
+        instance_model, person_model: path of the model for the rival `instance_model`, `person_segmenter`; or null.
     """
 
     cpu_minutes: Positive
     instance_model: str | None = Field(default=None, min_length=1)
+    person_model: str | None = Field(default=None, min_length=1)
+
+    def model_of(self, rival: str) -> str | None:
+        """The path of a rival's model; None: it has none."""
+        return getattr(self, key) if (key := model_key(rival)) else None
 
 
 def cell_folder(rival: str, footage: str) -> Path:
@@ -110,7 +115,9 @@ def cell_key(rival: str, frames: str, params: Params) -> str:
     here = Path(__file__).parent
     for path in sorted(reached_from([rival_file(rival), here / "material.py", here / "scores.py"])):
         digest.update(path.read_bytes())
-    for section in (params.stabilize, params.student.size, params.crf, params.seed, rival_params()):
+    own = rival_params()
+    settings = (own.cpu_minutes, own.model_of(rival))
+    for section in (params.stabilize, params.student.size, params.crf, params.seed, settings):
         digest.update(repr(section).encode())
     return digest.hexdigest()[:16]
 
@@ -193,7 +200,7 @@ def run_sequence(rival: str, footage: str, name: str) -> None:
     frames = FrameArchive(Path(manifest_of(footage).frames) / f"{name}.zip")
     found = DETECTIONS / f"{name}.zip"
     boxes = Predictions(found).box.__getitem__ if footage == TEST_VIDEOS and found.is_file() else None
-    material = Material(frames, RivalSettings(read(PARAMS), scratch, known.instance_model, boxes))
+    material = Material(frames, RivalSettings(read(PARAMS), scratch, known.model_of(rival), boxes))
     try:
         write_soft_masks(folder / f"{name}.zip", checked(rival, load_rival(rival)(material), material))
     finally:

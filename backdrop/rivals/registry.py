@@ -21,6 +21,7 @@ class RivalEntry(NamedTuple):
         title: in tables.
         supervised: "no", or what labels made by people went into it.
         works: where it is known to work, by a test on a scene rendered for it.
+        model: the key of `rivals/params.yaml` that names its model's file; "": it needs none.
         trained_as: another rival, whose checkpoints it goes on from and adds to, as its training is the same; "": none.
     """
 
@@ -29,6 +30,7 @@ class RivalEntry(NamedTuple):
     supervised: str
     works: str
     trained_as: str = ""
+    model: str = ""
 
 
 RIVALS: dict[str, RivalEntry] = {
@@ -44,7 +46,12 @@ RIVALS: dict[str, RivalEntry] = {
     "cis_crf": RivalEntry("learned.cis", "CIS, CRF", "no", "any camera", trained_as="cis"),
     "copy_paste": RivalEntry("learned.copy_paste", "Copy-paste GAN", "no", "standing camera"),
     "u2netp": RivalEntry("learned.u2netp", "U2-Net, light", "saliency masks", "a bright thing before a plain ground"),
-    "instance_model": RivalEntry("learned.instance_model", "Instance model", "as its makers say", "a made model"),
+    "person_segmenter": RivalEntry(
+        "learned.person_segmenter", "Person segmenter", "masks of persons", "stand-in", model="person_model"
+    ),
+    "instance_model": RivalEntry(
+        "learned.instance_model", "Instance model", "as its makers say", "a made model", model="instance_model"
+    ),
 }
 
 
@@ -60,6 +67,11 @@ def load_rival(name: str) -> Rival:
 def trained_as(name: str) -> str:
     """The rival by whose name its checkpoints lie: itself, or one whose training is the same."""
     return _entry(name).trained_as or name
+
+
+def model_key(name: str) -> str:
+    """The key of `rivals/params.yaml` that names a rival's model; "": it needs none."""
+    return _entry(name).model
 
 
 def rival_file(name: str) -> Path:

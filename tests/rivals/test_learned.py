@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -15,6 +16,7 @@ from backdrop.rivals.cells import scratch_folder
 from backdrop.rivals.learned import cis, copy_paste
 from backdrop.rivals.learned import dilate_unet as unet
 from backdrop.rivals.learned.instance_model import instance_model
+from backdrop.rivals.learned.person_segmenter import PERSON_SIZE, person_segmenter
 from backdrop.rivals.learned.u2netp import u2netp
 from backdrop.rivals.spent import spent_seconds
 from tests.rivals.scenes import SIZE, PlainGround, material, quiet, settings, works
@@ -93,6 +95,54 @@ def test_a_checkpoint_of_torchvision_is_read_with_its_own_number_of_classes(tmp_
     torch.save(network.state_dict(), tmp_path / "five.pth")
     masks = found(tmp_path / "five.pth", tmp_path)
     assert [mask.shape for mask in masks] == [(SIZE[1], SIZE[0])] * 2
+
+
+def red_map(path: Path, shape: list[int]) -> cv2.dnn.Net:
+    """A network whose map is how red a pixel is."""
+    nodes = [
+        helper.make_node("Slice", ["image", "zero", "one", "one"], ["red"]),
+        helper.make_node("Reshape", ["red", "shape"], ["map"]),
+    ]
+    constants = [
+        helper.make_tensor("zero", TensorProto.INT64, [1], [0]),
+        helper.make_tensor("one", TensorProto.INT64, [1], [1]),
+        helper.make_tensor("shape", TensorProto.INT64, [len(shape)], shape),
+    ]
+    image = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, *PERSON_SIZE])
+    out = helper.make_tensor_value_info("map", TensorProto.FLOAT, shape)
+    graph = helper.make_graph(nodes, "persons", [image], [out], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return cv2.dnn.readNetFromONNX(str(path))
+
+
+def persons(model: Path | None, tmp_path: Path) -> list[np.ndarray]:
+    return list(person_segmenter(material(PlainGround(2), tmp_path, model=None if model is None else str(model))))
+
+
+def test_a_person_segmenter_gets_colors_from_0_to_1_and_its_map_comes_at_the_working_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "model.tflite"
+    model.touch()
+    network = red_map(tmp_path / "red.onnx", [1, 1, *PERSON_SIZE])
+    monkeypatch.setattr(cv2.dnn, "readNetFromTFLite", lambda _: network)
+    [first, _] = persons(model, tmp_path)
+    red = material(PlainGround(2), tmp_path).image(0)[..., 0] / 255
+    assert first.shape == red.shape
+    assert np.abs(first - red).mean() < 0.01
+    network = red_map(tmp_path / "flat.onnx", [1, PERSON_SIZE[0] * PERSON_SIZE[1]])
+    with pytest.raises(BackdropError, match=r"model\.tflite gives no map of its input's size, but an array \(65536,\)"):
+        persons(model, tmp_path)
+
+
+def test_a_person_segmenter_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match=r"npm pack @mediapipe/selfie_segmentation.* in rivals/params\.yaml"):
+        persons(None, tmp_path)
+    with pytest.raises(BackdropError, match=r"none\.tflite does not exist: it should be the person_model"):
+        persons(tmp_path / "none.tflite", tmp_path)
+    (tmp_path / "cut.tflite").write_bytes(b"TFL3" * 9)
+    with pytest.raises(BackdropError, match=r"OpenCV cannot read .*cut\.tflite as TFLite: "):
+        persons(tmp_path / "cut.tflite", tmp_path)
 
 
 def test_u2netp_finds_a_person_before_a_plain_ground(tmp_path: Path) -> None:
