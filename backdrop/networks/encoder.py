@@ -5,17 +5,19 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from backdrop.errors import BackdropError
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 EncoderKind = TypeVar("EncoderKind", bound=nn.Module)
 
@@ -100,7 +102,7 @@ def _efficientnet_lite(weights: str, key: str) -> Any:
     return network
 
 
-def resnet(name: str, weights: str, key: str = "encoder.weights") -> torchvision.models.ResNet:
+def resnet(name: str, weights: str, key: str = "encoder.weights") -> ResNet:
     """A torchvision ResNet ("resnet18", "resnet50").
 
     Args:
@@ -111,6 +113,8 @@ def resnet(name: str, weights: str, key: str = "encoder.weights") -> torchvision
     Raises:
         BackdropError: no network for the download, no such file, or a file that does not fit.
     """
+    import torchvision  # takes more than a second, and 80 MB of each process
+
     build = getattr(torchvision.models, name)
     if weights == "none":
         return build(weights=None)

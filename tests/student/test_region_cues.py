@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +72,24 @@ def test_long_sequences_are_looked_at_in_stretches_of_nearly_equal_length() -> N
         lengths = [len(span) for span in spans]
         assert max(lengths) <= STRETCH_FRAMES
         assert max(lengths) - min(lengths) <= 1
+
+
+def test_a_stretch_lets_its_flow_go_with_it_and_waits_for_no_garbage_collector(clip: Rendered) -> None:
+    gc.disable()
+    try:
+        stretch = Stretch(StabilizedSequence(clip, exact(clip.clip), SIZE), range(20))
+        assert stretch.flow(3) is stretch.flow(3)
+        gone = weakref.ref(stretch.flow(3).flow)
+        del stretch
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_what_computes_cues_does_not_load_torchvision() -> None:
+    """It takes 80 MB of each process and more than a second."""
+    code = "import sys, backdrop.student.pseudo_masks; raise SystemExit('torchvision' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_stretch_counts_from_its_first_frame(clip: Rendered) -> None:

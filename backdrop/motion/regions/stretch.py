@@ -5,7 +5,7 @@ Convention: pixels of the working size, x to the right, y down. Soft masks are f
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import cv2
@@ -32,6 +32,21 @@ class ResidualFlow(NamedTuple):
     valid: Bool[np.ndarray, "H W"]
 
 
+def flow_of(sequence: StabilizedSequence, frames: range, t: int) -> ResidualFlow:
+    """DIS flow of the t-th of the frames to its neighbor laid over it. Nothing is known where no homography was found,
+    or outside of the region of interest."""
+    size, here = sequence.size, frames[t]
+    other = neighbor_of(here, len(sequence), sequence.gap)
+    H = sequence.motion(other, here) if other != here else None
+    if H is None:
+        shape = (size[1], size[0])
+        return ResidualFlow(np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
+    target = sequence.image(here)
+    warped, inside = warp(sequence.image(other), H, size)
+    flow = dense_inverse_search(target, np.where(inside[..., None], warped, target))
+    return ResidualFlow(flow, inside if sequence.region is None else inside & sequence.region)
+
+
 class Stretch:
     """Some consecutive frames of a sequence; t counts from the first of them.
 
@@ -41,7 +56,8 @@ class Stretch:
 
     def __init__(self, sequence: StabilizedSequence, frames: range) -> None:
         self.sequence, self.frames, self.size = sequence, frames, sequence.size
-        self.flow = lru_cache(FIELDS_HELD)(self._flow)
+        # not of a method: a stretch that holds itself would hold its fields long after the next one has begun
+        self.flow = lru_cache(FIELDS_HELD)(partial(flow_of, sequence, frames))
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -49,20 +65,6 @@ class Stretch:
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         """Frame t, RGB."""
         return self.sequence.image(self.frames[t])
-
-    def _flow(self, t: int) -> ResidualFlow:
-        """DIS flow of frame t to its neighbor laid over it. Nothing is known where no homography was found, or outside
-        of the region of interest."""
-        sequence, here = self.sequence, self.frames[t]
-        other = neighbor_of(here, len(sequence), sequence.gap)
-        H = sequence.motion(other, here) if other != here else None
-        if H is None:
-            shape = (self.size[1], self.size[0])
-            return ResidualFlow(np.zeros((*shape, 2), np.float32), np.zeros(shape, bool))
-        target = sequence.image(here)
-        warped, inside = warp(sequence.image(other), H, self.size)
-        flow = dense_inverse_search(target, np.where(inside[..., None], warped, target))
-        return ResidualFlow(flow, inside if sequence.region is None else inside & sequence.region)
 
     def moves(self, t: int) -> bool:
         """Whether anything moves in frame t."""
