@@ -31,7 +31,7 @@ def main() -> None:
     args = parser.parse_args()
     params = load_params(RefineStage)
     shipped = RefineFolders(args.frames, args.predictions, args.out, args.davis, args.checkpoints)
-    paper = RefineFolders(args.frames, args.predictions_paper, args.out_paper, kept=args.checkpoints)
+    paper = RefineFolders(args.frames, args.predictions_paper, args.out_paper, kept=args.checkpoints, truth_alone=True)
 
     def refine(folders: RefineFolders, workers: int) -> None:
         crf = as_decided(folders, args.pseudo_masks, params.crf, workers)

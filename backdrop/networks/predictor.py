@@ -76,6 +76,10 @@ def to_rgb(image: ImageLike) -> RGB:
     raise BackdropError(f"an image array is (H, W, 3) of uint8, RGB, not {pixels.shape} of {pixels.dtype}")
 
 
+NO_MASK = np.zeros((0, 0), np.float32)
+"""In place of a mask that nobody asked for."""
+
+
 class Prediction(NamedTuple):
     """What is predicted for one image of H x W pixels.
 
@@ -198,7 +202,7 @@ class Predictor:
 
     @torch.inference_mode()
     def predict_both(
-        self, images: Sequence[np.ndarray], region: Mask | None = None
+        self, images: Sequence[np.ndarray], region: Mask | None = None, synthesize: bool = True
     ) -> list[tuple[Prediction, Prediction]]:
         """Per image what `predict` gives, and what D and S find without the student. D runs once.
 
@@ -206,9 +210,13 @@ class Predictor:
 
         Args:
             images: (H, W, 3) uint8 RGB each; sizes may differ. region: as in `predict`.
+            synthesize: False: beside a student the second has no mask (`NO_MASK`), as S does not run.
         """
         found = self._detect(images, region)
-        alone = self._by_synthesis(images, found, region)
+        if synthesize or self.student is None:
+            alone = self._by_synthesis(images, found, region)
+        else:
+            alone = self._predictions([NO_MASK] * len(images), list(found.box.cpu().numpy()), found)
         shipped = alone if self.student is None else self._by_student(images, found, None, region)
         return list(zip(shipped, alone, strict=True))
 
@@ -301,6 +309,8 @@ def presence(mask: np.ndarray) -> float:
     Args:
         mask: (H, W) in [0, 1].
     """
+    if not mask.size:
+        return 0.0
     rank = max(1, round(SPECK * mask.size))
     values = mask[mask > 0.5]  # most often few, and to part few values is fast
     if len(values) < rank:

@@ -50,6 +50,7 @@ class RefineFolders:
         davis: gets the same masks in the layout of DAVIS, for other tools; None: they are not written.
         kept: folder outside of the outputs, where a run that is stopped leaves what it has of videos that are not
             stored (`data.budget`), for the next one; None: nothing is left.
+        truth_alone: frames without ground truth may have no prediction. They get no mask then.
     """
 
     frames: Path
@@ -57,6 +58,7 @@ class RefineFolders:
     masks: Path
     davis: Path | None = None
     kept: Path | None = None
+    truth_alone: bool = False
 
 
 def choose_refined_threshold(folders: RefineFolders, params: CRFParams, workers: int = 0) -> tuple[float, str]:
@@ -148,6 +150,8 @@ def refine_all(folders: RefineFolders, params: CRFParams, threshold: float, work
                 nullcontext() if annotations is None else atomic_folder(annotations) as folder,
             ):
                 for t, png in enumerate(chain.from_iterable(chunks)):
+                    if not png:
+                        continue
                     archive.add(entry(t), png)
                     if folder is not None:
                         (folder / f"{names[t]}.png").write_bytes(png)
@@ -180,15 +184,19 @@ def _kept(folders: RefineFolders, params: CRFParams, threshold: float, names: It
 def _refine_frames(
     name: str, span: range, folders: RefineFolders, params: CRFParams, rest: tuple[float, Path | None]
 ) -> list[bytes]:
-    """The final masks of some frames of a sequence, as PNG files."""
+    """The final masks of some frames of a sequence, as PNG files; b"" where none was predicted."""
     threshold, parts = rest
     part = None if parts is None else parts / f"{name}.{span.start}.zip"
     if part is not None and part.is_file():
-        return [data for _, data in archive_entries(part)]
+        done = dict(archive_entries(part))
+        return [done.get(entry(t), b"") for t in span]
     predictions = folders.predictions / f"{name}.zip"
     images, soft = cached_open(open_frames, folders.frames / f"{name}.zip"), cached_open(Predictions, predictions)
     result = []
     for t in span:
+        if folders.truth_alone and not soft.has(t) and not images.has_mask(t):
+            result.append(b"")
+            continue
         try:
             mask = soft.soft(t) > threshold
             if params.enabled:  # else a video that is not stored need not be decoded
@@ -201,5 +209,6 @@ def _refine_frames(
     if part is not None:
         with PartWriter(part, folders.masks / f"{name}.zip") as archive:
             for t, png in zip(span, result, strict=True):
-                archive.add(entry(t), png)
+                if png:
+                    archive.add(entry(t), png)
     return result

@@ -99,7 +99,8 @@ def as_decided(folders: RefineFolders, pseudo_masks: Path, params: CRFParams, wo
     worth = crf_worth(folders, pseudo_masks, params, workers)
     said = "the CRF is kept: no frame has a pseudo-mask to compare with" if worth is None else worth.words()
     tqdm.write(f"{folders.masks}: {said}")
-    if worth is not None and (price := worth.price(sum(predicted_counts(folders).values()))):
+    masks = sum(len(MaskArchive(folders.predictions / f"{name}.zip")) for name in predicted_counts(folders))
+    if worth is not None and (price := worth.price(masks)):
         tqdm.write(f"{folders.masks}: {price}")
     return params.model_copy(update={"enabled": worth is None or worth.pays})
 

@@ -24,7 +24,7 @@ from backdrop.io.index import is_streamed, read_videos
 from backdrop.io.masks import BOXES, Mask, Soft, entry, within_region, write_threshold
 from backdrop.io.pose_boxes import pose_boxes
 from backdrop.learn.source_files import run_key
-from backdrop.networks.predictor import Prediction, Predictor, tighten
+from backdrop.networks.predictor import NO_MASK, Prediction, Predictor, tighten
 from backdrop.run.chunks import by_sequence, cached_open, one_thread
 from backdrop.run.processes import device_there
 from backdrop.run.threads import ahead
@@ -59,7 +59,8 @@ class SegmentFolders:
         frames: archives of frames, and index.csv.
         predictions: gets what ships, and its threshold.
         predictions_paper: gets what D and S find alone, and a threshold of its own; archives of sequences without
-            ground truth only if `SegmentParams.paper` is "all". Where the model has no student, it is a copy of
+            ground truth only if `SegmentParams.paper` is "all". Of videos that are not stored (`data.budget`), unless
+            that is so, only frames with ground truth have a mask. Where the model has no student, it is a copy of
             `predictions`.
         kept: folder outside of the outputs, where a run that is stopped leaves what it has of videos that are not
             stored (`data.budget`), for the next one; None: nothing is left.
@@ -114,7 +115,8 @@ def segment_all(
     streamed, batch = is_streamed(folders.frames), params.batch if gpu else min(params.batch, CPU_BATCH)
     task = _Task(folders.model, folders.frames, (), both, batch, params.temporal, device_there(device, gpu))
     if streamed:
-        task = task._replace(keep=folders.kept is not None, levels=STREAMED_LEVELS)
+        keep, truth_alone = folders.kept is not None, params.paper != "all"
+        task = task._replace(keep=keep, levels=STREAMED_LEVELS, truth_alone=truth_alone)
     with _parts(folders, params, names) as parts:
         task = task._replace(outs=tuple((out, parts / kind) for out, kind in zip(outs, _KINDS, strict=False)))
         _segment_files(task, names, workers, gpu)
@@ -136,7 +138,8 @@ class _Task(NamedTuple):
 
     outs: folders of archives, each with the folder for the parts of its archives. The first gets what ships. The
     second, if there is one, gets what D and S find alone, of the sequences `both`. temporal: frames on each side that a
-    mask is pooled over. keep: parts stay after they were joined. levels: values of a stored soft mask.
+    mask is pooled over. keep: parts stay after they were joined. levels: values of a stored soft mask. truth_alone:
+    the second gets masks of frames with ground truth alone.
     """
 
     model: Path
@@ -148,6 +151,7 @@ class _Task(NamedTuple):
     device: str
     keep: bool = False
     levels: int = 256
+    truth_alone: bool = False
 
     def of(self, name: str) -> _Task:
         """The task with those of its folders that a sequence gets."""
@@ -259,8 +263,9 @@ def _segment_chunk(name: str, span: range, task: _Task) -> list[Path]:
         seen = _predict(predictor, frames, span, task)
         for t, found in _pool(seen, span, task.temporal, predictor.box_level, frames.region):
             for archive, rows, prediction in zip(archives, facts, found, strict=True):
-                archive.add(entry(t), encode_png(_in_levels(prediction.mask, task.levels)))
-                rows.append(prediction._replace(mask=_NO_MASK))
+                if prediction.mask.size:
+                    archive.add(entry(t), encode_png(_in_levels(prediction.mask, task.levels)))
+                rows.append(prediction._replace(mask=NO_MASK))
         for archive, rows in zip(archives, facts, strict=True):
             archive.add(BOXES, _packed({key: np.array([getattr(row, key) for row in rows]) for key in _FACTS}))
     return paths
@@ -274,8 +279,6 @@ def _in_levels(mask: Soft, levels: int) -> UInt8[np.ndarray, "H W"]:
 _FACTS = ("box", "cell", "p")
 """Of a `Prediction`, what `predictions.npz` holds of each frame: (4,), a number, (rows, columns)."""
 
-_NO_MASK = np.zeros((0, 0), np.float32)
-
 
 def _predict(predictor: Predictor, frames: FrameArchive, span: range, task: _Task) -> Iterator[_Seen]:
     """The frames of a span and those that their masks are pooled over, by whole batches: which frames share a batch
@@ -286,7 +289,8 @@ def _predict(predictor: Predictor, frames: FrameArchive, span: range, task: _Tas
         (t0, [frames.image(t) for t in range(t0, min(t0 + task.batch, end))]) for t0 in range(first, end, task.batch)
     )
     for start, images in ahead(batches):
-        found = _predict_kinds(predictor, images, len(task.outs), frames.region)
+        truth = [not task.truth_alone or frames.has_mask(start + i) for i in range(len(images))]
+        found = _predict_kinds(predictor, images, len(task.outs), frames.region, truth)
         for t, image, predictions in zip(range(start, end), images, found, strict=False):
             yield _Seen(t, image, predictions)
 
@@ -319,9 +323,15 @@ def _pool(
 
 
 def _predict_kinds(
-    predictor: Predictor, images: Sequence[np.ndarray], kinds: int, region: Mask | None
+    predictor: Predictor, images: Sequence[np.ndarray], kinds: int, region: Mask | None, asked: Sequence[bool]
 ) -> Sequence[tuple[Prediction, ...]]:
-    """Per image what ships; with two kinds also what D and S find alone."""
+    """Per image what ships; with two kinds also what D and S find alone, with a mask where it is asked for."""
     if kinds == 1:
         return [(prediction,) for prediction in predictor.predict_batch(images, region=region)]
-    return predictor.predict_both(images, region)
+    found = predictor.predict_both(images, region, synthesize=any(asked))
+    if predictor.student is None:
+        return found
+    return [
+        (shipped, alone if mask else alone._replace(mask=NO_MASK))
+        for (shipped, alone), mask in zip(found, asked, strict=True)
+    ]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -254,8 +256,15 @@ def test_held_out_videos_are_segmented_and_never_drawn(footage: Path, tmp_path: 
     assert not (tmp_path / "out" / "long.zip").exists(), "for training alone"
 
 
-def segment(frames: Path, model: Path, out: Path, workers: int = 1, temporal: int = 0) -> None:
-    params = SegmentParams(threshold=0.5, temporal=temporal, batch=4, paper="scored")
+def segment(
+    frames: Path,
+    model: Path,
+    out: Path,
+    workers: int = 1,
+    temporal: int = 0,
+    paper: Literal["scored", "all"] = "scored",
+) -> None:
+    params = SegmentParams(threshold=0.5, temporal=temporal, batch=4, paper=paper)
     folders = SegmentFolders(model, frames, out / "soft", out / "soft_paper", out / "runs")
     segment_all(folders, params, workers, "cpu", lambda *_: (0.5, "default"))
 
@@ -297,6 +306,44 @@ def test_every_frame_gets_its_mask_and_a_killed_run_goes_on(
     assert len(calls) <= batches + 1 + 4, "at most the chunk that was under way is made twice"
     assert contents(tmp_path / "killed" / "soft") == contents(soft)
     assert not any((tmp_path / "killed" / "runs").iterdir())
+
+
+def test_d_and_s_are_asked_where_there_is_truth_alone(
+    frames: Path, model: Path, tmp_path: Path, small_chunks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, synthesis = [], Predictor._by_synthesis
+    monkeypatch.setattr(Predictor, "_by_synthesis", lambda *a: calls.append(1) or synthesis(*a))
+    segment(frames, model, tmp_path)
+    paper, truth = tmp_path / "soft_paper", [10, 60]
+    assert len(calls) == len(truth), "a batch for each"
+    found = Predictions(paper / "long.zip")
+    assert [t for t in range(COUNT["long"]) if found.has(t)] == truth
+    segment(frames, model, tmp_path / "all", paper="all")
+    every = Predictions(tmp_path / "all" / "soft_paper" / "long.zip")
+    assert len(every) == COUNT["long"]
+    assert all((every.soft(t) == found.soft(t)).all() for t in truth)
+    assert (every.box == found.box).all(), "D's boxes of all frames, for poses"
+
+    crf = small_params().crf.model_copy(update={"enabled": True})
+    assert isinstance(crf, CRFParams)
+    folders = RefineFolders(frames, paper, tmp_path / "masks", kept=tmp_path / "runs", truth_alone=True)
+    with pytest.raises(BackdropError, match="soft_paper/long.zip, frame 0"):
+        refine_all(replace(folders, truth_alone=False), crf, 0.5, 1)
+    encoded, encode = [], refine_stage.encode_png
+
+    def stopped(image: np.ndarray) -> bytes:
+        encoded.append(1)
+        if len(encoded) == 2:
+            raise KeyboardInterrupt
+        return encode(image)
+
+    monkeypatch.setattr(refine_stage, "encode_png", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        refine_all(folders, crf, 0.5, 1)
+    refine_all(folders, crf, 0.5, 1)
+    assert len(encoded) == 3, "the first one was kept"
+    masks = MaskArchive(tmp_path / "masks" / "long.zip")
+    assert [t for t in range(COUNT["long"]) if masks.has(t)] == truth
 
 
 def test_the_same_bytes_in_two_processes_with_masks_pooled_over_time(
