@@ -133,6 +133,9 @@ def test_a_person_segmenter_gets_colors_from_0_to_1_and_its_map_comes_at_the_wor
     network = red_map(tmp_path / "flat.onnx", [1, PERSON_SIZE[0] * PERSON_SIZE[1]])
     with pytest.raises(BackdropError, match=r"model\.tflite gives no map of its input's size, but an array \(65536,\)"):
         persons(model, tmp_path)
+    network = red_map(tmp_path / "small.onnx", [1, 1, 9, 9])
+    with pytest.raises(BackdropError, match=r"model\.tflite takes no image of \(256, 256\): "):
+        persons(model, tmp_path)
 
 
 def test_a_person_segmenter_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:

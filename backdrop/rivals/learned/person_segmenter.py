@@ -22,6 +22,7 @@ from backdrop.rivals.material import Material
 HOW = "`npm pack @mediapipe/selfie_segmentation`, unpack it, and name its selfie_segmentation.tflite as person_model"
 
 PERSON_SIZE = (256, 256)
+"""(W, H) of the network's image and map."""
 
 
 def person_segmenter(material: Material) -> Iterator[Soft]:
@@ -37,11 +38,19 @@ def person_segmenter(material: Material) -> Iterator[Soft]:
         raise BackdropError(f"{show(path)} does not exist: it should be the person_model of rivals/params.yaml")
     network = read_network(path)
     for t in range(len(material)):
-        network.setInput(cv2.dnn.blobFromImage(material.image(t), 1 / 255, PERSON_SIZE))  # RGB stays RGB
-        soft = np.squeeze(network.forward())
-        if soft.shape != PERSON_SIZE[::-1]:
-            raise BackdropError(f"{show(path)} gives no map of its input's size, but an array {soft.shape}")
+        soft = _map(network, path, material.image(t))
         yield cv2.resize(soft, material.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)  # type: ignore[misc]
+
+
+def _map(network: cv2.dnn.Net, path: Path, image: np.ndarray) -> np.ndarray:
+    network.setInput(cv2.dnn.blobFromImage(image, 1 / 255, PERSON_SIZE))  # RGB stays RGB
+    try:
+        soft = np.squeeze(network.forward())
+    except cv2.error as fault:
+        raise BackdropError(f"{show(path)} takes no image of {PERSON_SIZE}: {one_line(fault)}") from fault
+    if soft.shape != PERSON_SIZE[::-1]:
+        raise BackdropError(f"{show(path)} gives no map of its input's size, but an array {soft.shape}")
+    return soft
 
 
 def read_network(path: Path) -> cv2.dnn.Net:
