@@ -269,6 +269,21 @@ def segment(
     segment_all(folders, params, workers, "cpu", lambda *_: (0.5, "default"))
 
 
+def stop_at_mask(number: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The stage refine is stopped before it writes a mask; an entry of the list for each that it began."""
+    begun: list[int] = []
+    encode = refine_stage.encode_png
+
+    def stopped(image: np.ndarray) -> bytes:
+        begun.append(1)
+        if len(begun) == number:
+            raise KeyboardInterrupt
+        return encode(image)
+
+    monkeypatch.setattr(refine_stage, "encode_png", stopped)
+    return begun
+
+
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_stage, "STREAMED_CHUNK", 16)
@@ -329,15 +344,7 @@ def test_d_and_s_are_asked_where_there_is_truth_alone(
     folders = RefineFolders(frames, paper, tmp_path / "masks", kept=tmp_path / "runs", truth_alone=True)
     with pytest.raises(BackdropError, match="soft_paper/long.zip, frame 0"):
         refine_all(replace(folders, truth_alone=False), crf, 0.5, 1)
-    encoded, encode = [], refine_stage.encode_png
-
-    def stopped(image: np.ndarray) -> bytes:
-        encoded.append(1)
-        if len(encoded) == 2:
-            raise KeyboardInterrupt
-        return encode(image)
-
-    monkeypatch.setattr(refine_stage, "encode_png", stopped)
+    encoded = stop_at_mask(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         refine_all(folders, crf, 0.5, 1)
     refine_all(folders, crf, 0.5, 1)
@@ -412,15 +419,7 @@ def test_refined_masks_of_every_frame_and_their_scores(
     assert isinstance(crf, CRFParams)
     folders = RefineFolders(frames, tmp_path / "soft", masks, tmp_path / "davis", tmp_path / "runs")
     if enabled:
-        calls, encode = [], refine_stage.encode_png
-
-        def stopped(image: np.ndarray) -> bytes:
-            calls.append(1)
-            if len(calls) == 90:
-                raise KeyboardInterrupt
-            return encode(image)
-
-        monkeypatch.setattr(refine_stage, "encode_png", stopped)
+        calls = stop_at_mask(90, monkeypatch)
         with pytest.raises(KeyboardInterrupt):
             refine_all(folders, crf, 0.5, 1)
         refine_all(folders, crf, 0.5, 1)

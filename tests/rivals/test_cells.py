@@ -83,9 +83,17 @@ def test_a_cell_is_measured_and_not_run_again(project: Path, monkeypatch: pytest
     assert 50 < peak_mb(own) == result["memory_mb"] < 5000
     monkeypatch.setattr(cells, "_run_sequence", lambda *_: pytest.fail("run again"))
     assert run_cell("grabcut", "embedded", ["good"]) == [result]
+    Path("rivals/params.yaml").write_text("cpu_minutes: 1\ninstance_model: other.onnx\nperson_model: other.tflite\n")
+    assert run_cell("grabcut", "embedded", ["good"]) == [result], "it has no model"
     Path("rivals/params.yaml").write_text("cpu_minutes: 2\ninstance_model: null\n")
     with pytest.raises(pytest.fail.Exception, match="run again"):
         run_cell("grabcut", "embedded", ["good"])
+    params, keys = cells.read(cells.PARAMS), []
+    for model in ("null", "other.tflite"):
+        Path("rivals/params.yaml").write_text(f"cpu_minutes: 2\nperson_model: {model}\n")
+        keys.append([cells.cell_key(name, "", params) for name in ("person_segmenter", "instance_model")])
+    assert keys[0][0] != keys[1][0], "another model"
+    assert keys[0][1] == keys[1][1], "not its own"
 
 
 def test_a_failed_cell_is_marked_and_the_table_goes_on(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
