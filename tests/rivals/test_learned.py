@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 from backdrop.errors import BackdropError
 from backdrop.rivals.cells import scratch_folder
-from backdrop.rivals.learned import cis, copy_paste
+from backdrop.rivals.learned import cis, copy_paste, nsd
 from backdrop.rivals.learned import dilate_unet as unet
 from backdrop.rivals.learned.instance_model import instance_model
 from backdrop.rivals.learned.person_segmenter import PERSON_SIZE, person_segmenter
@@ -267,3 +267,46 @@ def test_judge_and_generator_learn_by_turns() -> None:
         network(batch, turn).backward()
         moved = {part for part in (network.masker, network.judge) for p in part.parameters() if p.grad is not None}
         assert moved == {learning}
+
+
+@pytest.mark.slow
+def test_neural_scene_decomposition_works_where_the_camera_stands(tmp_path: Path) -> None:
+    # a scene on which none of its constants was set
+    assert works(nsd.nsd, quiet(frames=30, seed=3), tmp_path) >= 0.5
+
+
+def test_neural_scene_decomposition_goes_on_where_it_was_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"SCENE_WIDTH": 48, "SCENE_ITERATIONS": 2, "SCENE_BATCH": 2}.items():
+        monkeypatch.setattr(nsd, name, value)
+    clip = quiet(frames=3)
+    first = list(nsd.nsd(material(clip, tmp_path)))
+    again = list(nsd.nsd(material(clip, tmp_path)))
+    assert spent_seconds(tmp_path) > 0
+    np.testing.assert_array_equal(first[2], again[2])
+
+
+def test_the_box_starts_in_the_middle_and_masks_lie_in_it() -> None:
+    network = nsd.Decomposition((96, 64))
+    box = network.boxes(torch.rand(2, 3, 64, 96))
+    torch.testing.assert_close(box, torch.tensor([[0, 0, 2 * nsd.FIRST_SIDE, 2 * nsd.FIRST_SIDE]] * 2))
+    _, mask, _ = network(torch.rand(2, 3, 64, 96))
+    assert mask[..., 32, 48].min() > 0.3
+    assert mask[..., :8, :].max() == mask[..., :12].max() == 0
+
+
+def test_drawing_comes_first_then_masks_and_then_the_box() -> None:
+    images = torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    step, network = nsd.redrawing(images, torch.zeros_like(images)), nsd.Decomposition((96, 64))
+
+    def learned(iteration: int) -> tuple[bool, bool]:
+        network.zero_grad()
+        step(iteration, network, torch.Generator().manual_seed(0)).backward()
+        last, box = network.draw[-1].weight.grad, network.box.weight.grad
+        assert last[:3].abs().max() > 0
+        return bool(last[3:].abs().max() > 0), box is not None and bool(box.abs().max() > 0)
+
+    assert learned(0) == (False, False)
+    assert learned(nsd.DRAWING_FIRST) == (True, False)
+    assert learned(nsd.BOX_HELD) == (True, True)
