@@ -31,11 +31,11 @@ from backdrop.rivals.spent import Clock
 
 SCENE_WIDTH, CROP = 96, 48
 
-SCENE_CHANNELS, LATENT = (16, 32, 48, 64), 64
+DECOMPOSITION_CHANNELS, LATENT = (16, 32, 48, 64), 64
 
 SCENE_ITERATIONS, SCENE_BATCH, SCENE_RATE = 1200, 8, 0.001
 
-LEAST_SIDE, MOST_SIDE, FIRST_SIDE = 0.15, 1.0, 0.7
+SMALLEST_SIDE, LARGEST_SIDE, FIRST_SIDE = 0.15, 1.0, 0.7
 """Sides of the box as shares of the image's."""
 
 BOX_PACE = 0.1
@@ -60,7 +60,7 @@ KNOWN_BY = 12
 def stack(inputs: int) -> nn.Sequential:
     """Convolutions, each of which halves its input."""
     layers: list[nn.Module] = []
-    for a, b in zip((inputs, *SCENE_CHANNELS), SCENE_CHANNELS, strict=False):
+    for a, b in zip((inputs, *DECOMPOSITION_CHANNELS), DECOMPOSITION_CHANNELS, strict=False):
         layers += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.GroupNorm(4, b), nn.LeakyReLU(0.1)]
     return nn.Sequential(*layers)
 
@@ -74,24 +74,26 @@ class Decomposition(nn.Module):
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
-        low, deep = CROP // 16, SCENE_CHANNELS[-1]
+        low, deep = CROP // 16, DECOMPOSITION_CHANNELS[-1]
         self.seen, self.read = stack(3), stack(3)
         self.box = nn.Linear(deep * (size[0] // 16) * (size[1] // 16), 4)
         nn.init.zeros_(self.box.weight)
         nn.init.zeros_(self.box.bias)
-        share = (FIRST_SIDE - LEAST_SIDE) / (MOST_SIDE - LEAST_SIDE)
+        share = (FIRST_SIDE - SMALLEST_SIDE) / (LARGEST_SIDE - SMALLEST_SIDE)
         self.register_buffer("start", torch.tensor([0.0, 0, 1, 1]) * float(np.log(share / (1 - share))))
         self.latent = nn.Sequential(nn.Linear(deep * low**2, LATENT), nn.Linear(LATENT, deep * low**2), nn.ReLU())
         layers: list[nn.Module] = [nn.Unflatten(1, (deep, low, low))]
-        for a, b in zip(SCENE_CHANNELS[::-1], (*SCENE_CHANNELS[-2::-1], SCENE_CHANNELS[0]), strict=True):
+        for a, b in zip(
+            DECOMPOSITION_CHANNELS[::-1], (*DECOMPOSITION_CHANNELS[-2::-1], DECOMPOSITION_CHANNELS[0]), strict=True
+        ):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 3, 1, 1), nn.GroupNorm(4, b), nn.ReLU()]
-        self.draw = nn.Sequential(*layers, nn.Conv2d(SCENE_CHANNELS[0], 4, 3, 1, 1))
+        self.draw = nn.Sequential(*layers, nn.Conv2d(DECOMPOSITION_CHANNELS[0], 4, 3, 1, 1))
         self.register_buffer("window", focal_window(CROP), persistent=False)
 
     def boxes(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4"]:
         """As in `networks.spatial`."""
         raw = self.start + BOX_PACE * self.box(self.seen(image - 0.5).flatten(1))
-        side = 2 * (LEAST_SIDE + (MOST_SIDE - LEAST_SIDE) * raw[:, 2:].sigmoid())
+        side = 2 * (SMALLEST_SIDE + (LARGEST_SIDE - SMALLEST_SIDE) * raw[:, 2:].sigmoid())
         return torch.cat([raw[:, :2].tanh(), side], dim=1)
 
     def forward(
