@@ -45,6 +45,7 @@ RIVALS: dict[str, RivalEntry] = {
     "cis": RivalEntry("learned.cis", "CIS", "no", "any camera"),
     "cis_crf": RivalEntry("learned.cis", "CIS, CRF", "no", "any camera", trained_as="cis"),
     "copy_paste": RivalEntry("learned.copy_paste", "Copy-paste GAN", "no", "standing camera"),
+    "perturbed_gan": RivalEntry("learned.perturbed_gan", "PerturbedGAN", "no", "standing camera"),
     "nsd": RivalEntry("learned.nsd", "NSD, single view", "no", "standing camera"),
     "u2netp": RivalEntry("learned.u2netp", "U2-Net, light", "saliency masks", "a bright thing before a plain ground"),
     "person_segmenter": RivalEntry(

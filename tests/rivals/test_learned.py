@@ -15,6 +15,7 @@ from backdrop.errors import BackdropError
 from backdrop.rivals.cells import scratch_folder
 from backdrop.rivals.learned import cis, copy_paste, nsd
 from backdrop.rivals.learned import dilate_unet as unet
+from backdrop.rivals.learned import perturbed_gan as perturbed
 from backdrop.rivals.learned.instance_model import instance_model
 from backdrop.rivals.learned.person_segmenter import PERSON_SIZE, person_segmenter
 from backdrop.rivals.learned.u2netp import u2netp
@@ -267,6 +268,49 @@ def test_judge_and_generator_learn_by_turns() -> None:
         network(batch, turn).backward()
         moved = {part for part in (network.masker, network.judge) for p in part.parameters() if p.grad is not None}
         assert moved == {learning}
+
+
+@pytest.mark.slow
+def test_perturbed_generative_models_work_where_the_camera_stands(tmp_path: Path) -> None:
+    # a scene on which none of its constants was set
+    assert works(perturbed.perturbed_gan, quiet(frames=60, seed=3), tmp_path) >= 0.5
+
+
+def test_perturbed_generative_models_go_on_where_they_were_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("PERTURBED_ITERATIONS", "PERTURBED_BATCH", "LEARNER_ITERATIONS"):
+        monkeypatch.setattr(perturbed, name, 2)
+    clip = quiet(frames=3)
+    first = list(perturbed.perturbed_gan(material(clip, tmp_path)))
+    again = list(perturbed.perturbed_gan(material(clip, tmp_path)))
+    assert spent_seconds(tmp_path) > 0
+    np.testing.assert_array_equal(first[2], again[2])
+
+
+def test_generator_and_judge_of_perturbed_models_learn_by_turns() -> None:
+    network, generator = perturbed.PerturbedGan((48, 32)), torch.Generator().manual_seed(0)
+    plain = torch.zeros(perturbed.PERTURBED_BATCH, 3, 32, 48)
+    for iteration, learning in ((0, network.judge), (1, network.layer), (2, network.judge)):
+        network.zero_grad(set_to_none=True)
+        network(plain, plain, perturbed.draw_numbers(generator), iteration).backward()
+        moved = {part for part in (network.judge, network.layer) for p in part.parameters() if p.grad is not None}
+        assert moved == {learning}
+
+
+def test_what_is_generated_is_shifted_with_its_mask_and_the_ground_is_not() -> None:
+    network, generator = perturbed.PerturbedGan((48, 32)), torch.Generator().manual_seed(0)
+    numbers = perturbed.draw_numbers(generator)
+    ground = torch.rand((perturbed.PERTURBED_BATCH, 3, 32, 48), generator=generator)
+    still = numbers._replace(shift=torch.zeros_like(numbers.shift))
+    # an eighth of the width, in units of half images and of the largest shift
+    right = numbers._replace(shift=torch.tensor([[-0.25 / perturbed.LARGEST_SHIFT[0], 0]]).expand(len(ground), 2))
+    (before, mask), (after, moved) = (network.generate(ground, one) for one in (still, right))
+    torch.testing.assert_close(moved[..., 6:], mask[..., :-6], atol=1e-4, rtol=0)
+    assert moved[..., :5].max() < 1e-4
+    torch.testing.assert_close(after[..., :5], ground[..., :5])
+    own, taken = before - (1 - mask) * ground, after - (1 - moved) * ground
+    torch.testing.assert_close(taken[..., 6:], own[..., :-6], atol=1e-4, rtol=0)
 
 
 @pytest.mark.slow
