@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
 from backdrop.io.masks import Box, Soft, box_from_mask
 from backdrop.motion.blobs import otsu
@@ -59,6 +59,10 @@ class Material:
     def image(self, t: int) -> UInt8[np.ndarray, "H W 3"]:
         """Frame t, RGB, at the working size."""
         return cv2.resize(self.frames.image(t), self.size, interpolation=cv2.INTER_AREA)  # type: ignore[return-value]
+
+    def enlarged(self, soft: Float32[np.ndarray, "h w"]) -> Soft:
+        """A soft mask of any size at the working size."""
+        return cv2.resize(soft, self.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)  # type: ignore[return-value]
 
     @cached_property
     def stabilized(self) -> StabilizedSequence:

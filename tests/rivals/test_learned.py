@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import cv2
 import numpy as np
@@ -161,17 +162,35 @@ def test_the_students_of_video_pca_work_where_the_camera_stands(
     assert works(unet.dilate_unet, quiet(frames=16), tmp_path) >= 0.5
 
 
-def test_students_that_are_trained_are_not_trained_again_and_their_time_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SHORT = [
+    (unet, "dilate_unet", {"STUDENT_WIDTH": 48, "ITERATIONS": 2, "STUDENT_BATCH": 2}),
+    (copy_paste, "copy_paste", {"PASTE_WIDTH": 48, "PASTE_ITERATIONS": 2, "PASTE_BATCH": 2, "EMPTY_VIEWS": 1}),
+    (perturbed, "perturbed_gan", {"PERTURBED_ITERATIONS": 2, "PERTURBED_BATCH": 2, "LEARNER_ITERATIONS": 2}),
+    (nsd, "nsd", {"SCENE_WIDTH": 48, "SCENE_ITERATIONS": 2, "SCENE_BATCH": 2}),
+]
+"""Rivals that learn, and with what they do it in a moment."""
+
+
+@pytest.mark.parametrize(("module", "name", "changes"), SHORT, ids=[name for _, name, _ in SHORT])
+def test_networks_that_are_trained_are_not_trained_again_and_their_time_counts(
+    module: ModuleType, name: str, changes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"STUDENT_WIDTH": 48, "ITERATIONS": 2, "STUDENT_BATCH": 2}.items():
-        monkeypatch.setattr(unet, name, value)
-    clip = quiet(frames=3)
-    first = list(unet.dilate_unet(material(clip, tmp_path)))
+    for key, value in changes.items():
+        monkeypatch.setattr(module, key, value)
+    clip, rival = quiet(frames=3), getattr(module, name)
+    first = list(rival(material(clip, tmp_path)))
     assert spent_seconds(tmp_path) == 0
-    again = list(unet.dilate_unet(material(clip, tmp_path)))
+    again = list(rival(material(clip, tmp_path)))
     assert spent_seconds(tmp_path) > 0
-    np.testing.assert_array_equal(first[2], again[2])
+    np.testing.assert_array_equal(first, again)
+
+
+def learners(loss: torch.Tensor, *parts: torch.nn.Module) -> set[torch.nn.Module]:
+    """Those of the parts that the loss teaches."""
+    for part in parts:
+        part.zero_grad(set_to_none=True)
+    loss.backward()
+    return {part for part in parts for p in part.parameters() if p.grad is not None}
 
 
 def test_the_better_half_of_the_soft_masks_teaches() -> None:
@@ -209,10 +228,7 @@ def test_each_network_of_cis_learns_from_its_own_loss_alone() -> None:
         ("inpainter", network.inpainter),
         ("masker", network.masker),
     ):
-        network.zero_grad(set_to_none=True)
-        network(batch, turn).backward()
-        moved = {part for part in (network.masker, network.inpainter) for p in part.parameters() if p.grad is not None}
-        assert moved == {learning}
+        assert learners(network(batch, turn), network.masker, network.inpainter) == {learning}
 
 
 def test_the_context_says_nothing_of_a_part_that_moves_by_itself_and_all_of_one_that_moves_along() -> None:
@@ -237,16 +253,6 @@ def test_the_copy_paste_gan_works_where_the_camera_stands(tmp_path: Path) -> Non
     assert works(copy_paste.copy_paste, quiet(frames=24), tmp_path) >= 0.5
 
 
-def test_the_copy_paste_gan_goes_on_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"PASTE_WIDTH": 48, "PASTE_ITERATIONS": 2, "PASTE_BATCH": 2, "EMPTY_VIEWS": 1}.items():
-        monkeypatch.setattr(copy_paste, name, value)
-    clip = quiet(frames=3)
-    first = list(copy_paste.copy_paste(material(clip, tmp_path)))
-    again = list(copy_paste.copy_paste(material(clip, tmp_path)))
-    assert spent_seconds(tmp_path) > 0
-    np.testing.assert_array_equal(first[2], again[2])
-
-
 def test_nothing_is_copied_from_the_border_and_only_what_the_mask_holds() -> None:
     network, generator = copy_paste.CopyPaste(), torch.Generator().manual_seed(0)
     mask = network.mask(torch.zeros(1, 3, 32, 48))
@@ -264,10 +270,7 @@ def test_judge_and_generator_learn_by_turns() -> None:
     network, plain = copy_paste.CopyPaste(), torch.zeros(2, 3, 32, 48)
     batch = copy_paste.PasteBatch(plain, plain, plain, torch.zeros(2, 1, 32, 48))
     for turn, learning in (("judge", network.judge), ("masker", network.masker)):
-        network.zero_grad(set_to_none=True)
-        network(batch, turn).backward()
-        moved = {part for part in (network.masker, network.judge) for p in part.parameters() if p.grad is not None}
-        assert moved == {learning}
+        assert learners(network(batch, turn), network.masker, network.judge) == {learning}
 
 
 @pytest.mark.slow
@@ -276,26 +279,12 @@ def test_perturbed_generative_models_work_where_the_camera_stands(tmp_path: Path
     assert works(perturbed.perturbed_gan, quiet(frames=60, seed=3), tmp_path) >= 0.5
 
 
-def test_perturbed_generative_models_go_on_where_they_were_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("PERTURBED_ITERATIONS", "PERTURBED_BATCH", "LEARNER_ITERATIONS"):
-        monkeypatch.setattr(perturbed, name, 2)
-    clip = quiet(frames=3)
-    first = list(perturbed.perturbed_gan(material(clip, tmp_path)))
-    again = list(perturbed.perturbed_gan(material(clip, tmp_path)))
-    assert spent_seconds(tmp_path) > 0
-    np.testing.assert_array_equal(first[2], again[2])
-
-
 def test_generator_and_judge_of_perturbed_models_learn_by_turns() -> None:
     network, generator = perturbed.PerturbedGan((48, 32)), torch.Generator().manual_seed(0)
     plain = torch.zeros(perturbed.PERTURBED_BATCH, 3, 32, 48)
     for iteration, learning in ((0, network.judge), (1, network.layer), (2, network.judge)):
-        network.zero_grad(set_to_none=True)
-        network(plain, plain, perturbed.draw_numbers(generator), iteration).backward()
-        moved = {part for part in (network.judge, network.layer) for p in part.parameters() if p.grad is not None}
-        assert moved == {learning}
+        loss = network(plain, plain, perturbed.draw_numbers(generator), iteration)
+        assert learners(loss, network.judge, network.layer) == {learning}
 
 
 def test_what_is_generated_is_shifted_with_its_mask_and_the_ground_is_not() -> None:
@@ -317,18 +306,6 @@ def test_what_is_generated_is_shifted_with_its_mask_and_the_ground_is_not() -> N
 def test_neural_scene_decomposition_works_where_the_camera_stands(tmp_path: Path) -> None:
     # a scene on which none of its constants was set
     assert works(nsd.nsd, quiet(frames=30, seed=3), tmp_path) >= 0.5
-
-
-def test_neural_scene_decomposition_goes_on_where_it_was_stopped(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, value in {"SCENE_WIDTH": 48, "SCENE_ITERATIONS": 2, "SCENE_BATCH": 2}.items():
-        monkeypatch.setattr(nsd, name, value)
-    clip = quiet(frames=3)
-    first = list(nsd.nsd(material(clip, tmp_path)))
-    again = list(nsd.nsd(material(clip, tmp_path)))
-    assert spent_seconds(tmp_path) > 0
-    np.testing.assert_array_equal(first[2], again[2])
 
 
 def test_the_box_starts_in_the_middle_and_masks_lie_in_it() -> None:

@@ -137,7 +137,7 @@ def cis(material: Material) -> Iterator[Soft]:
     train_network(material, network, step, name="cis", total=total, rate=CIS_RATE, clock=clock)
     for image, flow in zip(images, flows, strict=True):
         soft = subject_of(network, image, flow)
-        yield cv2.resize(soft, material.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)  # type: ignore[misc]
+        yield material.enlarged(soft)
 
 
 def cis_crf(material: Material) -> Iterator[Soft]:

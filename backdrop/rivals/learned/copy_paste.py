@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from backdrop.io.masks import Soft
 from backdrop.motion.neighbors import views
 from backdrop.networks.student import StudentNetwork
-from backdrop.rivals.learned.training import TrainingStep, as_batch, drawn, train_network
+from backdrop.rivals.learned.training import TrainingStep, drawn, small_batch, small_size, train_network
 from backdrop.rivals.material import Material
 from backdrop.rivals.spent import Clock
 
@@ -129,9 +128,9 @@ def pasted(batch: PasteBatch, mask: Float[Tensor, "B 1 h w"]) -> Float[Tensor, "
 
 def copy_paste(material: Material) -> Iterator[Soft]:
     """Soft masks of the generator."""
-    size = (PASTE_WIDTH, 16 * max(1, round(PASTE_WIDTH * material.size[1] / material.size[0] / 16)))
-    images = as_batch([cv2.resize(material.image(t), size, interpolation=cv2.INTER_AREA) for t in range(len(material))])
-    grounds = as_batch([cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in empty_views(material)])
+    size = small_size(material, PASTE_WIDTH)
+    images = small_batch(map(material.image, range(len(material))), size)
+    grounds = small_batch(empty_views(material), size)
     torch.manual_seed(material.settings.params.seed)
     clock, network = Clock(material.settings.scratch), CopyPaste()
     step = pasting(images * 2 - 1, grounds * 2 - 1)
@@ -148,7 +147,7 @@ def copy_paste(material: Material) -> Iterator[Soft]:
     for image in images:
         with torch.inference_mode():
             soft = network.mask(image[None] * 2 - 1)[0, 0].numpy()
-        yield cv2.resize(soft, material.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)  # type: ignore[misc]
+        yield material.enlarged(soft)
 
 
 def empty_views(material: Material) -> list[np.ndarray]:

@@ -57,7 +57,7 @@ def dilate_unet(material: Material) -> Iterator[Soft]:
             )
         softs = [together(students, image) for image in images]
     for soft in softs:
-        yield cv2.resize(soft, material.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)  # type: ignore[misc]
+        yield material.enlarged(soft)
 
 
 def better(softs: list[Soft]) -> list[int]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import cv2
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from backdrop.io.masks import Soft
 from backdrop.motion.neighbors import views
 from backdrop.networks.spatial import crop, focal_window, paste
-from backdrop.rivals.learned.training import TrainingStep, as_batch, drawn, train_network
+from backdrop.rivals.learned.training import TrainingStep, drawn, small_batch, small_size, train_network
 from backdrop.rivals.material import Material
 from backdrop.rivals.spent import Clock
 
@@ -65,6 +64,14 @@ def stack(inputs: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
+def doublings(channels: tuple[int, ...], groups: int) -> list[nn.Module]:
+    """Convolutions, each of which doubles its input, as many as there are channels; then colors and a mask."""
+    layers: list[nn.Module] = []
+    for a, b in zip(channels, (*channels[1:], channels[-1]), strict=True):
+        layers += [nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 3, 1, 1), nn.GroupNorm(groups, b), nn.ReLU()]
+    return [*layers, nn.Conv2d(channels[-1], 4, 3, 1, 1)]
+
+
 class Decomposition(nn.Module):
     """Image -> the box of its subject; crop -> its colors and mask.
 
@@ -82,12 +89,7 @@ class Decomposition(nn.Module):
         share = (FIRST_SIDE - SMALLEST_SIDE) / (LARGEST_SIDE - SMALLEST_SIDE)
         self.register_buffer("start", torch.tensor([0.0, 0, 1, 1]) * float(np.log(share / (1 - share))))
         self.latent = nn.Sequential(nn.Linear(deep * low**2, LATENT), nn.Linear(LATENT, deep * low**2), nn.ReLU())
-        layers: list[nn.Module] = [nn.Unflatten(1, (deep, low, low))]
-        for a, b in zip(
-            DECOMPOSITION_CHANNELS[::-1], (*DECOMPOSITION_CHANNELS[-2::-1], DECOMPOSITION_CHANNELS[0]), strict=True
-        ):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 3, 1, 1), nn.GroupNorm(4, b), nn.ReLU()]
-        self.draw = nn.Sequential(*layers, nn.Conv2d(DECOMPOSITION_CHANNELS[0], 4, 3, 1, 1))
+        self.draw = nn.Sequential(nn.Unflatten(1, (deep, low, low)), *doublings(DECOMPOSITION_CHANNELS[::-1], 4))
         self.register_buffer("window", focal_window(CROP), persistent=False)
 
     def boxes(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 4"]:
@@ -110,11 +112,9 @@ class Decomposition(nn.Module):
 
 def nsd(material: Material) -> Iterator[Soft]:
     """Soft masks of the decoder, laid into the image."""
-    size = (SCENE_WIDTH, 16 * max(1, round(SCENE_WIDTH * material.size[1] / material.size[0] / 16)))
-    images, grounds = (
-        as_batch([cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in found])
-        for found in ([material.image(t) for t in range(len(material))], known_backgrounds(material))
-    )
+    size = small_size(material, SCENE_WIDTH)
+    images = small_batch(map(material.image, range(len(material))), size)
+    grounds = small_batch(known_backgrounds(material), size)
     torch.manual_seed(material.settings.params.seed)
     clock, network = Clock(material.settings.scratch), Decomposition(size)
     step = redrawing(images, grounds)
@@ -122,7 +122,7 @@ def nsd(material: Material) -> Iterator[Soft]:
     for image in images:
         with torch.inference_mode():
             soft = network(image[None])[1][0, 0].numpy()
-        yield cv2.resize(soft, material.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)  # type: ignore[misc]
+        yield material.enlarged(soft)
 
 
 def known_backgrounds(material: Material) -> list[UInt8[np.ndarray, "H W 3"]]:

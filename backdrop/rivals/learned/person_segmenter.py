@@ -39,7 +39,7 @@ def person_segmenter(material: Material) -> Iterator[Soft]:
     network = read_network(path)
     for t in range(len(material)):
         soft = _map(network, path, material.image(t))
-        yield cv2.resize(soft, material.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)  # type: ignore[misc]
+        yield material.enlarged(soft)
 
 
 def _map(network: cv2.dnn.Net, path: Path, image: np.ndarray) -> np.ndarray:

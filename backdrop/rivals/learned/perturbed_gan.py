@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import cv2
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -26,7 +25,8 @@ from torch import Tensor, nn
 from backdrop.io.masks import Soft
 from backdrop.networks.student import StudentNetwork
 from backdrop.rivals.learned.copy_paste import empty_views
-from backdrop.rivals.learned.training import TrainingStep, as_batch, drawn, train_network
+from backdrop.rivals.learned.nsd import doublings
+from backdrop.rivals.learned.training import TrainingStep, drawn, small_batch, small_size, train_network
 from backdrop.rivals.material import Material
 from backdrop.rivals.spent import Clock
 
@@ -80,12 +80,13 @@ class PerturbedGan(nn.Module):
         super().__init__()
         low = (size[1] // 16, size[0] // 16)
         cells = low[0] * low[1]
-        layers: list[nn.Module] = [nn.Linear(NOISE_SIZE, LAYER_CHANNELS[0] * cells), nn.ReLU()]
-        layers.append(nn.Unflatten(1, (LAYER_CHANNELS[0], *low)))
-        for a, b in zip(LAYER_CHANNELS, (*LAYER_CHANNELS[1:], LAYER_CHANNELS[-1]), strict=True):
-            layers += [nn.Upsample(scale_factor=2), nn.Conv2d(a, b, 3, 1, 1), nn.GroupNorm(8, b), nn.ReLU()]
-        self.layer = nn.Sequential(*layers, nn.Conv2d(LAYER_CHANNELS[-1], 4, 3, 1, 1))
-        layers = []
+        self.layer = nn.Sequential(
+            nn.Linear(NOISE_SIZE, LAYER_CHANNELS[0] * cells),
+            nn.ReLU(),
+            nn.Unflatten(1, (LAYER_CHANNELS[0], *low)),
+            *doublings(LAYER_CHANNELS, 8),
+        )
+        layers: list[nn.Module] = []
         for a, b in zip((3, *TELLER_CHANNELS), TELLER_CHANNELS, strict=False):
             layers += [nn.Conv2d(a, b, 4, 2, 1), nn.LeakyReLU(0.2)]
         self.judge = nn.Sequential(*layers, nn.Flatten(), nn.Linear(TELLER_CHANNELS[-1] * cells, 1))
@@ -135,34 +136,35 @@ def as_judged(image: Float[Tensor, "B 3 h w"], numbers: Float[Tensor, "B 3"]) ->
 
 def perturbed_gan(material: Material) -> Iterator[Soft]:
     """Soft masks of the student."""
-    size = (PICTURE_WIDTH, 16 * max(1, round(PICTURE_WIDTH * material.size[1] / material.size[0] / 16)))
-    frames, grounds = (
-        as_batch([cv2.resize(one, size, interpolation=cv2.INTER_AREA) for one in found]) * 2 - 1
-        for found in ([material.image(t) for t in range(len(material))], empty_views(material))
-    )
+    size = small_size(material, PICTURE_WIDTH)
+    frames = small_batch(map(material.image, range(len(material))), size) * 2 - 1
+    grounds = small_batch(empty_views(material), size) * 2 - 1
     torch.manual_seed(material.settings.params.seed)
     clock, network = Clock(material.settings.scratch), PerturbedGan(size)
-    step = perturbing(frames, grounds)
-    name = "perturbed_gan"
     train_network(
         material,
         network,
-        step,
-        name=name,
+        perturbing(frames, grounds),
+        name="perturbed_gan",
         total=PERTURBED_ITERATIONS,
         rate=PERTURBED_RATE,
         clock=clock,
         momentum=PERTURBED_MOMENTUM,
     )
     student = StudentNetwork(LEARNER_CHANNELS)
-    step = imitating(network, grounds)
     train_network(
-        material, student, step, name=f"{name}_student", total=LEARNER_ITERATIONS, rate=LEARNER_RATE, clock=clock
+        material,
+        student,
+        imitating(network, grounds),
+        name="perturbed_gan_student",
+        total=LEARNER_ITERATIONS,
+        rate=LEARNER_RATE,
+        clock=clock,
     )
     for image in frames:
         with torch.inference_mode():
             soft = student(image[None] / 2 + 0.5)[0, 0].sigmoid().numpy()
-        yield cv2.resize(soft, material.size, interpolation=cv2.INTER_LINEAR).clip(0, 1)  # type: ignore[misc]
+        yield material.enlarged(soft)
 
 
 def perturbing(frames: Float[Tensor, "N 3 h w"], grounds: Float[Tensor, "M 3 h w"]) -> TrainingStep:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import cv2
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -70,6 +72,16 @@ def train_network(
 def drawn(generator: torch.Generator, count: int, batch: int) -> list[int]:
     """The numbers of a batch's frames."""
     return torch.randint(count, (batch,), generator=generator).tolist()
+
+
+def small_size(material: Material, width: int) -> tuple[int, int]:
+    """(width, height) of a network's images: the shape of the frames, the height a multiple of 16."""
+    return width, 16 * max(1, round(width * material.size[1] / material.size[0] / 16))
+
+
+def small_batch(images: Iterable[np.ndarray], size: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
+    """RGB images of uint8, made smaller, as a batch in [0, 1]."""
+    return as_batch([cv2.resize(image, size, interpolation=cv2.INTER_AREA) for image in images])
 
 
 def as_batch(images: list[Any]) -> Float[Tensor, "B 3 H W"]:
