@@ -71,6 +71,12 @@ OUTSIDE = ("student.prior=", "encoder.weights=", "encoder.perceptual=")
 EXTERNAL = ("render",)  # makes the embedded footage, which no other data set needs
 
 
+def rows_of(ablate: list[str] | None) -> list[tuple[str, list[str]]]:
+    """(name, changes) of what ships and of the rows asked for: none without an ablation, all where none is named."""
+    named = [] if ablate is None else ablate or list(ABLATION)
+    return [(name, changes) for name, changes in ABLATION.items() if name == SHIPPED or name in named]
+
+
 def commands() -> list[tuple[str, str]]:
     """(stage, shell command) in the order of dvc.yaml, one for each item of a matrix."""
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -217,7 +223,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sequences at a time, a core each")
     parser.add_argument("--scale", default="sequence", help="a file of conf/scale/: sequence, gpu")
     parser.add_argument("--set", nargs="*", default=[], help="further overrides, as for dvc exp run -S")
-    parser.add_argument("--ablate", action="store_true", help="also a row for each part of the student")
+    parser.add_argument(
+        "--ablate", nargs="*", choices=list(ABLATION)[1:], help="also a row for each part of the student, or for these"
+    )
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "sequences")
     parser.add_argument("--out", type=Path, help="default: benchmarks/sequences_<data>[_<scale>].json")
     parser.add_argument("--again", action="store_true", help="run sequences anew that are done")
@@ -241,7 +249,7 @@ def main() -> None:
             return None
 
     rows: dict[str, list[dict[str, Any]]] = {}
-    for row, changes in ABLATION.items() if args.ablate else [(SHIPPED, [])]:
+    for row, changes in rows_of(args.ablate):
         with ThreadPoolExecutor(args.jobs) as pool:
             found = pool.map(partial(one, row=row, changes=changes), names)
             rows[row] = [result for result in found if result is not None]
@@ -251,7 +259,7 @@ def main() -> None:
     suffix = "" if args.scale == "sequence" else f"_{args.scale}"
     out = args.out or ROOT / "benchmarks" / f"sequences_{args.data}{suffix}.json"
     out.write_text(json.dumps(rows[SHIPPED], indent=1) + "\n", encoding="utf-8")
-    if args.ablate:
+    if args.ablate is not None:
         print("\n" + ablation_table(rows))
         out.with_name(f"{out.stem}_ablation.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     if any(len(results) < len(names) for results in rows.values()):

@@ -108,8 +108,7 @@ def test_what_the_presets_switch_off_is_on_by_default() -> None:
     on = {
         "preset": "none",
         "detector.zero_start": True,
-        "synthesis.divide_mask": True,
-        "synthesis.mask_start": None,
+        "synthesis.mask_start": 0.05,
         "inpainter.start_color": True,
         "background.hole_only": True,
         "loss.area_outside": True,

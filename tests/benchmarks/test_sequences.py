@@ -19,6 +19,7 @@ from benchmarks.sequences import (
     SHIPPED,
     ablation_table,
     commands,
+    rows_of,
     run_one,
     table,
 )
@@ -105,6 +106,12 @@ def test_the_ablation_counts_only_sequences_that_every_row_has() -> None:
     assert lines[2] == f"| {SHIPPED} | 0.800 / 0.400 |  | 4.0 |"
     assert lines[3] == "| one round | 0.700 / 0.350 | -0.100 (-0.100 to -0.100) | 4.0 |"
     assert lines[-1] == "1 sequences."
+
+
+def test_an_ablation_has_what_ships_and_the_rows_asked_for_or_all() -> None:
+    assert [name for name, _ in rows_of(None)] == [SHIPPED]
+    assert [name for name, _ in rows_of([])] == list(ABLATION)
+    assert rows_of(["one round"]) == [(SHIPPED, []), ("one round", ["student.rounds=1"])]
 
 
 def test_each_ablation_is_a_setting_that_params_accept(tmp_path: Path) -> None:

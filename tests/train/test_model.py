@@ -261,16 +261,22 @@ def test_what_a_box_leaves_out_costs_where_the_whole_background_is_known(make_mo
 
 
 @pytest.mark.parametrize(
-    ("start", "acts"), [({"divide_mask": False, "mask_start": 0.01, "window": 4}, True), ({}, False)]
+    ("start", "lambda_", "acts"),
+    [
+        ({"mask_start": 0.01, "window": 4}, 0.005, True),
+        ({}, 0.02, True),
+        ({"divide_mask": True, "mask_start": None}, 0.02, False),
+    ],
+    ids=["presets", "default", "divided"],
 )
-def test_lambda_acts_on_masks_that_begin_below_it_as_in_the_presets(make_model, start: dict, acts: bool) -> None:
-    """2022, Fig. 10. By default masks begin above any lambda of the papers, where its value says nothing."""
+def test_lambda_acts_on_masks_that_begin_below_it(make_model, start: dict, lambda_: float, acts: bool) -> None:
+    """2022, Fig. 10. Masks that are divided by their maximum begin above any such lambda: its value says nothing."""
     gradients = []
-    for threshold in (0.005, 0.00001):
+    for threshold in (lambda_, 0.00001):
         model = make_model(**start)
         model.lambda_ = threshold
         step = model(*images(), generator=torch.Generator().manual_seed(0))
-        below = step.mask.mean(dim=(1, 2, 3)) < 0.005
+        below = step.mask.mean(dim=(1, 2, 3)) < lambda_
         assert below.all() if acts else not below.any()
         gradients.append(torch.autograd.grad(step.terms["mask"], model.synthesis.out.bias)[0])
     assert torch.equal(gradients[0], -gradients[1] if acts else gradients[1])
