@@ -82,7 +82,11 @@ def pseudo_masks(work: Work, planes: np.ndarray, order: list[str], params: Stude
 
 
 def mean_overlap(frames: FrameArchive, labels: np.ndarray, every: int) -> float:
-    """Mean J of stored pseudo-masks with truth, over the frames that have both; first and last frame apart."""
+    """Mean J of stored pseudo-masks with truth, over the frames that have both; first and last frame apart.
+
+    Raises:
+        BackdropError: no frame has both.
+    """
     found = []
     for t in range(every, len(frames) - 1, every):
         stored = frames.mask(t)
@@ -91,6 +95,10 @@ def mean_overlap(frames: FrameArchive, labels: np.ndarray, every: int) -> float:
         truth, void = split_truth(stored)
         mask = resize_mask((labels[t] != IGNORED) & (labels[t] > (IGNORED - 1) / 2), truth.shape[::-1])
         found.append(jaccard(mask, truth, void))
+    if not found:
+        raise BackdropError(
+            f"no frame of {frames.path} has both truth and a pseudo-mask, which every {every}th frame has"
+        )
     return float(np.mean(found))
 
 

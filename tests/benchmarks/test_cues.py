@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from backdrop.errors import BackdropError
 from backdrop.student.cues import CUES
 from backdrop.student.targets import IGNORED
 from benchmarks import cues
@@ -47,6 +48,7 @@ class Truth(list):
     """Stored masks as an archive of frames gives them."""
 
     mask = list.__getitem__
+    path = "frames.zip"
 
 
 def test_what_is_not_known_is_not_found() -> None:
@@ -57,6 +59,12 @@ def test_what_is_not_known_is_not_found() -> None:
     assert mean_overlap(frames, labels, 1) == 1
     labels[:, :, 4:] = IGNORED
     assert mean_overlap(frames, labels, 1) == 0.5
+
+
+def test_truth_only_where_no_label_is_made_is_said() -> None:
+    frames = Truth([None, np.zeros((6, 8), np.uint8), None, None])
+    with pytest.raises(BackdropError, match=r"no frame of frames\.zip has both truth and a pseudo-mask"):
+        mean_overlap(frames, np.zeros((4, 6, 8), np.uint8), 2)
 
 
 def test_a_sequence_from_its_frames_to_the_table(
