@@ -115,13 +115,18 @@ def write_outputs(folder: Path) -> None:
     for kind in ("rgb", "flow"):
         save_network(folder / "models" / f"inpainter_{kind}", Inpainter([4, 8]), {"channels": [4, 8]})
     params = small_params()
+    synthesis = params.synthesis.model_copy(update=DIVIDED)
     networks = {
         "detector": Detector(params.detector, "none"),
-        "synthesis": SynthesisNetwork(params.synthesis, "none"),
+        "synthesis": SynthesisNetwork(synthesis, "none"),
     }
     sections = {name: getattr(params, name).model_dump(mode="json") for name in networks}
     for name in ("joint", "segmenter"):
         save_network(folder / "models" / name, networks, {"size": [48, 32], **sections})
+
+
+DIVIDED = {"divide_mask": True, "mask_start": None}
+"""Settings of an S whose masks, at random weights, are not all below one half, as those that begin small are."""
 
 
 def write_model(folder: Path, student: bool = True) -> Path:
@@ -131,14 +136,15 @@ def write_model(folder: Path, student: bool = True) -> Path:
     """
     torch.manual_seed(1)
     params = small_params()
+    synthesis = params.synthesis.model_copy(update=DIVIDED)
     networks = {
         "detector": Detector(params.detector, "none"),
-        "synthesis": SynthesisNetwork(params.synthesis, "none"),
+        "synthesis": SynthesisNetwork(synthesis, "none"),
     }
     config = {
         "size": list(params.train.size),
         "detector": params.detector.model_dump(mode="json"),
-        "synthesis": params.synthesis.model_dump(mode="json"),
+        "synthesis": synthesis.model_dump(mode="json"),
     }
     if student:
         networks["student"] = StudentNetwork([4, 8])

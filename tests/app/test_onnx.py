@@ -32,7 +32,7 @@ from backdrop.networks.synthesis import SynthesisNetwork
 from backdrop.video.encode import encode_video
 from tests.backdrop_command import call
 from tests.handmade_run import HEIGHT, WIDTH, scene
-from tests.small_pipeline import small_params
+from tests.small_pipeline import DIVIDED, small_params
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -49,7 +49,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     torch.manual_seed(1)
     params = small_params()
     detector = Detector(params.detector, "none").eval()
-    synthesis = SynthesisNetwork(params.synthesis, "none")
+    settings = params.synthesis.model_copy(update=DIVIDED)
+    synthesis = SynthesisNetwork(settings, "none")
     student = StudentNetwork([4, 8]).eval()
     with torch.no_grad():
         detector.head.weight.mul_(1000)
@@ -60,7 +61,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         seen = student(normalize(tensor("student", np.stack(scene(1)[0]))))
         student.head[0].weight.mul_(2 / seen.std())  # type: ignore[operator]
         student.head[0].bias.fill_(-2)  # type: ignore[operator]
-    sections = {"detector": params.detector, "synthesis": params.synthesis}
+    sections = {"detector": params.detector, "synthesis": settings}
     config = {"size": SIZE} | {name: section.model_dump(mode="json") for name, section in sections.items()}
     networks = {"detector": detector, "synthesis": synthesis}
     save_network(root / "bare", networks, config)
