@@ -96,9 +96,7 @@ def mean_overlap(frames: FrameArchive, labels: np.ndarray, every: int) -> float:
         mask = resize_mask((labels[t] != IGNORED) & (labels[t] > (IGNORED - 1) / 2), truth.shape[::-1])
         found.append(jaccard(mask, truth, void))
     if not found:
-        raise BackdropError(
-            f"no frame of {frames.path} has both truth and a pseudo-mask, which every {every}th frame has"
-        )
+        raise BackdropError(f"no frame of {frames.path} has truth and a pseudo-mask; those are {every} frames apart")
     return float(np.mean(found))
 
 

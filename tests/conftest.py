@@ -72,7 +72,7 @@ def locked_folders(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def make_model(params: Params):
-    """Build a model with random weights; keyword arguments replace keys of loss, sampling, synthesis, and `grid`."""
+    """Build a model with random weights; keyword arguments replace keys of loss, sampling, synthesis, detector."""
 
     def build(seed: int = 0, **changes: object) -> Model:
         torch.manual_seed(seed)
@@ -85,8 +85,11 @@ def make_model(params: Params):
         synthesis = params.synthesis.model_copy(
             update=small | {k: v for k, v in changes.items() if k in type(params.synthesis).model_fields}
         )
+        detector = params.detector.model_copy(
+            update={k: v for k, v in changes.items() if k in type(params.detector).model_fields}
+        )
         networks = JointNetworks(
-            Detector(params.detector.model_copy(update={"grid": changes.get("grid", params.detector.grid)}), "none"),
+            Detector(detector, "none"),
             SynthesisNetwork(synthesis, "none"),
             Inpainter([4, 8]),
             Inpainter([4, 8]),

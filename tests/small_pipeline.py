@@ -115,10 +115,9 @@ def write_outputs(folder: Path) -> None:
     for kind in ("rgb", "flow"):
         save_network(folder / "models" / f"inpainter_{kind}", Inpainter([4, 8]), {"channels": [4, 8]})
     params = small_params()
-    synthesis = params.synthesis.model_copy(update=DIVIDED)
     networks = {
         "detector": Detector(params.detector, "none"),
-        "synthesis": SynthesisNetwork(synthesis, "none"),
+        "synthesis": SynthesisNetwork(params.synthesis, "none"),
     }
     sections = {name: getattr(params, name).model_dump(mode="json") for name in networks}
     for name in ("joint", "segmenter"):

@@ -63,7 +63,7 @@ def test_what_is_not_known_is_not_found() -> None:
 
 def test_truth_only_where_no_label_is_made_is_said() -> None:
     frames = Truth([None, np.zeros((6, 8), np.uint8), None, None])
-    with pytest.raises(BackdropError, match=r"no frame of frames\.zip has both truth and a pseudo-mask"):
+    with pytest.raises(BackdropError, match=r"no frame of frames\.zip has truth and a pseudo-mask"):
         mean_overlap(frames, np.zeros((4, 6, 8), np.uint8), 2)
 
 

@@ -264,8 +264,8 @@ def test_what_a_box_leaves_out_costs_where_the_whole_background_is_known(make_mo
     ("start", "lambda_", "acts"),
     [
         ({"mask_start": 0.01, "window": 4}, 0.005, True),
-        ({}, 0.02, True),
-        ({"divide_mask": True, "mask_start": None}, 0.02, False),
+        ({"scale": (0.2, 0.4)}, 0.005, True),
+        ({"scale": (0.2, 0.4), "divide_mask": True, "mask_start": None}, 0.005, False),
     ],
     ids=["presets", "default", "divided"],
 )
