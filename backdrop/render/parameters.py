@@ -20,6 +20,7 @@ class FootageParams(Section):
     val: CountOrZero
     test: CountOrZero
     modes: list[Literal["static", "ptz", "handheld"]] = Field(min_length=1)
+    places: Count | None
     seed: CountOrZero
 
 

@@ -34,7 +34,8 @@ _FIRST = {"train": 0, "val": 400, "test": 800}  # subjects and stretches of diff
 def plan_clips(params: FootageParams) -> list[Plan]:
     """Which clips make up the data set.
 
-    Modes are taken in turn. Every clip has a subject and a stretch of the street of its own.
+    Modes are taken in turn. Every clip has a subject of its own. It also has a stretch of the street of its own,
+    unless there are `places`: then these are taken in turn, in every split.
     """
     plans, modes = [], list(params.modes)
     for split, count in (("train", params.train), ("val", params.val), ("test", params.test)):
@@ -42,7 +43,8 @@ def plan_clips(params: FootageParams) -> list[Plan]:
             mode = modes[index % len(modes)]
             first = _FIRST[split] + 1200 * params.seed
             seed = 100003 * params.seed + 5 * _FIRST[split] + index
-            plans.append(Plan(f"{split}_{index:02d}_{mode}", split, seed, mode, first + index, first + index))
+            stretch = 1200 * params.seed + index % params.places if params.places else first + index
+            plans.append(Plan(f"{split}_{index:02d}_{mode}", split, seed, mode, first + index, stretch))
     return plans
 
 

@@ -11,7 +11,9 @@ import pytest
 from backdrop.render.parameters import FootageParams
 from benchmarks.presence import average_precision, clips, measure
 
-FOOTAGE = FootageParams(size=(128, 80), fps=24, frames=24, train=1, val=1, test=2, modes=["static", "ptz"], seed=3)
+FOOTAGE = FootageParams(
+    size=(128, 80), fps=24, frames=24, train=1, val=1, test=2, modes=["static", "ptz"], places=None, seed=3
+)
 
 
 class Oracle:

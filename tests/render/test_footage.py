@@ -12,7 +12,7 @@ import pytest
 from backdrop.errors import BackdropError
 from backdrop.render.clip import MODES, Clip, mask_box
 from backdrop.render.parameters import FootageParams
-from backdrop.render.stage import plan_clips, render_all
+from backdrop.render.stage import make_clip, plan_clips, render_all
 from backdrop.render.street import paint_flat, paint_world
 from backdrop.video.decode import decode_video
 
@@ -34,6 +34,7 @@ def settings(**changes: object) -> FootageParams:
         "val": 2,
         "test": 3,
         "modes": list(MODES),
+        "places": None,
         "seed": 0,
     }
     return FootageParams.model_validate(base | changes)
@@ -246,6 +247,24 @@ def test_held_out_clips_share_nobody_and_no_place() -> None:
     assert len({plan.subject for plan in plans}) == len({plan.stretch for plan in plans}) == len(plans)
     elsewhere = plan_clips(settings(seed=1))
     assert not {plan.subject for plan in plans} & {plan.subject for plan in elsewhere}
+
+
+def test_places_are_shared_by_all_splits_and_subjects_are_not() -> None:
+    plans = plan_clips(settings(train=7, val=2, test=4, places=2))
+    train = {plan.stretch for plan in plans if plan.split == "train"}
+    assert len(train) == 2
+    for other in ("val", "test"):
+        assert {plan.stretch for plan in plans if plan.split == other} == train
+    assert len({plan.subject for plan in plans}) == len({plan.seed for plan in plans}) == len(plans)
+    here, other = (make_clip(plan, settings(places=2)) for plan in plans[:3:2])
+    # The cameras look at other parts of one street: laid over one another by the truth, the pictures agree.
+    onto = np.linalg.inv(here.scene(0)) @ other.scene(0)
+    view = cv2.warpPerspective(other.background(0), onto, here.size, flags=cv2.INTER_LINEAR)
+    seen = cv2.warpPerspective(np.ones(other.size[::-1], np.uint8), onto, here.size) > 0
+    assert seen.mean() > 0.3
+    apart = np.abs(here.background(0).astype(float) - view)[seen].mean()
+    elsewhere = make_clip(plans[1], settings(places=2)).background(0)
+    assert apart < 0.5 * np.abs(here.background(0).astype(float) - elsewhere).mean()
 
 
 def test_subjects_wear_different_clothes() -> None:
