@@ -38,6 +38,7 @@ from backdrop.train.background import Backgrounds
 from backdrop.train.losses import objective
 from backdrop.train.model import JointNetworks, Model, Schedule, Step
 from backdrop.train.parameters import TrainFolders, TrainParams, TrainStage
+from backdrop.train.pretraining import Pretraining
 
 START_FRAMES = 12
 """Frames of a sequence that the boxes' first size is estimated from."""
@@ -159,6 +160,8 @@ class JointTraining:
         """Train from the last checkpoint (or the start) to the end and write `out_dir`."""
         train = self.params.train
         start, history = self._resume()
+        if train.pretrain_iterations and not start:
+            Pretraining(self.params, self.folders, self.data, self.fabric).run(self.network)
         bar = progress(self.total, start, "joint training")
         with bar, open_live(self.folders.log, history) as live:
             batches = self.data.batches(self.params.seed, start, self.total, train.batch, loader_workers(self.fabric))

@@ -65,6 +65,7 @@ class TrainParams(Section):
     box_rate: Positive
     decay: bool
     augment: bool
+    pretrain_iterations: CountOrZero
     detector_iterations: CountOrZero
     synthesis_iterations: CountOrZero
     box_start: Weight

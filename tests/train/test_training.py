@@ -75,9 +75,12 @@ def inpaint(root: Path, kind: str, out: Path, log: Path, runs: Path, **changes: 
 
 
 def joint(root: Path, work: Path, changes: dict[str, Any] | None = None) -> JointTraining:
+    return JointTraining(training_params(STEPS | (changes or {})), folders_of(root, work))
+
+
+def folders_of(root: Path, work: Path) -> TrainFolders:
     names = ("frames", "homographies", "flow", "inpainter_rgb", "inpainter_flow")
-    folders = TrainFolders(*(root / name for name in names), work / "log", work / "runs")
-    return JointTraining(training_params(STEPS | (changes or {})), folders)
+    return TrainFolders(*(root / name for name in names), work / "log", work / "runs")
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
