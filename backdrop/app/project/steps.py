@@ -45,6 +45,7 @@ STEPS = {
 PARTS = {
     "looking": "looking through the videos",
     "frames": "storing frames",
+    "encoders": "learning to tell frames apart, as a start",
     "motion network fitted": "fitting the motion network to this footage",
     "cues": "finding what moves",
     "cues of whole sequences": "finding what moves, in whole videos",
