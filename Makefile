@@ -4,7 +4,7 @@
 # make test: the quick tests, by two processes; make test-all adds the slow ones; make lint; make params composes params.yaml from conf/;
 # make deps writes the deps of dvc.yaml from the imports.
 # make bench: times and memory against what one would do otherwise, side by side (under 15 minutes on two cores).
-# make ablations: the grid of conf/ablation/ as DVC experiments, into docs/ablations.md (hours; goes on where it was stopped).
+# make ablations: the grids of benchmarks/ablation_grids.py as DVC experiments, into docs/ablations.md (hours; goes on where it was stopped).
 PYTHON ?= python3.11
 VENV := .venv
 RUN := PATH="$(CURDIR)/$(VENV)/bin:$$PATH"

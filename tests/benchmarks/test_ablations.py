@@ -1,4 +1,4 @@
-"""The ablation grid: every row is valid and changes what it says, and the table says what the results say."""
+"""The ablation grids: every row is valid and changes what it says, and the tables say what the results say."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import yaml
 from backdrop.errors import BackdropError
 from backdrop.params import compose_params, read
 from benchmarks import ablations
-from benchmarks.ablations import BEGIN, COLUMNS, END, GROUPS, Task, cell, collect, digest, grid, place, table
+from benchmarks.ablation_grids import GRIDS, IMAGES, OURS, PAPERS, PAPERS_ROWS, SEEDS, Grid
+from benchmarks.ablations import Task, cell, collect, digest, markers, pairs, place, table
 
 ROOT = Path(__file__).parents[2]
 ROWS = sorted(path.stem for path in (ROOT / "conf" / "ablation").glob("*.yaml"))
@@ -25,19 +26,42 @@ def flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
     return found
 
 
-def composed(tmp_path: Path, row: str) -> dict[str, Any]:
-    compose_params(["scale=ablation", f"ablation={row}"], tmp_path / "params.yaml", ROOT / "conf")
+def composed(tmp_path: Path, row: str, grid: Grid = OURS) -> dict[str, Any]:
+    compose_params(grid.overrides(row, 0), tmp_path / "params.yaml", ROOT / "conf")
     read(tmp_path / "params.yaml")
     return flat(yaml.safe_load((tmp_path / "params.yaml").read_text()))
 
 
-def test_the_grid_runs_every_row_of_conf() -> None:
-    assert {row for row, _ in grid()} == set(ROWS)
-    assert len(grid()) == len(set(grid()))
-    assert grid(["flow_off"]) == [("flow_off", 0)]
-    assert grid(["sampling_gumbel"]) == [("sampling_gumbel", seed) for seed in (0, 1)]
+def test_the_grids_run_every_row_that_there_is() -> None:
+    assert {row for row, _ in pairs(OURS)} == set(ROWS)
+    assert {row for row, _ in pairs(PAPERS)} == set(PAPERS_ROWS)
+    for grid in GRIDS.values():
+        assert len(pairs(grid)) == len(set(pairs(grid)))
+    assert pairs(OURS, ["flow_off"]) == [("flow_off", 0)]
+    assert pairs(OURS, ["sampling_gumbel"]) == [("sampling_gumbel", seed) for seed in (0, 1)]
+    assert pairs(PAPERS, ["flow_joint"]) == [("flow_joint", seed) for seed in SEEDS]
     with pytest.raises(BackdropError, match="flow_of; the rows are .*flow_off"):
-        grid(["flow_of"])
+        pairs(OURS, ["flow_of"])
+
+
+@pytest.mark.parametrize("row", sorted(set(PAPERS_ROWS) - {PAPERS.reference}))
+def test_each_row_of_the_papers_grid_is_valid_and_changes_its_own_keys_alone(row: str, tmp_path: Path) -> None:
+    reference, changed = composed(tmp_path, PAPERS.reference, PAPERS), composed(tmp_path, row, PAPERS)
+    own = {change.partition("=")[0] for change in PAPERS_ROWS[row]}
+    different = {key for key in changed if changed[key] != reference[key]}
+    assert own == different, "a change that the aided preset has already"
+    assert reference["preset"] == changed["preset"] == "p2022"
+    assert changed["train.box_start"] == 1.1, "the start of boxes is the same in every row"
+
+
+def test_the_papers_grid_crosses_background_flow_and_gradients(tmp_path: Path) -> None:
+    keys = ("background.kind", "loss.alpha_flow", "loss.disentangled")
+    crossed = {row: composed(tmp_path, row, PAPERS) for row in [PAPERS.groups[0].base, *PAPERS.groups[0].rows]}
+    assert {tuple(values[key] for key in keys) for values in crossed.values()} == {
+        (kind, flow, separated) for kind in ("inpaint", "median") for flow in (0.1, 0.0) for separated in (True, False)
+    }
+    last = crossed["images_separated"]["train.iterations"]
+    assert f"train.offset_fixed={last}" in IMAGES, "without flow, boxes keep still to the end"
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -76,14 +100,14 @@ def test_rows_hold_what_their_names_say(
 
 
 def entry(row: str, seed: int, **changes: float) -> dict[str, Any]:
-    figures = dict.fromkeys(COLUMNS, 0.5) | changes
+    figures = dict.fromkeys(OURS.columns, 0.5) | changes
     return {"row": row, "seed": seed, "params": "0", "revision": "0", "figures": figures}
 
 
 def test_the_table_shows_means_ranges_and_what_is_missing() -> None:
     results = [entry("none", seed, J=0.4 + seed / 10) for seed in (2, 0, 1)]
     results += [entry("only_bg", 0, J=0.1), entry("flow_off", 0, J=0.25)]
-    lines = table(results, {"encoder_file": "needs a folder."}).splitlines()
+    lines = table(OURS, results, {"encoder_file": "needs a folder."}).splitlines()
     assert "| reference | 0, 1, 2 | 0.50 (0.50–0.50) | 0.50 (0.50–0.50) | 0.50 (0.50–0.50) | 0.50 (0.40–0.60) |" in (
         next(line for line in lines if line.startswith("| reference | 0, 1, 2"))
     )
@@ -91,22 +115,26 @@ def test_the_table_shows_means_ranges_and_what_is_missing() -> None:
     assert "| only_bg | 0 | 0.50 | 0.50 | – | – | – | – |" in lines
     assert "| crf_off | not run | – | – | – | – | – | – |" in lines
     assert "`encoder_file`: needs a folder." in lines
-    assert [line for line in lines if line.startswith("**")] == [f"**{group.title}**" for group in GROUPS]
+    assert [line for line in lines if line.startswith("**")] == [f"**{group.title}**" for group in OURS.groups]
     widths = {line.count("|") for line in lines if line.startswith("|")}
-    assert widths == {len(COLUMNS) + 3}
+    assert widths == {len(OURS.columns) + 3}
 
 
 def test_cells() -> None:
     assert [cell([]), cell([None]), cell([0.123]), cell([0.1, 0.3])] == ["–", "–", "0.12", "0.20 (0.10–0.30)"]
 
 
-def test_what_people_write_around_the_table_is_kept() -> None:
-    text = place("# Ablations\n\nWhat was learned.\n", "first\n")
-    assert place(f"{text}\nAfter.\n", "second\n") == (
-        f"# Ablations\n\nWhat was learned.\n\n{BEGIN}\nsecond\n{END}\n\nAfter.\n"
+def test_what_people_write_around_the_tables_is_kept() -> None:
+    begin, end = markers(OURS)
+    text = place("# Ablations\n\nWhat was learned.\n", "first\n", begin, end)
+    assert place(f"{text}\nAfter.\n", "second\n", begin, end) == (
+        f"# Ablations\n\nWhat was learned.\n\n{begin}\nsecond\n{end}\n\nAfter.\n"
     )
+    both = place(text, "papers\n", *markers(PAPERS))
+    assert "first\n" in both
+    assert "papers\n" in both
     with pytest.raises(BackdropError, match="must hold"):
-        place(f"{END} {BEGIN}", "x")
+        place(f"{end} {begin}", "x", begin, end)
 
 
 def test_results_come_from_experiments_or_from_earlier_ones_with_the_same_parameters(
@@ -116,10 +144,14 @@ def test_results_come_from_experiments_or_from_earlier_ones_with_the_same_parame
     scores["method_raw"] = {"J_mean": 0.25}
     answers = {"rev-parse": "abc\n", "for-each-ref": "refs/exps/ab/c/flow\n", "show": json.dumps(scores)}
     monkeypatch.setattr(ablations, "git", lambda *arguments: answers[arguments[0]])
-    wanted = [Task("flow_off", 0, "1", "flow"), Task("none", 0, "0", "gone"), Task("crf_off", 0, "2", "never")]
-    found = collect(wanted, [entry("none", 0, J=0.7), entry("crf_off", 0)])
+    wanted = [
+        Task("flow_off", 0, "1", "flow", ()),
+        Task("none", 0, "0", "gone", ()),
+        Task("crf_off", 0, "2", "never", ()),
+    ]
+    found = collect(OURS, wanted, [entry("none", 0, J=0.7), entry("crf_off", 0)])
     assert [result["row"] for result in found] == ["flow_off", "none"], "crf_off had other parameters"
-    assert found[0]["figures"] == dict(zip(COLUMNS, (0.1, 0.2, 0.25, 0.3, 0.4, 0.5), strict=True))
+    assert found[0]["figures"] == dict(zip(OURS.columns, (0.1, 0.2, 0.25, 0.3, 0.4, 0.5), strict=True))
     assert found[1]["figures"]["J"] == 0.7
 
 
