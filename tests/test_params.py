@@ -271,7 +271,7 @@ def test_a_file_that_is_no_mapping(text: str, tmp_path: Path) -> None:
         ("+zzzzqq=1", "zzzzqq: unknown key"),
         ("data=nope", "data=nope: data is one of bms26, cdnet2014"),
         ("paper=2022", "paper=2022: paper is one of none, p2020, p2021, p2022"),
-        ("scale=", "scale=: scale is one of ablation, ablation_papers, demo"),
+        ("scale=", "scale=: scale is one of ablation, ablation_papers, d_and_s, demo"),
         ("", "'' is no KEY=VALUE"),
         ("data root=it's", '"data root=it\'s" is no KEY=VALUE'),
         ("lambda", "'lambda' is no KEY=VALUE"),
