@@ -1,8 +1,8 @@
 """The ablation grids: each row as a DVC experiment, and docs/ablations.md written from the results.
 
 `make ablations`, or `python -m benchmarks.ablations`; `--grid papers` or `ours` (both, where it is left out; the rows
-are in `benchmarks.ablation_grids`), `--rows a,b`, `--seeds 0,1`, `--table-only`, `--encoder-weights FOLDER`, `--jobs 2`
-(experiments at a time, a thread each).
+are in `benchmarks.ablation_grids`), `--rows a,b`, `--seeds 0,1`, `--table-only`, `--anew`, `--encoder-weights FOLDER`,
+`--jobs 2` (experiments at a time, a thread each).
 
 Every row and seed is one `dvc exp run --temp`: a temporary checkout as in DVC's queue, with the workspace's cache, so
 that stages which a row does not change are restored. The queue itself is not used because its worker replaces
@@ -263,6 +263,7 @@ def arguments() -> argparse.Namespace:
         help=f"folder of resnet18.safetensors or .pth for the row encoder_file (default: {WEIGHTS})",
     )
     parser.add_argument("--jobs", type=int, default=1, help="experiments at a time, a thread each where more than 1")
+    parser.add_argument("--anew", action="store_true", help="drop results that are of other parameters than today's")
     parser.add_argument("--table-only", action="store_true", help="run nothing, write the table anew")
     args = parser.parse_args()
     if args.rows is not None and args.grid is None:
@@ -270,11 +271,34 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def keep_known(grid: Grid, known: Sequence[Mapping[str, Any]], again: Sequence[tuple[str, int]]) -> None:
+    """Refuse to write a table that would lose results which parameters of today do not give.
+
+    Args:
+        again: (row, seed) that are run now.
+
+    Raises:
+        BackdropError: names how many results would be lost, and what to do.
+    """
+    rows = {row for row, _ in pairs(grid)}
+    there = dict.fromkeys((one["row"], one["seed"]) for one in known if one["row"] in rows)
+    today = {(task.row, task.seed): task.digest for task in tasks(grid, there)}
+    lost = [one for one in known if today.get((one["row"], one["seed"])) != one["params"]]
+    lost = [one for one in lost if (one["row"], one["seed"]) not in again]
+    if lost:
+        raise BackdropError(
+            f"{grid.results}: {len(lost)} results are of other parameters than today's and would be lost; run the "
+            f"whole grid {grid.name}, or add --anew to drop them"
+        )
+
+
 def make(grid: Grid, args: argparse.Namespace, notes: Mapping[str, str]) -> list[Task]:
     """Run what is wanted of a grid and write its table; the experiments that failed."""
     chosen = [pair for pair in pairs(grid, args.rows, args.seeds) if args.table_only or pair[0] not in notes]
-    failed = [] if args.table_only else run_all(tasks(grid, chosen), args.jobs)
     known = json.loads(grid.results.read_text(encoding="utf-8")) if grid.results.exists() else []
+    if not args.anew:
+        keep_known(grid, known, [] if args.table_only else chosen)
+    failed = [] if args.table_only else run_all(tasks(grid, chosen), args.jobs)
     every = dict.fromkeys([*pairs(grid), *chosen])
     rows = {row for row, _ in every}
     every |= dict.fromkeys((entry["row"], entry["seed"]) for entry in known if entry["row"] in rows)

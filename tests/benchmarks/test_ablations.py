@@ -13,7 +13,7 @@ from backdrop.errors import BackdropError
 from backdrop.params import compose_params, read
 from benchmarks import ablations
 from benchmarks.ablation_grids import GRIDS, IMAGES, OURS, PAPERS, PAPERS_ROWS, SEEDS, Grid
-from benchmarks.ablations import Task, cell, collect, digest, markers, pairs, place, table
+from benchmarks.ablations import Task, cell, collect, digest, keep_known, markers, pairs, place, table, tasks
 
 ROOT = Path(__file__).parents[2]
 ROWS = sorted(path.stem for path in (ROOT / "conf" / "ablation").glob("*.yaml"))
@@ -153,6 +153,16 @@ def test_results_come_from_experiments_or_from_earlier_ones_with_the_same_parame
     assert [result["row"] for result in found] == ["flow_off", "none"], "crf_off had other parameters"
     assert found[0]["figures"] == dict(zip(OURS.columns, (0.1, 0.2, 0.25, 0.3, 0.4, 0.5), strict=True))
     assert found[1]["figures"]["J"] == 0.7
+
+
+def test_results_of_other_parameters_are_not_lost_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (task,) = tasks(OURS, [("flow_off", 0)])
+    today, earlier = entry("flow_off", 0) | {"params": task.digest}, entry("crf_off", 0)
+    keep_known(OURS, [today], [])
+    keep_known(OURS, [today, earlier], [("crf_off", 0)])
+    with pytest.raises(BackdropError, match="1 results are of other parameters.*--anew"):
+        keep_known(OURS, [today, earlier], [("flow_off", 0)])
 
 
 def test_the_digest_leaves_out_what_cannot_change_a_result() -> None:
