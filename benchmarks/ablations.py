@@ -82,6 +82,10 @@ def composed(overrides: Sequence[str]) -> dict[str, Any]:
 def digest(params: Mapping[str, Any]) -> str:
     """Short hash of what can change a result; the folder of encoder weights may lie anywhere."""
     counting = {key: value for key, value in params.items() if key != "compute"}
+    # Keys that came later do not count where they change nothing: what was measured before stays.
+    counting["background"] = {
+        key: value for key, value in params["background"].items() if (key, value) != ("masks", None)
+    }
     encoder = dict(counting["encoder"])
     plain = {} if encoder.pop("backbone", "resnet18") == "resnet18" else {"backbone": params["encoder"]["backbone"]}
     counting["encoder"] = plain | {key: value if value == "none" else "file" for key, value in encoder.items()}

@@ -4,6 +4,8 @@
     python -m benchmarks.sequences cdnet2014 /path/to/CDnet2014 --only badminton zoomInZoomOut
     python -m benchmarks.sequences davis2016 /path/to/DAVIS2016 --scale gpu --jobs 8    # on a GPU, 640 x 360
     python -m benchmarks.sequences davis2016 /path/to/DAVIS2016-train --ablate # and a row for each part of the student
+    python -m benchmarks.sequences davis2016 /path/to/DAVIS2016-train --scale first_round
+    python -m benchmarks.sequences davis2016 /path/to/DAVIS2016-train --scale d_and_s --masks first_round # of that run
 
 Runs the stages of dvc.yaml, with their command lines, in a folder a sequence under runs/sequences/, so that neither
 params.yaml nor the workspace's own data change. A sequence that is done is not run again (--again). Writes a table to
@@ -91,11 +93,20 @@ def commands() -> list[tuple[str, str]]:
 
 
 def run_one(
-    data: str, root: str, name: str, folder: Path, *, scale: str, overrides: list[str], base: Path | None = None
+    data: str,
+    root: str,
+    name: str,
+    folder: Path,
+    *,
+    scale: str,
+    overrides: list[str],
+    base: Path | None = None,
+    first: str | None = None,
 ) -> dict[str, Any]:
     """All stages for one sequence; its scores and CPU minutes.
 
     Args:
+        first: the scale of the same sequence's earlier run, whose masks keep the subject out of the background.
         base: folder of the same sequence's run with other settings of the student. What comes before the student is
             taken from there.
 
@@ -105,6 +116,8 @@ def run_one(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     chosen = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", f"scale={scale}"]
+    if first is not None:
+        chosen.append(f"background.masks={first_masks(first, name, folder)}")
     with COMPOSING:
         compose_params([*chosen, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
     minutes = {} if base is None else _take_over(base, folder)
@@ -114,9 +127,21 @@ def run_one(
     scores["method"]["T"] = temporal_instability([masks.gray(t) > 127 for t in range(len(masks))])
     seed = read(folder / "params.yaml").seed
     result = {"sequence": name, "seed": seed, "overrides": overrides, "cpu_minutes": sum(minutes.values())}
-    result |= {"stages": minutes, "scores": scores}
+    result |= {"masks": first, "stages": minutes, "scores": scores}
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def first_masks(scale: str, name: str, folder: Path) -> Path:
+    """The masks of a sequence's run at another scale.
+
+    Raises:
+        BackdropError: it has none.
+    """
+    found = folder.parent.parent / scale / name / "data" / "predictions"
+    if not found.is_dir():
+        raise BackdropError(f"{found} is not there; run the same command with --scale {scale} first")
+    return found
 
 
 def run_stages(folder: Path, names: Collection[str]) -> dict[str, float]:
@@ -222,6 +247,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", help="names of sequences; default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="sequences at a time, a core each")
     parser.add_argument("--scale", default="sequence", help="a file of conf/scale/: sequence, gpu")
+    parser.add_argument("--masks", metavar="SCALE", help="background.masks are those of the run at this scale")
     parser.add_argument("--set", nargs="*", default=[], help="further overrides, as for dvc exp run -S")
     parser.add_argument(
         "--ablate", nargs="*", choices=list(ABLATION)[1:], help="also a row for each part of the student, or for these"
@@ -240,8 +266,11 @@ def main() -> None:
         folder = work / name if base is None else work / f"{name} {row}"
         done, overrides = folder / "result.json", [*args.set, *changes]
         try:
-            if args.again or not _same_run(done, overrides):
-                run_one(args.data, str(root), name, folder, scale=args.scale, overrides=overrides, base=base)
+            if args.again or not _same_run(done, overrides, args.masks):
+                run_one(
+                    args.data, str(root), name, folder,
+                    scale=args.scale, overrides=overrides, base=base, first=args.masks,
+                )  # fmt: skip
             print(f"done: {name}, {row}", file=sys.stderr, flush=True)
             return json.loads(done.read_text(encoding="utf-8"))
         except (BackdropError, OSError) as problem:
@@ -256,7 +285,7 @@ def main() -> None:
         if not rows[row]:
             sys.exit(f"error: no sequence of {root} was scored: {row}")
     print(table(rows[SHIPPED]))
-    suffix = "" if args.scale == "sequence" else f"_{args.scale}"
+    suffix = ("" if args.scale == "sequence" else f"_{args.scale}") + ("" if args.masks is None else "_masks")
     out = args.out or ROOT / "benchmarks" / f"sequences_{args.data}{suffix}.json"
     out.write_text(json.dumps(rows[SHIPPED], indent=1) + "\n", encoding="utf-8")
     if args.ablate is not None:
@@ -266,9 +295,12 @@ def main() -> None:
         sys.exit(1)
 
 
-def _same_run(done: Path, overrides: list[str]) -> bool:
-    """Whether a result is there that was made with these overrides."""
-    return done.is_file() and json.loads(done.read_text(encoding="utf-8")).get("overrides") == overrides
+def _same_run(done: Path, overrides: list[str], masks: str | None = None) -> bool:
+    """Whether a result is there that was made with these overrides, and with such masks."""
+    if not done.is_file():
+        return False
+    before = json.loads(done.read_text(encoding="utf-8"))
+    return (before.get("overrides"), before.get("masks")) == (overrides, masks)
 
 
 if __name__ == "__main__":

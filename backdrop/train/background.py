@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,8 +12,9 @@ import numpy as np
 from backdrop.errors import BackdropError
 from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import RGB, decode_image
+from backdrop.io.masks import MaskArchive
 from backdrop.motion.homography import Homographies, load_homographies
-from backdrop.motion.neighbors import StabilizedSequence, median_background, views
+from backdrop.motion.neighbors import Background, MaskOf, NeighborView, StabilizedSequence, median_background, views
 from backdrop.train.parameters import BackgroundParams
 
 OVERSAMPLING = 2
@@ -25,6 +27,14 @@ SEQUENCES = 8
 
 FRAMES_BYTES = 256 * 2**20
 """Memory for these frames, of all sequences together, in each process that loads frames."""
+
+
+ENLARGED = 32
+"""Given masks grow by this part of the image's height on all sides: what they miss of the subject would color all that
+is filled from around them."""
+
+FILLING = 3
+"""Radius in pixels from which a pixel is filled."""
 
 
 def nearest_color(image: RGB, background: RGB, reach: int) -> RGB:
@@ -53,14 +63,15 @@ class Backgrounds:
     """The background of a frame at training resolution and where it is known.
 
     `known`: one image for all frames. `median`, `auto`: the median of the stabilized neighbors, known where at least
-    two of them show the pixel; where a subject rests on a pixel longer than the neighbors reach, it is in the median.
-    With `tolerance`, the color within so many pixels that is nearest to the frame's.
+    two of them show the pixel; where a subject rests on a pixel longer than the neighbors reach, it is in the median,
+    unless `background.masks` say where it is. With `tolerance`, the color within so many pixels that is nearest to the
+    frame's.
 
     Args:
         size: (W, H) of the training resolution.
 
     Raises:
-        BackdropError: `background.file` is no image.
+        BackdropError: `background.file` is no image, or `background.masks` no folder.
     """
 
     def __init__(self, params: BackgroundParams, homographies_dir: Path, size: tuple[int, int]) -> None:
@@ -68,6 +79,9 @@ class Backgrounds:
         self._motions: dict[Path, Homographies] = {}
         self._sequences: OrderedDict[Path, StabilizedSequence] = OrderedDict()
         self.image: RGB | None = None
+        self.masks = None if params.masks is None else Path(params.masks)
+        if self.masks is not None and not self.masks.is_dir():
+            raise BackdropError(f"background.masks={self.masks} is no folder; give the masks of an earlier run")
         if params.kind == "known":
             path = Path(str(params.file))
             if not path.is_file():
@@ -89,12 +103,15 @@ class Backgrounds:
     def _median(self, frames: FrameArchive, t: int) -> tuple[RGB, np.ndarray]:
         """The median of the stabilized neighbors, and where at least two of them show the pixel."""
         width, height = self.size
-        found = views(self._sequence(frames), t, self.params.neighbors, self.params.spacing, parallax=False)
+        # With masks, what stands at another depth can be told from the subject, and fits as well.
+        parallax = self.masks is not None
+        found = views(self._sequence(frames), t, self.params.neighbors, self.params.spacing, parallax)
         behind = median_background(found)
         if behind is None:
             return np.zeros((height, width, 3), np.uint8), np.zeros((height, width), bool)
+        image = behind.image if self.masks is None else _without_subject(behind, found)
         share = cv2.resize(behind.valid.astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
-        return cv2.resize(behind.image, self.size, interpolation=cv2.INTER_AREA), share > 0.99
+        return cv2.resize(image, self.size, interpolation=cv2.INTER_AREA), share > 0.99
 
     def _sequence(self, frames: FrameArchive) -> StabilizedSequence:
         """The stabilized sequence of an archive; the last `SEQUENCES` of them hold their neighbors' frames."""
@@ -107,9 +124,49 @@ class Backgrounds:
             size = (factor * width, factor * height)
             capacity = max(1, FRAMES_BYTES // (3 * size[0] * size[1] * SEQUENCES))
             self._sequences[path] = StabilizedSequence(
-                frames, self._motions[path], size, capacity=capacity, region=frames.region
+                frames, self._motions[path], size, self._subject(path, size), capacity, region=frames.region
             )
         self._sequences.move_to_end(path)
         if len(self._sequences) > SEQUENCES:
             self._sequences.popitem(last=False)
         return self._sequences[path]
+
+    def _subject(self, path: Path, size: tuple[int, int]) -> MaskOf | None:
+        """The masks of a sequence at a size; None where none are given.
+
+        Raises:
+            BackdropError: there are none of this sequence.
+        """
+        if self.masks is None:
+            return None
+        return partial(_soft_mask, MaskArchive(mask_file(self.masks, path)), size)
+
+
+def _without_subject(behind: Background, found: list[NeighborView]) -> RGB:
+    """The median, and where only the subject was seen, colors from around it (Telea, *An Image Inpainting Technique
+    Based on the Fast Marching Method*, 2004)."""
+    shown = np.sum([view.background for view in found], axis=0) >= 2
+    return cv2.inpaint(behind.image, (~shown).astype(np.uint8), FILLING, cv2.INPAINT_TELEA)  # type: ignore[return-value]
+
+
+def _soft_mask(archive: MaskArchive, size: tuple[int, int], t: int) -> np.ndarray:
+    """Mask of frame t, (H, W) float32 in [0, 1], a little enlarged; empty where the frame has none."""
+    width, height = size
+    if not archive.has(t):
+        return np.zeros((height, width), np.float32)
+    small = cv2.resize(archive.gray(t), size, interpolation=cv2.INTER_AREA)
+    side = 2 * max(1, height // ENLARGED) + 1
+    large = cv2.dilate(small, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (side, side)))
+    return large.astype(np.float32) / np.float32(255)
+
+
+def mask_file(masks: Path, frames: Path) -> Path:
+    """The masks of an archive of frames in the folder `background.masks`.
+
+    Raises:
+        BackdropError: there are none.
+    """
+    path = masks / frames.name
+    if not path.is_file():
+        raise BackdropError(f"background.masks={masks} has no {path.name}; give the masks of a run with that sequence")
+    return path

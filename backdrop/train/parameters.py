@@ -82,6 +82,7 @@ class BackgroundParams(Section):
 
     kind: Literal["inpaint", "median", "known", "auto"]
     file: str | None
+    masks: str | None
     hole_only: bool
     neighbors: Annotated[int, Field(ge=2)]
     spacing: Count
@@ -91,6 +92,12 @@ class BackgroundParams(Section):
     def _file_if_known(self) -> BackgroundParams:
         if (self.kind == "known") != (self.file is not None):
             raise ValueError("background.file belongs to background.kind=known, which needs it")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_of_neighbors(self) -> BackgroundParams:
+        if self.masks is not None and self.kind not in ("median", "auto"):
+            raise ValueError("background.masks belongs to background.kind=median or auto, which look at neighbors")
         return self
 
 

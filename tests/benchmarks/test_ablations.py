@@ -173,6 +173,9 @@ def test_the_digest_leaves_out_what_cannot_change_a_result() -> None:
     assert digest(here) == digest(there) != digest(values)
     assert digest(values | {"seed": 1}) != digest(values)
     assert digest(values | {"encoder": {**values["encoder"], "backbone": "efficientnet_lite0"}}) != digest(values)
+    before = {key: value for key, value in values["background"].items() if key != "masks"}  # a key that came later
+    assert digest(values | {"background": before}) == digest(values)
+    assert digest(values | {"background": before | {"masks": "masks"}}) != digest(values)
 
 
 def test_the_library_imports_no_benchmark() -> None:

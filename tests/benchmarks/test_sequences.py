@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from backdrop.errors import BackdropError
 from backdrop.params import compose_params
@@ -146,6 +147,23 @@ def test_a_result_of_other_settings_is_not_taken_for_done(tmp_path: Path) -> Non
     done.write_text(json.dumps({"overrides": ["student.rounds=1"]}))
     assert sequences._same_run(done, ["student.rounds=1"])
     assert not sequences._same_run(done, [])
+    assert not sequences._same_run(done, ["student.rounds=1"], "first_round")
+
+
+def test_masks_are_those_of_the_sequence_in_the_run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "d_and_s" / "camel"
+    run: dict[str, Any] = {"scale": "d_and_s", "overrides": [], "first": "first_round"}
+    with pytest.raises(BackdropError, match="run the same command with --scale first_round first"):
+        run_one("davis2016", "/nowhere", "camel", folder, **run)
+    masks = tmp_path / "first_round" / "camel" / "data" / "predictions"
+    masks.mkdir(parents=True)
+    score = "mkdir -p metrics data/masks && echo '{\"method\": {}}' > metrics/scores.json"
+    monkeypatch.setattr(sequences, "commands", lambda: [("score", score)])
+    monkeypatch.setattr(sequences, "MaskArchive", lambda path: [])
+    found = run_one("davis2016", "/nowhere", "camel", folder, **run)
+    assert found["masks"] == "first_round"
+    assert yaml.safe_load((folder / "params.yaml").read_text())["background"]["masks"] == str(masks)
+    assert sequences._same_run(folder / "result.json", [], "first_round")
 
 
 VALIDATION = (

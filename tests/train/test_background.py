@@ -9,7 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from backdrop.errors import BackdropError
+from backdrop.io.archives import ArchiveWriter
 from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.images import encode_png
+from backdrop.io.masks import entry
 from backdrop.train.background import Backgrounds, nearest_color
 from backdrop.train.parameters import BackgroundParams
 from tests.handmade_run import HEIGHT, WIDTH
@@ -27,6 +31,7 @@ def backgrounds(root: Path, size: tuple[int, int], **changes: Any) -> Background
     values = {
         "kind": "median",
         "file": None,
+        "masks": None,
         "neighbors": 12,
         "spacing": 1,
         "tolerance": 0,
@@ -80,3 +85,46 @@ def test_a_background_image_is_known_everywhere(material: Path, tmp_path: Path) 
     assert picture.shape == (20, 32, 3)
     assert (picture == 77).all()
     assert seen.all()
+
+
+def write_masks(root: Path, folder: Path, leave_out: frozenset[int] = frozenset()) -> Path:
+    """The true masks as those of an earlier run; frames in `leave_out` have none."""
+    frames = FrameArchive(root / "frames" / "first.zip")
+    folder.mkdir()
+    with ArchiveWriter(folder / "first.zip") as archive:
+        for t in range(len(frames)):
+            if t not in leave_out:
+                archive.add(entry(t), encode_png(frames.mask(t)))
+    return folder
+
+
+def test_masks_keep_a_slow_subject_out_of_the_median(material: Path, tmp_path: Path) -> None:
+    slow = {"neighbors": 6, "spacing": 1}  # the subject stands on most of its pixels in all of these
+    far, mask = difference(material, backgrounds(material, (WIDTH, HEIGHT), **slow), 12)
+    masks = str(write_masks(material, tmp_path / "masks"))
+    apart, _ = difference(material, backgrounds(material, (WIDTH, HEIGHT), masks=masks, **slow), 12)
+    assert np.median(far[mask]) < 20
+    assert np.median(apart[mask]) > 200
+    assert apart[~mask].mean() < 1.1 * far[~mask].mean()
+
+
+def test_a_frame_without_a_mask_counts_whole(material: Path, tmp_path: Path) -> None:
+    none = str(write_masks(material, tmp_path / "masks", frozenset(range(24))))
+    frames = FrameArchive(material / "frames" / "first.zip")
+    behind, seen = backgrounds(material, (WIDTH, HEIGHT), masks=none)(frames, 12)
+    assert behind.shape == (HEIGHT, WIDTH, 3)
+    assert seen.mean() > 0.9
+
+
+def test_masks_that_are_not_there_are_named(material: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackdropError, match=r"background.masks=.*nowhere is no folder"):
+        backgrounds(material, (32, 20), masks=str(tmp_path / "nowhere"))
+    behind = backgrounds(material, (32, 20), masks=str(tmp_path))
+    with pytest.raises(BackdropError, match=r"has no first.zip; give the masks of a run with that sequence"):
+        behind(FrameArchive(material / "frames" / "first.zip"), 3)
+
+
+@pytest.mark.parametrize("kind", ["inpaint", "known"])
+def test_masks_belong_to_a_median(kind: str, material: Path) -> None:
+    with pytest.raises(ValueError, match=r"background.masks belongs to background.kind=median or auto"):
+        backgrounds(material, (32, 20), kind=kind, masks="masks", file="empty.png" if kind == "known" else None)

@@ -26,8 +26,10 @@ from backdrop.errors import BackdropError
 from backdrop.inpaint import training
 from backdrop.inpaint.parameters import InpaintFolders, InpaintStage
 from backdrop.inpaint.training import InpainterTraining
+from backdrop.io.archives import ArchiveWriter
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.masks import box_from_mask
+from backdrop.io.images import encode_png
+from backdrop.io.masks import box_from_mask, entry
 from backdrop.learn import source_files, training_frames
 from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.fabric import loader_workers, make_fabric
@@ -153,6 +155,34 @@ def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -
 def test_nothing_that_moves_has_no_size(tmp_path: Path) -> None:
     write_motion(tmp_path, "still", [np.zeros((20, 30), bool)] * 3)
     assert train_joint.moving_size([FlowArchive(tmp_path / "flow" / "still.zip")]) is None
+
+
+def write_masks(material: Path, folder: Path, name: str, grown: int) -> None:
+    """The true masks of a sequence, larger by so many pixels on all sides."""
+    frames = FrameArchive(material / "frames" / f"{name}.zip")
+    disk = np.ones((2 * grown + 1, 2 * grown + 1), np.uint8)
+    with ArchiveWriter(folder / f"{name}.zip") as archive:
+        for t in range(len(frames)):
+            archive.add(entry(t), encode_png(cv2.dilate(frames.mask(t), disk)))
+
+
+def test_with_masks_boxes_begin_at_their_size_and_flow_is_not_asked(material: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_masks(material, tmp_path, name, grown=6)
+    masks = {"background.kind": "median", "background.masks": str(tmp_path), "train.box_start": 1.0}
+    run = joint(material, tmp_path, {"detector.scale": [0.1, 0.9], "loss.alpha_flow": 0.0} | masks)
+    scale = run.network.detector(torch.zeros(2, 3, 32, 48)).scale[0, 0]
+    assert scale.tolist() == pytest.approx([(SIDE + 12) / WIDTH, (SIDE + 12) / HEIGHT], abs=0.03)
+
+
+def test_other_masks_do_not_take_the_old_checkpoint(material: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        write_masks(material, tmp_path, name, grown=0)
+    masks = {"background.kind": "median", "background.masks": str(tmp_path)}
+    joint(material, tmp_path, masks)._save(3, [])
+    assert joint(material, tmp_path, masks)._resume()[0] == 3
+    write_masks(material, tmp_path, "first", grown=6)
+    assert joint(material, tmp_path, masks)._resume() == (0, [])
 
 
 # ----------------------------------------------------------------------------------------- taken up again
