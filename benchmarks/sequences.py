@@ -35,9 +35,10 @@ from scipy.stats import bootstrap
 
 from backdrop.errors import BackdropError
 from backdrop.frames.layouts import list_sequences
-from backdrop.io.masks import MaskArchive
+from backdrop.io.masks import MaskArchive, Predictions
 from backdrop.params import compose_params, read
 from backdrop.report.scores import result_of
+from backdrop.thresholds import best_threshold, jaccard_grid
 from benchmarks.temporal import temporal_instability
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,8 @@ def run_one(
     """All stages for one sequence; its scores and CPU minutes.
 
     Args:
-        first: the scale of the same sequence's earlier run, whose masks keep the subject out of the background.
+        first: the scale of the same sequence's earlier run. Its masks keep the subject out of the background, and the
+            threshold is the one that agrees best with them.
         base: folder of the same sequence's run with other settings of the student. What comes before the student is
             taken from there.
 
@@ -116,12 +118,18 @@ def run_one(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     chosen = [f"data={data}", f"data.root={root}", f'data.only=["{name}"]', "data.protocol=self", f"scale={scale}"]
-    if first is not None:
-        chosen.append(f"background.masks={first_masks(first, name, folder)}")
-    with COMPOSING:
-        compose_params([*chosen, "compute.workers=1", *overrides], folder / "params.yaml", ROOT / "conf")
+    given = None if first is None else first_masks(first, name, folder)
+    chosen += ["compute.workers=1"] if given is None else ["compute.workers=1", f"background.masks={given}"]
+    _compose([*chosen, *overrides], folder)
     minutes = {} if base is None else _take_over(base, folder)
-    minutes |= run_stages(folder, [stage for stage, _ in commands() if stage not in minutes])
+    stages = [stage for stage, _ in commands() if stage not in minutes]
+    if given is not None:
+        before = stages.index("segment") + 1
+        minutes |= run_stages(folder, stages[:before])
+        threshold = agreeing_threshold(folder / "data" / "predictions" / f"{name}.zip", given / f"{name}.zip")
+        _compose([*chosen, *overrides, f"segment.threshold={threshold}"], folder)
+        stages = stages[before - 1 :]  # segment writes the threshold
+    minutes |= run_stages(folder, stages)
     scores = json.loads((folder / "metrics" / "scores.json").read_text(encoding="utf-8"))
     masks = MaskArchive(folder / "data" / "masks" / f"{name}.zip")
     scores["method"]["T"] = temporal_instability([masks.gray(t) > 127 for t in range(len(masks))])
@@ -130,6 +138,26 @@ def run_one(
     result |= {"masks": first, "stages": minutes, "scores": scores}
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     return result
+
+
+def _compose(overrides: list[str], folder: Path) -> None:
+    """The parameters of a run, as `dvc exp run -S` composes them."""
+    with COMPOSING:
+        compose_params(overrides, folder / "params.yaml", ROOT / "conf")
+
+
+def agreeing_threshold(predictions: Path, masks: Path) -> float:
+    """The threshold at which soft masks agree best with other masks of the sequence, frame by frame: best mean J.
+
+    No truth is read. Masks that keep close to what a background explains are unsure where the subject looks like it.
+
+    Args:
+        predictions, masks: archives of one sequence. Frames in which the masks are empty do not count.
+    """
+    soft, given = Predictions(predictions), MaskArchive(masks)
+    times = [t for t in range(len(soft)) if given.has(t) and (given.gray(t) > 127).any()]
+    grids = [jaccard_grid(soft.soft(t), given.gray(t) > 127) for t in times]
+    return best_threshold([np.array(grids)]) if grids else 0.5
 
 
 def first_masks(scale: str, name: str, folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -124,22 +125,16 @@ class Backgrounds:
             size = (factor * width, factor * height)
             capacity = max(1, FRAMES_BYTES // (3 * size[0] * size[1] * SEQUENCES))
             self._sequences[path] = StabilizedSequence(
-                frames, self._motions[path], size, self._subject(path, size), capacity, region=frames.region
+                frames, self._motions[path], size, self._subject(frames, size), capacity, region=frames.region
             )
         self._sequences.move_to_end(path)
         if len(self._sequences) > SEQUENCES:
             self._sequences.popitem(last=False)
         return self._sequences[path]
 
-    def _subject(self, path: Path, size: tuple[int, int]) -> MaskOf | None:
-        """The masks of a sequence at a size; None where none are given.
-
-        Raises:
-            BackdropError: there are none of this sequence.
-        """
-        if self.masks is None:
-            return None
-        return partial(_soft_mask, MaskArchive(mask_file(self.masks, path)), size)
+    def _subject(self, frames: FrameArchive, size: tuple[int, int]) -> MaskOf | None:
+        """The masks of a sequence at a size; None where none are given."""
+        return next((partial(_soft_mask, MaskArchive(path), size) for path in mask_files(self.params, [frames])), None)
 
 
 def _without_subject(behind: Background, found: list[NeighborView]) -> RGB:
@@ -160,13 +155,18 @@ def _soft_mask(archive: MaskArchive, size: tuple[int, int], t: int) -> np.ndarra
     return large.astype(np.float32) / np.float32(255)
 
 
-def mask_file(masks: Path, frames: Path) -> Path:
-    """The masks of an archive of frames in the folder `background.masks`.
+def mask_files(params: BackgroundParams, frames: Sequence[FrameArchive]) -> list[Path]:
+    """The masks of these sequences in the folder `background.masks`; none where that is not set.
 
     Raises:
-        BackdropError: there are none.
+        BackdropError: there are none of a sequence.
     """
-    path = masks / frames.name
-    if not path.is_file():
-        raise BackdropError(f"background.masks={masks} has no {path.name}; give the masks of a run with that sequence")
-    return path
+    if params.masks is None:
+        return []
+    names = [one.path.name for one in frames]
+    for name in names:
+        if not (Path(params.masks) / name).is_file():
+            raise BackdropError(
+                f"background.masks={params.masks} has no {name}; give the masks of a run with that sequence"
+            )
+    return [Path(params.masks) / name for name in names]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from torch import Tensor
 
 from backdrop.draw import draw_detection
 from backdrop.io.files import writing
-from backdrop.io.masks import Mask, MaskArchive, box_from_mask
 from backdrop.learn import ranks
 from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.curves import log_row, open_live, progress
@@ -24,24 +23,18 @@ from backdrop.learn.fabric import loader_workers, make_fabric
 from backdrop.learn.learner import Learner, cosine, generator_at
 from backdrop.learn.source_files import run_key
 from backdrop.learn.training_frames import Batch, TrainingFrames, frame_names
-from backdrop.motion.blobs import otsu
-from backdrop.motion.flow_field import FlowArchive
-from backdrop.motion.moving import flow_mask, flow_soft
 from backdrop.networks.detector import Detector
 from backdrop.networks.encoder import Features, denormalize, normalize
 from backdrop.networks.inpainter import Inpainter, load_inpainter
 from backdrop.networks.model_folders import save_network
 from backdrop.networks.synthesis import SynthesisNetwork
-from backdrop.run.chunks import spread
 from backdrop.train.augmentation import ColorChange, mirrored
-from backdrop.train.background import Backgrounds, mask_file
+from backdrop.train.background import Backgrounds, mask_files
+from backdrop.train.box_start import first_size
 from backdrop.train.losses import objective
 from backdrop.train.model import JointNetworks, Model, Schedule, Step
 from backdrop.train.parameters import TrainFolders, TrainParams, TrainStage
 from backdrop.train.pretraining import Pretraining
-
-START_FRAMES = 12
-"""Frames of a sequence that the boxes' first size is estimated from."""
 
 
 def build_model(params: TrainStage, inpainter: Inpainter, inpainter_flow: Inpainter | None) -> Model:
@@ -72,39 +65,6 @@ def phase(train: TrainParams, iteration: int) -> tuple[str, Schedule]:
         return "synthesis", Schedule()
     joint = iteration - train.detector_iterations - train.synthesis_iterations
     return "joint", Schedule(True, joint >= train.offset_fixed, joint >= train.box_fixed, joint < train.window_mask)
-
-
-def moving_size(flows: Sequence[FlowArchive]) -> tuple[float, float] | None:
-    """How large what moves is: width and height as shares of the image, of the largest moving blob.
-
-    The median over frames spread over the sequences (parallax joins the blob in some of them), of thresholded
-    stabilized flow (`motion.blobs`). None where nothing moves. No ground truth is read.
-    """
-    masks = []
-    for flow in flows:
-        for t in spread(range(len(flow)), START_FRAMES):
-            vectors, valid = flow.read(t)
-            soft = flow_soft(vectors, valid)
-            masks.append(flow_mask(soft, otsu(soft, valid)))
-    return _median_size(masks)
-
-
-def masked_size(archives: Sequence[MaskArchive], counts: Sequence[int]) -> tuple[float, float] | None:
-    """How large the subject of given masks is, as `moving_size`; `counts` are the frames of the sequences."""
-    masks = []
-    for archive, count in zip(archives, counts, strict=True):
-        there = [t for t in range(count) if archive.has(t)]
-        masks += [archive.gray(t) > 127 for t in spread(there, START_FRAMES)]
-    return _median_size(masks)
-
-
-def _median_size(masks: Sequence[Mask]) -> tuple[float, float] | None:
-    """Median width and height of the extent of masks, shares of the image; None where all are empty."""
-    boxes = [box for box in map(box_from_mask, masks) if box is not None]
-    if not boxes:
-        return None
-    width, height = np.median(np.array(boxes)[:, 2:] / 2, axis=0)
-    return float(width), float(height)
 
 
 def make_learner(fabric: Fabric, network: Model, train: TrainParams, compiled: bool = False) -> Learner:
@@ -149,21 +109,14 @@ class JointTraining:
         flow = load_inpainter(folders.inpainter_flow) if with_flow else None
         self.network = build_model(params, load_inpainter(folders.inpainter_rgb), flow)
         if params.train.box_start:
-            masks = [MaskArchive(path) for path in self._mask_files()]
-            counts = [len(one) for one in self.data.frames]
-            size = masked_size(masks, counts) if masks else moving_size(self.data.flows or [])
+            size = first_size(params, self.data)
             if size is not None:
-                self.network.detector.start_boxes(tuple(params.train.box_start * side for side in size))  # type: ignore[arg-type]
+                self.network.detector.start_boxes(size)
         self.fabric.launch()
         self.learner = make_learner(self.fabric, self.network, params.train, params.compute.compile)
         self.rates = [params.train.rate, params.train.decoder_rate, params.train.box_rate]
         self.checkpoints = Checkpoints(folders.checkpoints, self._key(background))
         self.total = params.train.detector_iterations + params.train.synthesis_iterations + params.train.iterations
-
-    def _mask_files(self) -> list[Path]:
-        """The masks of all training sequences, where `background.masks` names some."""
-        masks = self.params.background.masks
-        return [] if masks is None else [mask_file(Path(masks), Path(one.path)) for one in self.data.frames]
 
     def _key(self, background: Backgrounds | None) -> str:
         """The name of the run's checkpoint: all that the run depends on."""
@@ -174,7 +127,7 @@ class JointTraining:
         if background is not None:
             seen = background.image is not None
             files += [Path(str(params.background.file))] if seen else sorted(folders.homographies.glob("*.npz"))
-            files += self._mask_files()
+            files += mask_files(params.background, self.data.frames)
         return run_key("train", sections, *files)
 
     def run(self, out_dir: Path) -> None:

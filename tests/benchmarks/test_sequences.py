@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
 from backdrop.errors import BackdropError
+from backdrop.io.archives import ArchiveWriter
+from backdrop.io.images import encode_png
+from backdrop.io.masks import BOXES, entry
 from backdrop.params import compose_params
 from benchmarks import sequences
 from benchmarks.sequences import (
@@ -150,7 +155,32 @@ def test_a_result_of_other_settings_is_not_taken_for_done(tmp_path: Path) -> Non
     assert not sequences._same_run(done, ["student.rounds=1"], "first_round")
 
 
-def test_masks_are_those_of_the_sequence_in_the_run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def write_soft(path: Path, frames: list[np.ndarray]) -> None:
+    """An archive of masks, (H, W) uint8 each; `Predictions` can read it, too."""
+    boxes = io.BytesIO()
+    np.savez(
+        boxes, box=np.zeros((len(frames), 4)), p=np.full((len(frames), 2, 2), 0.25), cell=np.zeros(len(frames), int)
+    )
+    path.parent.mkdir(parents=True)
+    with ArchiveWriter(path) as archive:
+        for t, gray in enumerate(frames):
+            archive.add(entry(t), encode_png(gray))
+        archive.add(BOXES, boxes.getvalue())
+
+
+def test_the_threshold_agrees_best_with_other_masks_where_they_are_not_empty(tmp_path: Path) -> None:
+    subject = np.zeros((20, 30), np.uint8)
+    subject[5:15, 5:20] = 255
+    soft = np.where(subject > 0, 60, 20).astype(np.uint8)  # .24 on the subject, .08 beside it
+    write_soft(tmp_path / "soft" / "camel.zip", [soft, soft, np.full_like(soft, 255)])
+    write_soft(tmp_path / "masks" / "camel.zip", [subject, subject, np.zeros_like(soft)])
+    found = sequences.agreeing_threshold(tmp_path / "soft" / "camel.zip", tmp_path / "masks" / "camel.zip")
+    assert 0.08 < found < 0.24
+    write_soft(tmp_path / "empty" / "camel.zip", [np.zeros_like(soft)] * 3)
+    assert sequences.agreeing_threshold(tmp_path / "soft" / "camel.zip", tmp_path / "empty" / "camel.zip") == 0.5
+
+
+def test_masks_and_threshold_are_those_of_the_run_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "d_and_s" / "camel"
     run: dict[str, Any] = {"scale": "d_and_s", "overrides": [], "first": "first_round"}
     with pytest.raises(BackdropError, match="run the same command with --scale first_round first"):
@@ -158,11 +188,16 @@ def test_masks_are_those_of_the_sequence_in_the_run_before(tmp_path: Path, monke
     masks = tmp_path / "first_round" / "camel" / "data" / "predictions"
     masks.mkdir(parents=True)
     score = "mkdir -p metrics data/masks && echo '{\"method\": {}}' > metrics/scores.json"
-    monkeypatch.setattr(sequences, "commands", lambda: [("score", score)])
+    stages = [("train", "true"), ("segment", "echo again >> segmented"), ("refine", "true"), ("score", score)]
+    monkeypatch.setattr(sequences, "commands", lambda: stages)
     monkeypatch.setattr(sequences, "MaskArchive", lambda path: [])
+    monkeypatch.setattr(sequences, "agreeing_threshold", lambda predictions, masks: 0.15)
     found = run_one("davis2016", "/nowhere", "camel", folder, **run)
     assert found["masks"] == "first_round"
-    assert yaml.safe_load((folder / "params.yaml").read_text())["background"]["masks"] == str(masks)
+    assert set(found["stages"]) == {"train", "segment", "refine", "score"}
+    assert (folder / "segmented").read_text() == "again\nagain\n"
+    values = yaml.safe_load((folder / "params.yaml").read_text())
+    assert (values["background"]["masks"], values["segment"]["threshold"]) == (str(masks), 0.15)
     assert sequences._same_run(folder / "result.json", [], "first_round")
 
 

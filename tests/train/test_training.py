@@ -40,8 +40,8 @@ from backdrop.motion.flow_field import FlowArchive, flow_image
 from backdrop.networks import encoder, spatial
 from backdrop.networks.encoder import normalize
 from backdrop.networks.inpainter import load_inpainter
-from backdrop.train import joint as train_joint
 from backdrop.train import losses
+from backdrop.train.box_start import moving_size
 from backdrop.train.joint import JointTraining
 from backdrop.train.parameters import TrainFolders
 from tests.graph import library_files
@@ -140,7 +140,7 @@ def test_image_and_background_are_augmented_alike_and_left_alone_without(materia
 
 def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -> None:
     flows = [FlowArchive(material / "flow" / f"{name}.zip") for name in ("first", "second")]
-    width, height = train_joint.moving_size(flows)
+    width, height = moving_size(flows)
     assert width == pytest.approx(SIDE / WIDTH, rel=0.35)
     assert height == pytest.approx(SIDE / HEIGHT, rel=0.35)
     wide = {"detector.scale": [0.1, 0.9]}
@@ -154,7 +154,7 @@ def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -
 
 def test_nothing_that_moves_has_no_size(tmp_path: Path) -> None:
     write_motion(tmp_path, "still", [np.zeros((20, 30), bool)] * 3)
-    assert train_joint.moving_size([FlowArchive(tmp_path / "flow" / "still.zip")]) is None
+    assert moving_size([FlowArchive(tmp_path / "flow" / "still.zip")]) is None
 
 
 def write_masks(material: Path, folder: Path, name: str, grown: int) -> None:
@@ -166,13 +166,14 @@ def write_masks(material: Path, folder: Path, name: str, grown: int) -> None:
             archive.add(entry(t), encode_png(cv2.dilate(frames.mask(t), disk)))
 
 
-def test_with_masks_boxes_begin_at_their_size_and_flow_is_not_asked(material: Path, tmp_path: Path) -> None:
+def test_with_masks_boxes_begin_a_cell_larger_and_flow_is_not_asked(material: Path, tmp_path: Path) -> None:
     for name in ("first", "second"):
         write_masks(material, tmp_path, name, grown=6)
     masks = {"background.kind": "median", "background.masks": str(tmp_path), "train.box_start": 1.0}
     run = joint(material, tmp_path, {"detector.scale": [0.1, 0.9], "loss.alpha_flow": 0.0} | masks)
     scale = run.network.detector(torch.zeros(2, 3, 32, 48)).scale[0, 0]
-    assert scale.tolist() == pytest.approx([(SIDE + 12) / WIDTH, (SIDE + 12) / HEIGHT], abs=0.03)
+    cell = 1 / 8
+    assert scale.tolist() == pytest.approx([(SIDE + 12) / WIDTH + cell, (SIDE + 12) / HEIGHT + cell], abs=0.03)
 
 
 def test_other_masks_do_not_take_the_old_checkpoint(material: Path, tmp_path: Path) -> None:
