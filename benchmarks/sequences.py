@@ -166,7 +166,7 @@ def first_masks(scale: str, name: str, folder: Path) -> Path:
     Raises:
         BackdropError: it has none.
     """
-    found = folder.parent.parent / scale / name / "data" / "predictions"
+    found = folder.parent.parent / scale / name / "data" / "masks"
     if not found.is_dir():
         raise BackdropError(f"{found} is not there; run the same command with --scale {scale} first")
     return found

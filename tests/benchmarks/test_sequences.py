@@ -185,7 +185,7 @@ def test_masks_and_threshold_are_those_of_the_run_before(tmp_path: Path, monkeyp
     run: dict[str, Any] = {"scale": "d_and_s", "overrides": [], "first": "first_round"}
     with pytest.raises(BackdropError, match="run the same command with --scale first_round first"):
         run_one("davis2016", "/nowhere", "camel", folder, **run)
-    masks = tmp_path / "first_round" / "camel" / "data" / "predictions"
+    masks = tmp_path / "first_round" / "camel" / "data" / "masks"
     masks.mkdir(parents=True)
     score = "mkdir -p metrics data/masks && echo '{\"method\": {}}' > metrics/scores.json"
     stages = [("train", "true"), ("segment", "echo again >> segmented"), ("refine", "true"), ("score", score)]
