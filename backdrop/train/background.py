@@ -15,7 +15,7 @@ from backdrop.io.frame_archive import FrameArchive
 from backdrop.io.images import RGB, decode_image
 from backdrop.io.masks import MaskArchive
 from backdrop.motion.homography import Homographies, load_homographies
-from backdrop.motion.neighbors import Background, MaskOf, NeighborView, StabilizedSequence, median_background, views
+from backdrop.motion.neighbors import MaskOf, StabilizedSequence, median_background, views
 from backdrop.train.parameters import BackgroundParams
 
 OVERSAMPLING = 2
@@ -65,7 +65,8 @@ class Backgrounds:
 
     `known`: one image for all frames. `median`, `auto`: the median of the stabilized neighbors, known where at least
     two of them show the pixel; where a subject rests on a pixel longer than the neighbors reach, it is in the median,
-    unless `background.masks` say where it is. With `tolerance`, the color within so many pixels that is nearest to the
+    unless `background.masks` say where it is: what only the subject covers is then filled from around it, and not known
+    with `auto`. With `tolerance`, the color within so many pixels that is nearest to the
     frame's.
 
     Args:
@@ -110,8 +111,15 @@ class Backgrounds:
         behind = median_background(found)
         if behind is None:
             return np.zeros((height, width, 3), np.uint8), np.zeros((height, width), bool)
-        image = behind.image if self.masks is None else _without_subject(behind, found)
-        share = cv2.resize(behind.valid.astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
+        image, valid = behind
+        if self.masks is not None:
+            shown = np.sum([view.background for view in found], axis=0) >= 2
+            if self.params.kind == "auto":
+                valid = valid & shown  # the inpainter fills what only the subject covered
+            else:
+                # Telea, "An Image Inpainting Technique Based on the Fast Marching Method", 2004
+                image = cv2.inpaint(image, (~shown).astype(np.uint8), FILLING, cv2.INPAINT_TELEA)  # type: ignore[assignment]
+        share = cv2.resize(valid.astype(np.float32), self.size, interpolation=cv2.INTER_AREA)
         return cv2.resize(image, self.size, interpolation=cv2.INTER_AREA), share > 0.99
 
     def _sequence(self, frames: FrameArchive) -> StabilizedSequence:
@@ -134,14 +142,8 @@ class Backgrounds:
 
     def _subject(self, frames: FrameArchive, size: tuple[int, int]) -> MaskOf | None:
         """The masks of a sequence at a size; None where none are given."""
-        return next((partial(_soft_mask, MaskArchive(path), size) for path in mask_files(self.params, [frames])), None)
-
-
-def _without_subject(behind: Background, found: list[NeighborView]) -> RGB:
-    """The median, and where only the subject was seen, colors from around it (Telea, *An Image Inpainting Technique
-    Based on the Fast Marching Method*, 2004)."""
-    shown = np.sum([view.background for view in found], axis=0) >= 2
-    return cv2.inpaint(behind.image, (~shown).astype(np.uint8), FILLING, cv2.INPAINT_TELEA)  # type: ignore[return-value]
+        files = mask_files(self.params, [frames])
+        return partial(_soft_mask, MaskArchive(files[0]), size) if files else None
 
 
 def _soft_mask(archive: MaskArchive, size: tuple[int, int], t: int) -> np.ndarray:

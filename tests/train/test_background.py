@@ -108,6 +108,19 @@ def test_masks_keep_a_slow_subject_out_of_the_median(material: Path, tmp_path: P
     assert apart[~mask].mean() < 1.1 * far[~mask].mean()
 
 
+def test_what_only_the_subject_covers_is_left_to_the_inpainter_with_auto(material: Path, tmp_path: Path) -> None:
+    masks = str(write_masks(material, tmp_path / "masks"))
+    frames = FrameArchive(material / "frames" / "first.zip")
+    mask = frames.mask(12) > 0
+    seen = {}
+    for kind in ("median", "auto"):
+        behind = backgrounds(material, (WIDTH, HEIGHT), kind=kind, masks=masks, neighbors=4, spacing=1)
+        seen[kind] = behind(frames, 12)[1]
+    assert seen["median"][mask].all()
+    assert seen["auto"][mask].mean() < 0.5
+    assert not (seen["auto"] & ~seen["median"]).any()
+
+
 def test_a_frame_without_a_mask_counts_whole(material: Path, tmp_path: Path) -> None:
     none = str(write_masks(material, tmp_path / "masks", frozenset(range(24))))
     frames = FrameArchive(material / "frames" / "first.zip")
