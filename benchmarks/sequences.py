@@ -127,7 +127,7 @@ def run_one(
         before = stages.index("segment") + 1
         minutes |= run_stages(folder, stages[:before])
         threshold = agreeing_threshold(folder / "data" / "predictions" / f"{name}.zip", given / f"{name}.zip")
-        _compose([*chosen, *overrides, f"segment.threshold={threshold}"], folder)
+        _compose([*chosen, f"segment.threshold={threshold}", *overrides], folder)
         stages = stages[before - 1 :]  # segment writes the threshold
     minutes |= run_stages(folder, stages)
     scores = json.loads((folder / "metrics" / "scores.json").read_text(encoding="utf-8"))
