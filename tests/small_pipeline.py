@@ -8,15 +8,20 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 import yaml
 
+from backdrop.io.archives import ArchiveWriter
+from backdrop.io.frame_archive import FrameArchive
+from backdrop.io.images import encode_png
+from backdrop.io.masks import entry
 from backdrop.networks.detector import Detector
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import save_network
@@ -94,6 +99,19 @@ def write_material(root: Path, splits: Mapping[str, str], frames: int = 6) -> No
         write_motion(root, name, masks)
     rows = [{"sequence": name, "split": split, "frames": frames, "masks": frames} for name, split in splits.items()]
     write_index(root / "frames", rows)
+
+
+def write_masks(root: Path, folder: Path, name: str, grown: int = 0, leave_out: Iterable[int] = ()) -> None:
+    """The true masks of a sequence of `write_material` as those of an earlier run: `folder`/<name>.zip.
+
+    Args:
+        grown: pixels by which they are larger on all sides. leave_out: frames without a mask.
+    """
+    frames = FrameArchive(root / "frames" / f"{name}.zip")
+    square = np.ones((2 * grown + 1, 2 * grown + 1), np.uint8)
+    with ArchiveWriter(folder / f"{name}.zip") as archive:
+        for t in set(range(len(frames))) - set(leave_out):
+            archive.add(entry(t), encode_png(cv2.dilate(frames.mask(t), square)))
 
 
 def write_params(folder: Path, changes: dict[str, Any] | None = None) -> None:

@@ -10,14 +10,11 @@ import numpy as np
 import pytest
 
 from backdrop.errors import BackdropError
-from backdrop.io.archives import ArchiveWriter
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.images import encode_png
-from backdrop.io.masks import entry
 from backdrop.train.background import Backgrounds, nearest_color
 from backdrop.train.parameters import BackgroundParams
 from tests.handmade_run import HEIGHT, WIDTH
-from tests.small_pipeline import write_material
+from tests.small_pipeline import write_masks, write_material
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +84,11 @@ def test_a_background_image_is_known_everywhere(material: Path, tmp_path: Path) 
     assert seen.all()
 
 
-def write_masks(root: Path, folder: Path, leave_out: frozenset[int] = frozenset()) -> Path:
-    """The true masks as those of an earlier run; frames in `leave_out` have none."""
-    frames = FrameArchive(root / "frames" / "first.zip")
-    folder.mkdir()
-    with ArchiveWriter(folder / "first.zip") as archive:
-        for t in range(len(frames)):
-            if t not in leave_out:
-                archive.add(entry(t), encode_png(frames.mask(t)))
-    return folder
-
-
 def test_masks_keep_a_slow_subject_out_of_the_median(material: Path, tmp_path: Path) -> None:
     slow = {"neighbors": 6, "spacing": 1}  # the subject stands on most of its pixels in all of these
     far, mask = difference(material, backgrounds(material, (WIDTH, HEIGHT), **slow), 12)
-    masks = str(write_masks(material, tmp_path / "masks"))
+    write_masks(material, tmp_path, "first")
+    masks = str(tmp_path)
     apart, _ = difference(material, backgrounds(material, (WIDTH, HEIGHT), masks=masks, **slow), 12)
     assert np.median(far[mask]) < 20
     assert np.median(apart[mask]) > 200
@@ -109,7 +96,8 @@ def test_masks_keep_a_slow_subject_out_of_the_median(material: Path, tmp_path: P
 
 
 def test_what_only_the_subject_covers_is_left_to_the_inpainter_with_auto(material: Path, tmp_path: Path) -> None:
-    masks = str(write_masks(material, tmp_path / "masks"))
+    write_masks(material, tmp_path, "first")
+    masks = str(tmp_path)
     frames = FrameArchive(material / "frames" / "first.zip")
     mask = frames.mask(12) > 0
     seen = {}
@@ -122,9 +110,9 @@ def test_what_only_the_subject_covers_is_left_to_the_inpainter_with_auto(materia
 
 
 def test_a_frame_without_a_mask_counts_whole(material: Path, tmp_path: Path) -> None:
-    none = str(write_masks(material, tmp_path / "masks", frozenset(range(24))))
+    write_masks(material, tmp_path, "first", leave_out=range(24))
     frames = FrameArchive(material / "frames" / "first.zip")
-    behind, seen = backgrounds(material, (WIDTH, HEIGHT), masks=none)(frames, 12)
+    behind, seen = backgrounds(material, (WIDTH, HEIGHT), masks=str(tmp_path))(frames, 12)
     assert behind.shape == (HEIGHT, WIDTH, 3)
     assert seen.mean() > 0.9
 

@@ -26,10 +26,8 @@ from backdrop.errors import BackdropError
 from backdrop.inpaint import training
 from backdrop.inpaint.parameters import InpaintFolders, InpaintStage
 from backdrop.inpaint.training import InpainterTraining
-from backdrop.io.archives import ArchiveWriter
 from backdrop.io.frame_archive import FrameArchive
-from backdrop.io.images import encode_png
-from backdrop.io.masks import box_from_mask, entry
+from backdrop.io.masks import box_from_mask
 from backdrop.learn import source_files, training_frames
 from backdrop.learn.checkpoints import Checkpoints
 from backdrop.learn.fabric import loader_workers, make_fabric
@@ -46,7 +44,15 @@ from backdrop.train.joint import JointTraining
 from backdrop.train.parameters import TrainFolders
 from tests.graph import library_files
 from tests.handmade_run import HEIGHT, SIDE, WIDTH, write_motion
-from tests.small_pipeline import ROOT, environment, small_params, small_values, training_params, write_material
+from tests.small_pipeline import (
+    ROOT,
+    environment,
+    small_params,
+    small_values,
+    training_params,
+    write_masks,
+    write_material,
+)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -155,15 +161,6 @@ def test_boxes_begin_at_the_size_of_what_moves(material: Path, tmp_path: Path) -
 def test_nothing_that_moves_has_no_size(tmp_path: Path) -> None:
     write_motion(tmp_path, "still", [np.zeros((20, 30), bool)] * 3)
     assert moving_size([FlowArchive(tmp_path / "flow" / "still.zip")]) is None
-
-
-def write_masks(material: Path, folder: Path, name: str, grown: int) -> None:
-    """The true masks of a sequence, larger by so many pixels on all sides."""
-    frames = FrameArchive(material / "frames" / f"{name}.zip")
-    disk = np.ones((2 * grown + 1, 2 * grown + 1), np.uint8)
-    with ArchiveWriter(folder / f"{name}.zip") as archive:
-        for t in range(len(frames)):
-            archive.add(entry(t), encode_png(cv2.dilate(frames.mask(t), disk)))
 
 
 def test_with_masks_boxes_begin_a_cell_larger_and_flow_is_not_asked(material: Path, tmp_path: Path) -> None:
