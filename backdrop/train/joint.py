@@ -34,7 +34,7 @@ from backdrop.train.box_start import first_size
 from backdrop.train.losses import objective
 from backdrop.train.model import JointNetworks, Model, Schedule, Step
 from backdrop.train.parameters import TrainFolders, TrainParams, TrainStage
-from backdrop.train.pretraining import Pretraining
+from backdrop.train.pretraining import Pretraining, pretraining_checkpoints
 
 
 def build_model(params: TrainStage, inpainter: Inpainter, inpainter_flow: Inpainter | None) -> Model:
@@ -116,6 +116,7 @@ class JointTraining:
         self.learner = make_learner(self.fabric, self.network, params.train, params.compute.compile)
         self.rates = [params.train.rate, params.train.decoder_rate, params.train.box_rate]
         self.checkpoints = Checkpoints(folders.checkpoints, self._key(background))
+        self.pretrained = pretraining_checkpoints(params, folders, self.data)
         self.total = params.train.detector_iterations + params.train.synthesis_iterations + params.train.iterations
 
     def _key(self, background: Backgrounds | None) -> str:
@@ -168,6 +169,7 @@ class JointTraining:
                 "synthesis": self.params.synthesis.model_dump(mode="json"),
             },
         )
+        self.pretrained.clear()
         self.checkpoints.clear()
 
     def _iterate(
@@ -272,6 +274,7 @@ class JointTraining:
     def _save(self, iteration: int, history: list) -> None:
         state = self.learner.state(without=("features.",))
         self.checkpoints.save(state | {"iteration": iteration, "history": history})
+        self.pretrained.clear()
 
     def _resume(self) -> tuple[int, list]:
         state = self.checkpoints.load()

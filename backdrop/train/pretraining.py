@@ -76,7 +76,8 @@ class InstanceNetwork(nn.Module):
 class Pretraining:
     """Instance discrimination for `train.pretrain_iterations`; `run` then gives the encoders of D and S its weights.
 
-    It has a checkpoint of its own, so that a run that is stopped goes on.
+    It has a checkpoint of its own, so that a run that is stopped goes on. `run` keeps it: joint training clears it as
+    soon as it has one itself.
 
     Raises:
         BackdropError: D and S have different encoders, or chosen weights that this would overwrite.
@@ -100,8 +101,7 @@ class Pretraining:
         self.learner = Learner(
             fabric, network, torch.optim.Adam(network.parameters(), lr=params.train.rate, fused=True)
         )
-        sections = ["pretraining", params.seed, params.encoder, params.detector, params.train, data.fingerprint()]
-        self.checkpoints = Checkpoints(folders.checkpoints, run_key("train", sections))
+        self.checkpoints = pretraining_checkpoints(params, folders, data)
 
     @property
     def network(self) -> InstanceNetwork:
@@ -123,11 +123,10 @@ class Pretraining:
             for iteration, batch in enumerate(batches, start):
                 self._iterate(iteration, batch)
                 bar.update()
-                if (iteration + 1) % train.checkpoint_every == 0:
+                last = iteration + 1 == train.pretrain_iterations
+                if (iteration + 1) % train.checkpoint_every == 0 or last:
                     self.checkpoints.save(self.learner.state() | {"iteration": iteration + 1})
-        self.learner.check_pending()
         give_encoder(self.network, model)
-        self.checkpoints.clear()
 
     def _iterate(self, iteration: int, batch: Batch) -> None:
         generator = generator_at(self.params.seed + 2, iteration)  # joint training has the two streams before
@@ -143,6 +142,12 @@ class Pretraining:
         names = partial(frame_names, self.data, batch)
         self.learner.learn(iteration, {"instance": loss}, loss, [self.params.train.rate], names)
         self.network.remember(vector, index)
+
+
+def pretraining_checkpoints(params: TrainStage, folders: TrainFolders, data: TrainingFrames) -> Checkpoints:
+    """Where `Pretraining` keeps its state."""
+    sections = ["pretraining", params.seed, params.encoder, params.detector, params.train, data.fingerprint()]
+    return Checkpoints(folders.checkpoints, run_key("train", sections))
 
 
 def give_encoder(network: InstanceNetwork, model: Model) -> None:

@@ -105,7 +105,41 @@ def test_a_crash_changes_no_weight(material: Path, tmp_path: Path, monkeypatch: 
     again.run(model.network)
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, again.network.state_dict()[name]), name
-    assert not [*(tmp_path / "broken" / "runs").glob("*.pt")]
+
+
+@pytest.mark.parametrize("crash_at", [0, 2])
+def test_a_crash_of_joint_training_costs_no_pretraining(
+    crash_at: int, material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"pretrain_iterations": 3, "checkpoint_every": 2}
+    iterations: list[int] = []
+    plain, joint_step = Pretraining._iterate, JointTraining._iterate
+
+    def counted(self: Pretraining, iteration: int, batch: Any) -> None:
+        iterations.append(iteration)
+        plain(self, iteration, batch)
+
+    def crash(self: JointTraining, iteration: int, *others: Any) -> Any:
+        if iteration == crash_at:
+            raise Crash
+        return joint_step(self, iteration, *others)
+
+    monkeypatch.setattr(Pretraining, "_iterate", counted)
+    whole = joint(material, tmp_path / "whole", **settings)
+    whole.run(tmp_path / "whole" / "model")
+    with monkeypatch.context() as broken:
+        broken.setattr(JointTraining, "_iterate", crash)
+        first = joint(material, tmp_path / "broken", **settings)
+        with pytest.raises(Crash):
+            first.run(tmp_path / "broken" / "model")
+    runs = tmp_path / "broken" / "runs"
+    assert len([*runs.glob("*.pt")]) == 1  # of pretraining, or of joint training once that has one
+    again = joint(material, tmp_path / "broken", **settings)
+    again.run(tmp_path / "broken" / "model")
+    assert iterations == [0, 1, 2, 0, 1, 2]  # whole, broken: none in the run that goes on
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(value, again.network.state_dict()[name]), name
+    assert not [*runs.glob("*.pt")]
 
 
 def test_joint_training_begins_with_it_and_is_the_same_without(material: Path, tmp_path: Path) -> None:
